@@ -1,0 +1,44 @@
+# Every target makes .venv when it is missing and installs the pinned set. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export TOKENIZERS_PARALLELISM = false
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-fast check fix bench help clean
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## train on the bundled records, measure before and after, export, search (under 3 minutes)
+	$(BIN)/python examples/demo/demo.py
+
+test: $(STAMP)  ## all tests (under 12 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## tests that start no processes (under 3 minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(STAMP)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(STAMP)  ## format and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## measure speed on this machine
+	$(BIN)/python benchmarks/step.py
+
+clean:  ## remove .venv and what the demo wrote
+	rm -rf $(VENV) demo-output
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
