@@ -1,0 +1,1 @@
+"""Tools that stand before training: each is `python -m data_tools.NAME`."""

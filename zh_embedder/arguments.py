@@ -1,0 +1,338 @@
+"""The flags: data, model, training. Names and defaults are LLM-Embedder's; the rest is transformers' own.
+
+Parsed once, refused early, never changed afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NoReturn
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from zh_embedder.errors import UserError, nearest, reject, unknown_name
+from zh_embedder.losses import SIMILARITIES
+from zh_embedder.old_flags import translate
+from zh_embedder.pooling import POOLINGS
+from zh_embedder.sampling import PLANS
+from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+KD_LOSSES = ("kl_div", "m3_kd_loss")
+EXAMPLE = """example:
+  torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/icl \\
+    --train_data llm-embedder:train.jsonl --data_root data \\
+    --query_encoder BAAI/bge-large-zh-v1.5 --version zh_llm_embedder \\
+    --inbatch_same_dataset epoch --learning_rate 2e-5 --num_train_epochs 2 \\
+    --train_group_size 15 --per_device_train_batch_size 16 --cos_temperature 0.02
+"""
+
+
+def option(default: Any, text: str) -> Any:
+    """Declare a flag with its help text; a list default is copied."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+def choose(flag: str, value: str | None, known: Sequence[str]) -> None:
+    """Refuse a value that is not in a table, with the nearest one offered; None is a choice not made."""
+    if value is not None and value not in known:
+        raise unknown_name(f"--{flag}", value, known)
+
+
+def at_least(flag: str, value: float | None, low: float) -> None:
+    """Refuse a number below `low`, and what is no number."""
+    if value is not None and not low <= value < math.inf:
+        raise reject(f"--{flag}", value, f"{low} or more")
+
+
+def above_zero(flag: str, value: float) -> None:
+    """Refuse a number that is not positive and finite."""
+    if not 0 < value < math.inf:
+        raise reject(f"--{flag}", value, "a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """What is learned from."""
+
+    train_data: list[str] | None = option(
+        None, "Files, folders or globs of JSON Lines, plain, .gz or .zst; 'llm-embedder:' means below --data_root."
+    )
+    data_root: str | None = option(None, "Folder that 'llm-embedder:' in front of a path points to.")
+    dataset_cache_dir: str | None = option(None, "Where prepared tables are kept. Default: ~/.cache/zh_embedder.")
+    version: str = option("zh_llm_embedder", "Instructions: a name or a YAML file; `zh-embedder versions` lists names.")
+    instructions_dir: str | None = option(None, "Folder that is searched for --version first.")
+    add_instruction: bool = option(True, "Put the task's instructions in front of queries and keys.")
+    default_task: str | None = option(None, "Task of records that name none; `query` and `document` of the export.")
+    query_instruction: str | None = option(None, "Instruction of queries whose records name no task.")
+    key_instruction: str | None = option(None, "Instruction of keys whose records name no task.")
+    use_train_config: bool = option(False, "Use the `training` settings of each task in the version's file.")
+    inbatch_same_dataset: str | None = option(
+        None, f"Every step from one dataset: {', '.join(PLANS)}. Not given: steps mix datasets."
+    )
+    train_group_size: int = option(8, "Keys of one query: 1 positive and the rest negatives.")
+    select_positive: str = option("first", f"Which positive: {', '.join(SELECT_POSITIVE)}.")
+    select_negative: str = option("random", f"Which negatives: {', '.join(SELECT_NEGATIVE)}.")
+    random_negatives: int = option(0, "Of the group's negatives, how many are drawn from other records of the dataset.")
+    max_sample_num: int | None = option(None, "At most this many records of each dataset.")
+    teacher_scores_min: float | None = option(None, "Drop records whose best teacher score is lower.")
+    teacher_scores_margin: float | None = option(None, "Drop records whose teacher scores differ by less.")
+    shuffle_ratio: float = option(0.0, "Probability that a positive over 100 characters has its thirds shuffled.")
+    small_threshold: int = option(0, "Datasets of a folder and task with fewer records are merged.")
+    drop_threshold: int = option(0, "Merged datasets with fewer records are dropped.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.inbatch_same_dataset in ("None", "none", ""):
+            object.__setattr__(self, "inbatch_same_dataset", None)
+        choose("inbatch_same_dataset", self.inbatch_same_dataset, tuple(PLANS))
+        choose("select_positive", self.select_positive, SELECT_POSITIVE)
+        choose("select_negative", self.select_negative, SELECT_NEGATIVE)
+        at_least("train_group_size", self.train_group_size, 1)
+        if self.max_sample_num is not None:
+            at_least("max_sample_num", self.max_sample_num, 1)
+        for name in ("teacher_scores_min", "teacher_scores_margin"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise reject(f"--{name}", value, "a finite number")
+        at_least("small_threshold", self.small_threshold, 0)
+        at_least("drop_threshold", self.drop_threshold, 0)
+        if not 0 <= self.shuffle_ratio <= 1:
+            raise reject("--shuffle_ratio", self.shuffle_ratio, "a probability in [0, 1]")
+        if not 0 <= self.random_negatives < max(1, self.train_group_size):
+            raise reject(
+                "--random_negatives", self.random_negatives, f"0 to {self.train_group_size - 1}: the group's negatives"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """What learns."""
+
+    query_encoder: str = option("BAAI/bge-large-zh-v1.5", "Base: a hub name or a local folder.")
+    key_encoder: str | None = option(None, "Base of the key encoder, if another; implies --tie_encoders False.")
+    tie_encoders: bool = option(True, "One encoder for queries and keys.")
+    pooling_method: list[str] | None = option(
+        None, f"{', '.join(POOLINGS)}; 'dense' beside it adds a linear layer. Default: the base's own, else cls."
+    )
+    dense_metric: str = option("cos", f"How vectors are compared: {', '.join(SIMILARITIES)}.")
+    query_max_length: int = option(256, "Tokens of a query, instruction included.")
+    key_max_length: int = option(256, "Tokens of a key, instruction included.")
+    truncation_side: str = option("right", "Where longer texts are cut: right or left.")
+    config_name: str | None = option(None, "Configuration, if not the base's.")
+    tokenizer_name: str | None = option(None, "Tokenizer, if not the base's.")
+    model_cache_dir: str | None = option(None, "Cache of downloaded bases.")
+    trust_remote_code: bool = option(False, "Run code that comes with the base.")
+    token: str | None = field(
+        default=None, repr=False, metadata={"help": "Hub token; better set HF_TOKEN in the environment."}
+    )
+    fix_position_embedding: bool = option(False, "Do not train the position embeddings.")
+    pad_to_multiple_of: int | None = option(None, "Pad token rows to a multiple of this.")
+    sub_batch_size: int | None = option(None, "Encode at most this many texts in one forward.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        choose("dense_metric", self.dense_metric, tuple(SIMILARITIES))
+        choose("truncation_side", self.truncation_side, ("right", "left"))
+        for method in self.pooling_method or ():
+            choose("pooling_method", method, (*POOLINGS, "dense"))
+        if len([m for m in self.pooling_method or () if m != "dense"]) > 1:
+            raise reject("--pooling_method", " ".join(self.pooling_method or ()), "one method, and `dense` beside it")
+        for name in ("query_max_length", "key_max_length"):
+            at_least(name, getattr(self, name), 3)
+        for name in ("pad_to_multiple_of", "sub_batch_size"):
+            at_least(name, getattr(self, name), 1)
+        if not self.query_encoder:
+            raise reject("--query_encoder", self.query_encoder, "a hub name or a folder")
+
+    @property
+    def tied(self) -> bool:
+        """Tell whether one encoder serves both sides."""
+        return self.tie_encoders and self.key_encoder in (None, self.query_encoder)
+
+
+def cpu_gains_from_bf16() -> bool:
+    """Tell whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16); elsewhere bf16 is a loss."""
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def accelerator() -> str | None:
+    """Type of the accelerator of this machine, if it has one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found.type if found is not None else None
+
+
+@dataclass(kw_only=True, repr=False)  # transformers' own repr hides tokens
+class TrainArguments(TrainingArguments):
+    """How it learns: every flag of transformers' TrainingArguments, and these."""
+
+    per_device_train_batch_size: int = option(16, "Queries of a step on each device.")
+    learning_rate: float = option(5e-6, "Peak learning rate.")
+    warmup_steps: float = option(0.1, "Steps of warm-up; below 1, a share of all steps.")
+    weight_decay: float = option(0.01, "Weight decay.")
+    save_steps: float = option(2000, "A checkpoint every so many steps; below 1, a share of all steps.")
+    logging_steps: float = option(100, "Log every so many steps; below 1, a share of all steps.")
+    logging_nan_inf_filter: bool = option(False, "Never needed: no update is made from a non-finite loss.")
+    report_to: str | list[str] | None = option("tensorboard", "Where metrics go: tensorboard, wandb, ..., none.")
+    dtype: str = option("auto", f"Precision: {', '.join(DTYPES)}; auto is bf16 where the hardware gains, else fp32.")
+    cos_temperature: float = option(0.01, "Divides cosine scores; inner products and distances stay as they are.")
+    contrastive_weight: float = option(0.2, "Weight of InfoNCE where a dataset also has teacher scores; 0 is off.")
+    distill_weight: float = option(1.0, "Weight of distillation where a dataset also trains InfoNCE; 0 is off.")
+    teacher_temperature: float = option(1.0, "Divides teacher scores.")
+    student_temperature: float = option(1.0, "Divides the student's scores in distillation, after cos_temperature.")
+    stable_distill: bool = option(False, "LLM-Embedder's ranked distillation instead of KL.")
+    kd_loss_type: str = option("kl_div", f"Distillation loss: {', '.join(KD_LOSSES)}.")
+    knowledge_distillation: bool | None = option(
+        None, "False: teacher scores are not used. True: every record must have them. Default: used where they are."
+    )
+    negative_cross_device: bool = option(True, "Keys of all ranks serve as negatives.")
+    early_exit_steps: int | None = option(None, "Stop after so many steps, the schedule unchanged.")
+    overwrite_output_dir: bool = option(False, "Replace the run that output_dir holds.")
+    tensorboard_dir: str | None = option(
+        None, "Folder of the TensorBoard files. Default: a new one in output_dir/runs."
+    )
+
+    def __post_init__(self) -> None:
+        """Choose device and precision, then let transformers check its own."""
+        self.notes: list[str] = []
+        for name in ("cos_temperature", "teacher_temperature", "student_temperature", "learning_rate"):
+            above_zero(name, getattr(self, name))
+        for name in ("contrastive_weight", "distill_weight"):
+            at_least(name, getattr(self, name), 0)
+        at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
+        at_least("seed", self.seed, 0)
+        choose("kd_loss_type", self.kd_loss_type, KD_LOSSES)
+        choose("dtype", self.dtype, DTYPES)
+        refuse_unused(self)
+        if accelerator() is None:
+            # Without this, transformers under torchrun trains unconnected models (docs/log.md).
+            self.use_cpu = True
+        self.choose_precision()
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # unused parameters of the base are frozen
+        if self.fsdp and self.use_cpu:
+            raise UserError("--fsdp: needs an accelerator; on the CPU transformers would silently run DDP instead")
+        if self.tensorboard_dir:
+            os.environ["TENSORBOARD_LOGGING_DIR"] = self.tensorboard_dir
+        super().__post_init__()
+        if self._n_gpu > 1:
+            self.notes.append(
+                f"{self._n_gpu} GPUs seen, one used: start with `torchrun --nproc_per_node={self._n_gpu}`"
+            )
+            self._n_gpu = 1
+
+    def choose_precision(self) -> None:
+        """Set transformers' bf16 and fp16 from --dtype, from its own flags, or from what the hardware does well."""
+        on_cpu = self.use_cpu
+        if self.bf16 and self.fp16:
+            raise UserError("--bf16: stands beside --fp16, expected one of them")
+        asked = "bf16" if self.bf16 else "fp16" if self.fp16 else self.dtype
+        if self.dtype == "auto":
+            self.dtype = asked
+        elif self.dtype != asked:
+            self.notes.append(f"--{asked} gives way to --dtype {self.dtype}")
+        if self.dtype == "fp16" and on_cpu:
+            self.notes.append("fp16 needs a GPU; precision is chosen for this CPU instead")
+            self.dtype = "auto"
+        if self.dtype == "auto":
+            gains = cpu_gains_from_bf16() if on_cpu else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            self.dtype = "bf16" if gains else "fp32"
+        self.bf16, self.fp16 = self.dtype == "bf16", self.dtype == "fp16"
+
+
+def refuse_unused(args: TrainArguments) -> None:
+    """Refuse flags of transformers that would change nothing here, rather than swallow them."""
+    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" or args.do_eval or args.eval_on_start:
+        raise UserError("--eval_strategy: evaluation during training is not built yet, expected 'no'")
+    if args.load_best_model_at_end:
+        raise UserError("--load_best_model_at_end: evaluation during training is not built yet, expected False")
+    if args.label_smoothing_factor:
+        raise reject("--label_smoothing_factor", args.label_smoothing_factor, "0: these losses have no class labels")
+    if args.train_sampling_strategy != "random":
+        raise reject("--train_sampling_strategy", args.train_sampling_strategy, "random; see --inbatch_same_dataset")
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Everything that a run was asked for."""
+
+    data: DataArguments
+    model: ModelArguments
+    train: TrainArguments
+    notes: tuple[str, ...]  # what was made of old spellings, each said once
+
+    def to_json(self) -> str:
+        """Settings as JSON, secrets left out."""
+        values = {**self.train.to_dict(), **asdict(self.data), **asdict(self.model)}
+        for name, value in values.items():
+            if (name == "token" or name.endswith("_token")) and value is not None:
+                values[name] = f"<{name.upper()}>"
+        return json.dumps(values, ensure_ascii=False, indent=2, default=str)
+
+
+class _Help(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
+    """Defaults shown, and the example kept as it is typed."""
+
+
+class _Parser(HfArgumentParser):
+    """transformers' parser, with our one kind of message."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(re.sub(r"^argument (--\w+)[^:]*:", r"\1:", message))
+
+
+def parser() -> HfArgumentParser:
+    """Build the parser of run_dense.py."""
+    return _Parser(
+        [DataArguments, ModelArguments, TrainArguments],
+        prog="run_dense.py",
+        description="Train a Chinese embedder on the records of many tasks.",
+        epilog=EXAMPLE,
+        allow_abbrev=False,
+        formatter_class=_Help,
+    )
+
+
+def parse(argv: Sequence[str] | None = None) -> Arguments:
+    """Parse a command line, old spellings included.
+
+    Raises:
+        UserError: an unknown flag (with the nearest known one), a wrong value, or a combination that cannot work.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    flags = parser()
+    if any(token in ("-h", "--help") for token in argv):
+        flags.parse_args(["--help"])
+    translated = translate(argv)
+    every = [f for cls in (DataArguments, ModelArguments, TrainArguments) for f in fields(cls) if f.init]
+    known = {f.name for f in every} | {f"no_{f.name}" for f in every if f.default is True}
+    for name in sorted(translated.given - known):
+        raise UserError(f"--{name}: unknown flag{nearest(name, known) or '; see --help'}")
+    try:
+        data, model, train = flags.parse_args_into_dataclasses(translated.argv, look_for_args_file=False)
+    except UserError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UserError(f"command line: {error}") from None
+    check_together(data, train)
+    return Arguments(data, model, train, tuple(dict.fromkeys([*translated.notes, *train.notes])))
+
+
+def check_together(data: DataArguments, train: TrainArguments) -> None:
+    """Refuse combinations that cannot work."""
+    if train.output_dir in (None, "trainer_output"):
+        raise UserError("--output_dir: is missing, expected the folder of the run")
+    if not data.train_data:
+        raise UserError("--train_data: is missing, expected files of JSON Lines")
+    if data.use_train_config and data.inbatch_same_dataset is None:
+        raise UserError("--use_train_config: needs --inbatch_same_dataset, because a mixed step has no single task")

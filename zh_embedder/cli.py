@@ -1,0 +1,82 @@
+"""The `zh-embedder` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from zh_embedder.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand."""
+
+    text: str
+    example: str
+    module: str  # has add_arguments(parser) and run(args); loaded when the command is called
+
+
+COMMANDS = {
+    "export": Command(
+        "write a sentence-transformers folder and prove that it makes the same vectors",
+        "zh-embedder export data/outputs/icl my-embedder --default_task qa",
+        "zh_embedder.export",
+    ),
+    "evaluate": Command(
+        "measure retrieval of one or more models on BEIR folders",
+        "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
+        "zh_embedder.evaluation",
+    ),
+    "versions": Command(
+        "list the instruction versions, or show one", "zh-embedder versions zh_llm_embedder", "zh_embedder.instructions"
+    ),
+}
+TRAIN = "train with the flags of run_dense.py (`zh-embedder train --help`); under torchrun, start run_dense.py"
+
+
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser; only the chosen subcommand loads its module and gets its flags."""
+    parser = argparse.ArgumentParser(
+        prog="zh-embedder",
+        description="Train, measure and export Chinese text embedders for many retrieval tasks.",
+        epilog="example: zh-embedder train --output_dir out --train_data train.jsonl --query_encoder my-base",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("train", help=TRAIN, add_help=False)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name, help=command.text, description=command.text, epilog=f"example: {command.example}"
+        )
+        if name == chosen:
+            import_module(command.module).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    from zh_embedder.training import main as train
+    from zh_embedder.training import start_logging
+
+    if argv[:1] == ["train"]:
+        return train(argv[1:])
+    parser = build_parser(argv[0] if argv else None)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    start_logging()
+    try:
+        import_module(COMMANDS[args.command].module).run(args)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,433 @@
+"""An encoder: a Hugging Face model, pooling, an optional linear layer, normalisation. Trains and encodes.
+
+Shapes: N texts, T tokens of all texts together, L tokens of the longest, D dimensions.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from zh_embedder.errors import UserError, reject, unknown_name
+from zh_embedder.files import beside, read_json, write_json
+from zh_embedder.pooling import POOLINGS
+from zh_embedder.st_format import DENSE, Layout, read_layout, write_layout
+from zh_embedder.tokens import TokenBatch, concatenate, save_tokenizer, tokenize
+
+logger = logging.getLogger(__name__)
+
+OUR_FILE = "zh_embedder.json"  # beside the sentence-transformers files: what only we need to know
+DENSE_WEIGHTS = "model.safetensors"
+TOKENS_PER_BATCH = 8192  # padded tokens of one forward in `encode`
+KEY_SUFFIX = ".key"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderSpec:
+    """How vectors are made from the model's states, and with which instructions."""
+
+    pooling: str = "cls"
+    dense: bool = False
+    normalize: bool = True
+    metric: str = "cos"
+    query_max_length: int = 256
+    key_max_length: int = 256
+    default_task: str | None = None
+    instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # task -> (query, key) prefixes
+
+    def prefix(self, task: str | None, side: int) -> str:
+        """Return the instruction of a task on a side (0 query, 1 key).
+
+        Raises:
+            UserError: the encoder does not know the task, or none was named and it knows several.
+        """
+        if task is None and self.default_task is None:
+            if not self.instructions:
+                return ""
+            if len(self.instructions) > 1:
+                raise UserError(f"task: is missing, expected one of {', '.join(sorted(self.instructions))}")
+        name = task or self.default_task or next(iter(self.instructions))
+        if name not in self.instructions:
+            raise unknown_name("task", name, self.instructions)
+        return self.instructions[name][side]
+
+    def prompts(self) -> dict[str, str]:
+        """Prompts of the sentence-transformers folder: `qa`, `qa.key`, ..., `query` and `document`."""
+        prompts: dict[str, str] = {}
+        for task, (query, key) in self.instructions.items():
+            prompts |= {task: query, task + KEY_SUFFIX: key}
+        if self.default_task is not None or len(self.instructions) == 1:
+            prompts |= {"query": self.prefix(self.default_task, 0), "document": self.prefix(self.default_task, 1)}
+        return prompts
+
+
+class Encoder(nn.Module):
+    """Texts to vectors.
+
+    >>> encoder = Encoder.from_pretrained("data/outputs/icl/encoder")  # doctest: +SKIP
+    >>> queries = encoder.encode_queries(["今天心情很好"], task="icl")  # doctest: +SKIP
+    >>> scores = queries @ encoder.encode_keys(keys, task="icl").T  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        tokenizer: Any,
+        spec: EncoderSpec,
+        *,
+        pad_to_multiple_of: int | None = None,
+        sub_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_lengths(backbone.config, spec)
+        self.backbone, self.tokenizer, self.spec = backbone, tokenizer, spec
+        self.pad_to_multiple_of, self.sub_batch_size = pad_to_multiple_of, sub_batch_size
+        size = backbone.config.hidden_size
+        self.dense = nn.Linear(size, size, bias=False) if spec.dense else None
+        # The pooler of BERT-like models feeds no pooling of ours. It stays, so that a saved model has every weight of
+        # its base, but it takes no gradient: DDP would wait for one.
+        if getattr(backbone, "pooler", None) is not None:
+            backbone.pooler.requires_grad_(False)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration of the model inside."""
+        return self.backbone.config
+
+    @property
+    def dimension(self) -> int:
+        """Dimensions of a vector."""
+        return int(self.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """Vectors of N texts, (N, D)."""
+        return torch.cat([self.embed(chunk) for chunk in tokens.chunks(self.sub_batch_size)])
+
+    def embed(self, tokens: TokenBatch) -> Tensor:
+        """Vectors of texts that go through the model together, (N, D)."""
+        ids, mask = tokens.padded(
+            self.tokenizer.pad_token_id, multiple=self.pad_to_multiple_of, side=self.tokenizer.padding_side
+        )
+        hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, H)
+        vectors = POOLINGS[self.spec.pooling](hidden, mask)  # (N, H)
+        if self.dense is not None:
+            vectors = self.dense(vectors)
+        vectors = vectors.float()
+        return F.normalize(vectors, dim=-1) if self.spec.normalize else vectors
+
+    # ---- texts to vectors, for users ----------------------------------------------------------------------------
+
+    def encode_queries(
+        self, texts: str | Sequence[str], task: str | None = None, **options: Any
+    ) -> NDArray[np.float32]:
+        """Vectors of queries of a task, its instruction in front of each. See `encode`."""
+        return self.encode(texts, prompt=self.spec.prefix(task, 0), max_length=self.spec.query_max_length, **options)
+
+    def encode_keys(self, texts: str | Sequence[str], task: str | None = None, **options: Any) -> NDArray[np.float32]:
+        """Vectors of keys of a task, its instruction in front of each. See `encode`."""
+        return self.encode(texts, prompt=self.spec.prefix(task, 1), max_length=self.spec.key_max_length, **options)
+
+    encode_corpus = encode_keys  # FlagEmbedding's name
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str = "",
+        max_length: int | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        show_progress: bool = True,
+    ) -> NDArray[np.float32]:
+        """Encode texts, longest first, in batches of bounded size; the order of the result is the order given.
+
+        Args:
+            texts: one text or many.
+            prompt: stands in front of every text.
+            max_length: tokens of a text, prompt included; by default the longer of the two sides.
+            tokens_per_batch: padded tokens of one forward.
+            show_progress: a progress bar where it takes over 5 seconds.
+
+        Returns:
+            (N, D) float32, or (D,) for a single string.
+
+        Raises:
+            UserError: something that is not a string.
+        """
+        many = [texts] if isinstance(texts, str) else list(texts)
+        for index, text in enumerate(many):
+            if not isinstance(text, str):
+                raise reject(f"texts[{index}]", text, "a string")
+        limit = max_length or max(self.spec.query_max_length, self.spec.key_max_length)
+        vectors = np.zeros((len(many), self.dimension), np.float32)
+        if many:
+            ids = tokenize(self.tokenizer, [prompt + text for text in many], limit)
+            self.encode_tokens(ids, vectors, tokens_per_batch=tokens_per_batch, show_progress=show_progress)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def encode_tokens(
+        self, ids: Sequence[Sequence[int]], out: NDArray[np.float32], *, tokens_per_batch: int, show_progress: bool
+    ) -> None:
+        """Encode token ids into the rows of `out`."""
+        from tqdm.auto import tqdm
+
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+        training, bar = self.training, tqdm(total=len(ids), unit=" texts", delay=5, disable=not show_progress)
+        self.eval()
+        start = 0
+        with torch.inference_mode(), bar:
+            while start < len(order):
+                count = max(1, tokens_per_batch // len(ids[order[start]]))
+                rows = order[start : start + count]
+                batch = concatenate([ids[i] for i in rows]).to(self.device)
+                out[rows] = self.embed(batch).cpu().numpy()
+                start += count
+                bar.update(len(rows))
+        self.train(training)
+
+    # ---- folders --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        device: str | torch.device | None = None,
+        pooling: str | None = None,
+        **loading: Any,
+    ) -> Encoder:
+        """Load an encoder folder of ours, a sentence-transformers folder, or a plain model by hub name or folder.
+
+        Args:
+            name_or_path: folder (of a run, a checkpoint or an encoder) or hub name.
+            device: where to put it; by default the accelerator, if there is one.
+            pooling: overrides what the folder says; where it says nothing, cls.
+            **loading: `cache_dir`, `token`, `trust_remote_code`.
+
+        Raises:
+            UserError: it cannot be loaded; the message says what to do.
+        """
+        encoder = load_encoder(name_or_path, pooling=pooling, flag="from_pretrained", **loading)
+        return encoder.to(device or torch.accelerator.current_accelerator() or torch.device("cpu")).eval()
+
+    def layout(self) -> Layout:
+        """What the sentence-transformers files have to say."""
+        return Layout(
+            pooling=self.spec.pooling,
+            dimension=self.dimension,
+            metric=self.spec.metric,
+            max_length=max(self.spec.query_max_length, self.spec.key_max_length),
+            normalize=self.spec.normalize,
+            dense=self.spec.dense,
+            prompts=self.spec.prompts(),
+        )
+
+    def save(self, folder: str | Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the encoder folder: weights, tokenizer, sentence-transformers files. Written beside and renamed.
+
+        Args:
+            folder: target; replaced if it is there.
+            state: weights to write instead of our own (gathered from a sharded model), with our names.
+        """
+        folder = Path(folder)
+        state = dict(state) if state is not None else self.state_dict()
+        state = {name: tensor.detach().float() for name, tensor in state.items()}
+        with beside(folder) as partial:
+            inner = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
+            with without_bars():
+                self.backbone.save_pretrained(partial, state_dict=inner, max_shard_size="100GB")
+            save_tokenizer(self.tokenizer, partial)
+            write_layout(partial, self.layout())
+            if self.spec.dense:
+                self.save_dense(partial / DENSE, state["dense.weight"])
+            write_json(partial / OUR_FILE, {"format": 1, **asdict(self.spec)})
+
+    def save_dense(self, folder: Path, weight: Tensor) -> None:
+        """Write the linear layer as sentence-transformers' Dense module."""
+        from safetensors.torch import save_file
+
+        size = weight.shape[0]
+        settings = {"in_features": size, "out_features": size, "bias": False}
+        write_json(folder / "config.json", {**settings, "activation_function": "torch.nn.modules.linear.Identity"})
+        save_file({"linear.weight": weight.contiguous().cpu()}, folder / DENSE_WEIGHTS)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' bars for reading and writing weights off the terminal; downloads still show theirs."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def check_lengths(config: Any, spec: EncoderSpec) -> None:
+    """Refuse lengths that the model has no positions for."""
+    limit = position_limit(config)
+    for name in ("query_max_length", "key_max_length"):
+        if limit and getattr(spec, name) > limit:
+            raise reject(f"--{name}", getattr(spec, name), f"at most {limit}, the positions of this base")
+
+
+def position_limit(config: Any) -> int | None:
+    """Tokens that a model has positions for; RoBERTa-like models start counting behind their padding id."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or getattr(config, "position_embedding_type", "absolute") not in (None, "absolute"):
+        return None
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
+    return int(positions) - offset
+
+
+def encoder_folder(name_or_path: str) -> str:
+    """Turn the folder of a run or checkpoint into its `encoder/`; leave everything else as it is."""
+    inner = Path(name_or_path).expanduser() / "encoder"
+    return str(inner) if (inner / "config.json").is_file() else str(name_or_path)
+
+
+def read_spec(folder: Path) -> EncoderSpec | None:
+    """What a folder says about pooling, instructions and lengths: our own file, else sentence-transformers' files."""
+    if (folder / OUR_FILE).is_file():
+        raw = {k: v for k, v in read_json(folder / OUR_FILE).items() if k != "format"}
+        raw["instructions"] = {task: (query, key) for task, (query, key) in raw["instructions"].items()}
+        return EncoderSpec(**raw)
+    layout = read_layout(folder)
+    if layout is None:
+        return None
+    prompts = layout.prompts
+    sides = {t: (p, prompts.get(t + KEY_SUFFIX, "")) for t, p in prompts.items() if not t.endswith(KEY_SUFFIX)}
+    default = sides.pop("query", None)
+    sides.pop("document", None)
+    if default is not None:
+        sides["default"] = (default[0], prompts.get("document", ""))
+    length = layout.max_length or 512
+    return EncoderSpec(
+        pooling=layout.pooling,
+        dense=layout.dense,
+        normalize=layout.normalize,
+        metric=layout.metric,
+        query_max_length=length,
+        key_max_length=length,
+        default_task="default" if default is not None else None,
+        instructions=sides,
+    )
+
+
+def load_encoder(
+    name_or_path: str,
+    *,
+    flag: str = "--query_encoder",
+    pooling: str | None = None,
+    dense: bool | None = None,
+    changes: Mapping[str, Any] | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    config_name: str | None = None,
+    tokenizer_name: str | None = None,
+    truncation_side: str | None = None,
+    pad_to_multiple_of: int | None = None,
+    sub_batch_size: int | None = None,
+) -> Encoder:
+    """Load a model with its tokenizer and what its folder says, overridden by what the caller says.
+
+    Args:
+        name_or_path: folder or hub name.
+        flag: what the user typed it behind, for messages.
+        pooling: overrides the folder's; where neither says, cls.
+        dense: adds a linear layer (or, False, leaves out the folder's).
+        changes: other fields of `EncoderSpec` to set.
+        cache_dir: cache of downloaded models.
+        token: hub token.
+        trust_remote_code: run code that comes with the model.
+        config_name: configuration, if not the model's own.
+        tokenizer_name: tokenizer, if not the model's own.
+        truncation_side: where longer texts are cut.
+        pad_to_multiple_of: pad token rows to a multiple of this.
+        sub_batch_size: texts of one forward.
+
+    Raises:
+        UserError: nothing can be loaded from there; the message says what to do.
+    """
+    name = encoder_folder(name_or_path)
+    hub = {"cache_dir": cache_dir, "token": token, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(config_name or name, **hub)
+        with without_bars():
+            backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, use_fast=True, **hub)
+        folder = Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=cache_dir, token=token)
+    except (OSError, ValueError) as error:
+        raise UserError(cannot_load(flag, name_or_path, error)) from None
+    if truncation_side:
+        tokenizer.truncation_side = truncation_side
+    spec = read_spec(folder) if folder else None
+    if spec is None and pooling is None:
+        logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
+    has_dense = spec is not None and spec.dense
+    spec = spec or EncoderSpec(
+        query_max_length=min(512, position_limit(config) or 512), key_max_length=min(512, position_limit(config) or 512)
+    )
+    spec = replace(
+        spec, pooling=pooling or spec.pooling, dense=spec.dense if dense is None else dense, **(changes or {})
+    )
+    encoder = Encoder(backbone, tokenizer, spec, pad_to_multiple_of=pad_to_multiple_of, sub_batch_size=sub_batch_size)
+    if encoder.dense is not None and has_dense and folder:
+        encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
+    return encoder
+
+
+def dense_weight(path: Path) -> Tensor:
+    """Read the linear layer of a sentence-transformers folder."""
+    from safetensors.torch import load_file
+
+    return load_file(path)["linear.weight"]
+
+
+def hub_folder(name: str, *, cache_dir: str | None, token: str | None) -> Path | None:
+    """Fetch the small sentence-transformers files of a hub model; None where it has none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", f"{DENSE}/*", "*_Pooling/*", "*_Normalize/*"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, cache_dir=cache_dir, token=token))
+    except (HfHubHTTPError, LocalEntryNotFoundError):
+        return None
+
+
+def cannot_load(flag: str, name: str, error: Exception) -> str:
+    """Say why a base could not be loaded and what to do about it."""
+    path = Path(name).expanduser()
+    first = str(error).strip().split("\n")[0]
+    if path.is_dir():
+        return f"{flag}: {name}: not a model folder: {first}"
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):  # the shape of a hub name
+        return f"{flag}: got {name!r}, expected a folder that is there, or a hub name such as BAAI/bge-large-zh-v1.5"
+    return (
+        f"{flag}: {name} could not be loaded: there is no such folder here, and the hub gave: {first}\n"
+        f"  - no network? On a machine that has one: `hf download {name} --local-dir {path.name}`, then give "
+        "the copied folder\n"
+        "  - behind a mirror? `export HF_ENDPOINT=https://...`\n"
+        "  - downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (--model_cache_dir, or HF_HOME)\n"
+        "  - private? `export HF_TOKEN=...`"
+    )

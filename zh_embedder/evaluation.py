@@ -1,0 +1,163 @@
+"""How well an encoder retrieves: BEIR folders in, metrics per task out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zh_embedder.encoder import Encoder
+from zh_embedder.errors import UserError, reject
+from zh_embedder.files import beside_file
+from zh_embedder.index import search
+from zh_embedder.metrics import Qrels, mean
+from zh_embedder.records import read_lines
+
+Table = list[dict[str, object]]
+METRICS = ("ndcg@10", "mrr@10", "recall@10")
+FILES = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalSet:
+    """Queries of one task, keys, and who is relevant to whom."""
+
+    name: str
+    task: str | None
+    queries: dict[str, str]
+    keys: dict[str, str]
+    qrels: Qrels
+
+
+def find(folder: Path, name: str) -> Path:
+    """Return a file of a BEIR folder, plain or compressed."""
+    for suffix in ("", ".gz", ".zst"):
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
+    raise UserError(f"{folder}: {name}: is missing, expected a BEIR folder: {', '.join(FILES)}")
+
+
+def read_objects(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
+    """Read JSON Lines whose `fields` are strings."""
+    found = []
+    for number, text in read_lines(path):
+        if isinstance(text, UserError):
+            raise text
+        if not text:
+            continue
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not valid JSON: {error.msg}") from None
+        for field in fields:
+            if not isinstance(raw, dict) or not isinstance(raw.get(field), str):
+                raise reject(f"{path}:{number}: {field}", raw.get(field) if isinstance(raw, dict) else raw, "a string")
+        found.append(raw)
+    return found
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Read BEIR's qrels.tsv: query-id, corpus-id, score, under a header."""
+    qrels: dict[str, dict[str, int]] = {}
+    for number, text in read_lines(path):
+        if isinstance(text, UserError):
+            raise text
+        cells = text.split("\t")
+        if not text or (number == 1 and cells[-1] == "score"):
+            continue
+        if len(cells) != 3 or not cells[2].lstrip("-").isdigit():
+            raise reject(f"{path}:{number}", text, "query-id, corpus-id and a whole score, between tabs")
+        qrels.setdefault(cells[0], {})[cells[1]] = int(cells[2])
+    return qrels
+
+
+def read_retrieval_set(folder: str | Path, *, task: str | None = None) -> RetrievalSet:
+    """Read a BEIR folder (or one whose `test/` is one).
+
+    Args:
+        folder: where queries.jsonl, corpus.jsonl and qrels.tsv are.
+        task: overrides the queries' own `task`.
+
+    Raises:
+        UserError: a file is missing or wrong, or the queries belong to several tasks.
+    """
+    folder = Path(folder)
+    if (folder / "test").is_dir() and not (folder / FILES[2]).is_file():
+        folder = folder / "test"
+    queries = read_objects(find(folder, FILES[0]), ("id", "text"))
+    keys = read_objects(find(folder, FILES[1]), ("id", "text"))
+    tasks = {query.get("task") for query in queries}
+    if task is None and len(tasks) > 1:
+        raise UserError(f"{folder}: queries of several tasks ({', '.join(map(str, tasks))}), expected one")
+    parts = [part for part in folder.parts if part not in ("test", "/", "..", ".")]
+    qrels = read_qrels(find(folder, FILES[2]))
+    if not qrels:
+        raise UserError(f"{folder}: {FILES[2]}: no judgements")
+    return RetrievalSet(
+        name="/".join(parts[-2:]),
+        task=task or next(iter(tasks)),
+        queries={query["id"]: query["text"] for query in queries if query["id"] in qrels},
+        keys={key["id"]: f"{key['title']} {key['text']}" if key.get("title") else key["text"] for key in keys},
+        qrels=qrels,
+    )
+
+
+def evaluate_retrieval(
+    encoder: Encoder, data: RetrievalSet, *, metrics: Sequence[str] = METRICS, hits: int = 100
+) -> dict[str, float]:
+    """Measure an encoder on one retrieval set; judged queries without text or results count as zero."""
+    known, default = encoder.spec.instructions, encoder.spec.default_task
+    # A model that knows no tasks, or has prompts for `query` and `document` only, is measured with those.
+    task = data.task if data.task in known or (known and default is None) else None
+    queries = encoder.encode_queries(list(data.queries.values()), task=task)
+    keys = encoder.encode_keys(list(data.keys.values()), task=task)
+    scores, indices = search(queries, keys, hits=hits, metric=encoder.spec.metric)
+    names = list(data.keys)
+    run = {
+        query: {names[index]: float(score) for score, index in zip(row, columns, strict=True)}
+        for query, row, columns in zip(data.queries, scores, indices, strict=True)
+    }
+    return mean(metrics, data.qrels, run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `zh-embedder evaluate`."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="runs, checkpoints, encoders, or hub names")
+    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="BEIR folders, each of one task")
+    parser.add_argument("--task", help="task of the queries, if the folder does not say")
+    parser.add_argument("--metrics", nargs="+", default=list(METRICS), help="such as ndcg@10")
+    parser.add_argument("--json", metavar="FILE", help="write [{model, data, metric, value}, ...]")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure models on retrieval sets and show a table."""
+    sets = [read_retrieval_set(folder, task=args.task) for folder in args.data]
+    rows: Table = []
+    for model in args.models:
+        encoder = Encoder.from_pretrained(model)
+        for data in sets:
+            values = evaluate_retrieval(encoder, data, metrics=args.metrics)
+            rows += [{"model": model, "data": data.name, "metric": name, "value": v} for name, v in values.items()]
+    sys.stdout.write(show(rows, args.metrics))
+    if args.json:
+        beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
+
+
+def show(rows: Table, metrics: Sequence[str]) -> str:
+    """Lay results out: a line for each model and set, and the mean of each model where there are several sets."""
+    found = {(str(r["model"]), str(r["data"]), str(r["metric"])): float(str(r["value"])) for r in rows}
+    models = list(dict.fromkeys(str(r["model"]) for r in rows))
+    sets = list(dict.fromkeys(str(r["data"]) for r in rows))
+    wide = max(len(name) for name in [*models, "model"])
+    lines = [f"{'model':{wide}}  {'data':24} " + " ".join(f"{name:>10}" for name in metrics)]
+    for model in models:
+        for data in sets:
+            cells = " ".join(f"{found[model, data, name]:10.4f}" for name in metrics)
+            lines.append(f"{model:{wide}}  {data[:24]:24} {cells}")
+        if len(sets) > 1:
+            means = [sum(found[model, data, name] for data in sets) / len(sets) for name in metrics]
+            lines.append(f"{model:{wide}}  {'mean':24} " + " ".join(f"{mean:10.4f}" for mean in means))
+    return "\n".join(lines) + "\n"

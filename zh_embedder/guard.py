@@ -1,0 +1,133 @@
+"""What a step must not do, and what it costs: the non-finite guard, the loss-0 detector, the meters of the log."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zh_embedder.errors import UserError
+from zh_embedder.gather import gather_values, sum_over_ranks
+
+ZERO_STEPS = 20
+
+
+class StepGuard:
+    """No update is made from a non-finite loss, and a loss of exactly 0 for 20 steps stops the run.
+
+    The verdict stays on the device: a fused optimizer reads it there as `found_inf` and skips its update, so no step
+    waits for the host. The error is raised as soon as the host has read the verdict, a step later at most on the CPU.
+    Every rank comes to the same verdict, because the flags are summed over ranks.
+    """
+
+    def __init__(self, device: torch.device, describe: Callable[[tuple[int, ...]], str]) -> None:
+        self.describe = describe  # rows of a step -> task, dataset and lines
+        self.bad = torch.zeros((), device=device)  # 1 from the first non-finite loss on
+        self.zero_streak = torch.zeros((), device=device)
+        self.history: list[tuple[int, tuple[int, ...], Tensor]] = []  # steps whose verdict the host has not read yet
+        self.watched_on_device = False
+
+    def see(self, loss: Tensor, *, step: int, rows: tuple[int, ...]) -> None:
+        """Judge the loss of a step before its backward pass.
+
+        Raises:
+            UserError: this step or an earlier one was bad, and an update from it has not been made.
+        """
+        flags = sum_over_ranks(torch.stack([~loss.isfinite(), loss != 0]).float())
+        self.bad = torch.maximum(self.bad, flags[0].clamp(max=1))
+        self.zero_streak = torch.where(flags[1] > 0, torch.zeros_like(self.zero_streak), self.zero_streak + 1)
+        verdict = torch.stack([self.bad, self.zero_streak])
+        if verdict.device.type == "cuda":
+            verdict = verdict.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self.history.append((step, rows, verdict))
+            if self.watched_on_device and not event.query() and len(self.history) < 8:
+                return
+            event.synchronize()
+        else:
+            self.history.append((step, rows, verdict))
+        self.check()
+
+    def check(self) -> None:
+        """Raise for the first bad step that the host has not reported yet."""
+        history, self.history = self.history, []
+        for step, rows, verdict in history:
+            bad, streak = verdict.tolist()
+            if bad:
+                raise UserError(
+                    f"step {step}: the loss is not finite, no update was made from it: {self.describe(rows)}. "
+                    "Usual causes: too high a learning rate, fp16 (try --dtype bf16 or fp32), scores out of range"
+                )
+            if streak >= ZERO_STEPS:
+                raise UserError(
+                    f"step {step}: the loss has been exactly 0 for {ZERO_STEPS} steps, nothing is learned: "
+                    f"{self.describe(rows)}. Usual causes: one query a step and no negatives, negatives that are all "
+                    "known positives, too small a --cos_temperature"
+                )
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let a fused optimizer skip its update on the device; others are guarded by the host before the backward."""
+        if optimizer.defaults.get("fused"):
+            self.watched_on_device = True
+            optimizer.register_step_pre_hook(self._hand_over)
+
+    def _hand_over(self, optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+        optimizer.found_inf = self.bad  # type: ignore[attr-defined]
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Sums between two log lines: loss and gradient norm per task on the device, texts and tokens on the host."""
+
+    device: torch.device
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    loss_steps: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    norm_steps: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    step_tasks: set[str] = field(default_factory=set)  # tasks since the last update
+    datasets: list[int] = field(default_factory=list)  # dataset of each step since the last log
+    texts: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def step(self, task: str, dataset: int, loss: Tensor, *, texts: int, tokens: int) -> None:
+        """Count one forward of this rank."""
+        self.losses[task] = self.losses.get(task, torch.zeros((), device=self.device)) + loss.detach()
+        self.loss_steps[task] += 1
+        self.step_tasks.add(task)
+        self.datasets.append(dataset)
+        self.texts += texts
+        self.tokens += tokens
+
+    def update(self, norm: Tensor | float) -> None:
+        """Count one update: its norm belongs to a task where all its forwards do."""
+        task = next(iter(self.step_tasks)) if len(self.step_tasks) == 1 else "several"
+        value = torch.as_tensor(norm, device=self.device).detach().float()
+        self.norms[task] = self.norms.get(task, torch.zeros((), device=self.device)) + value
+        self.norm_steps[task] += 1
+        self.step_tasks.clear()
+
+    def drain(self) -> dict[str, float]:
+        """Return the log entries of all ranks together; every rank must call it at the same step."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        names = sorted(self.losses)
+        sums = torch.stack([self.losses[name] for name in names]) if names else torch.zeros(0, device=self.device)
+        counts = torch.tensor([self.texts, self.tokens], dtype=torch.float64)
+        totals = sum_over_ranks(torch.cat([sums.double().cpu(), counts]).to(self.device)).tolist()
+        ranks = sum_over_ranks(torch.ones((), device=self.device)).item()
+        entries = {f"loss/{n}": total / ranks / self.loss_steps[n] for n, total in zip(names, totals, strict=False)}
+        entries |= {f"grad_norm/{n}": v.item() / self.norm_steps[n] for n, v in sorted(self.norms.items())}
+        entries |= {"texts_per_second": totals[-2] / seconds, "tokens_per_second": totals[-1] / seconds}
+        return entries
+
+
+def same_on_all_ranks(values: Sequence[int], device: torch.device) -> bool:
+    """Tell whether every rank has the same list. Every rank must call it."""
+    local = torch.tensor([values], device=device)
+    return bool((gather_values(local) == local).all())

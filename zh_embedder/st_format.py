@@ -1,0 +1,108 @@
+"""The folder format of sentence-transformers, as frozen data: what we write into encoder folders and read from any.
+
+We write the older schema (module types under `sentence_transformers.models`, one boolean per pooling mode), which old
+and new readers and servers all understand. A folder without these files would silently be mean-pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from zh_embedder.errors import UserError
+from zh_embedder.files import read_json, write_json
+from zh_embedder.pooling import SENTENCE_TRANSFORMERS_SWITCH
+
+MODULES, SETTINGS, LENGTHS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+POOLING, DENSE, NORMALIZE = "1_Pooling", "2_Dense", "Normalize"
+SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
+OTHER_SWITCHES = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """What a sentence-transformers folder says about how vectors are made."""
+
+    pooling: str
+    dimension: int
+    metric: str
+    max_length: int
+    normalize: bool = True
+    dense: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+def modules(layout: Layout) -> list[dict[str, object]]:
+    """Return the entries of modules.json."""
+    stages = [("Transformer", ""), ("Pooling", POOLING)]
+    if layout.dense:
+        stages.append(("Dense", DENSE))
+    if layout.normalize:
+        stages.append((NORMALIZE, f"{len(stages)}_{NORMALIZE}"))
+    return [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(stages)
+    ]
+
+
+def write_layout(folder: Path, layout: Layout) -> None:
+    """Write the sentence-transformers files beside the weights (the dense layer's weights are the caller's)."""
+    switches = {switch: False for switch in (*SENTENCE_TRANSFORMERS_SWITCH.values(), *OTHER_SWITCHES)}
+    switches[SENTENCE_TRANSFORMERS_SWITCH[layout.pooling]] = True
+    write_json(folder / MODULES, modules(layout))
+    write_json(folder / LENGTHS, {"max_seq_length": layout.max_length, "do_lower_case": False})
+    write_json(
+        folder / POOLING / "config.json",
+        {"word_embedding_dimension": layout.dimension, **switches, "include_prompt": True},
+    )
+    write_json(
+        folder / SETTINGS,
+        {
+            "__version__": {name: version(name) for name in ("sentence-transformers", "transformers", "torch")},
+            "prompts": dict(layout.prompts),
+            "default_prompt_name": None,
+            "similarity_fn_name": SIMILARITY[layout.metric],
+        },
+    )
+    for module in modules(layout):
+        (folder / str(module["path"])).mkdir(parents=True, exist_ok=True)
+
+
+def read_layout(folder: Path) -> Layout | None:
+    """Read a sentence-transformers folder, older or newer schema; None where it is none.
+
+    Raises:
+        UserError: it pools in a way that we do not have.
+    """
+    if not (folder / MODULES).is_file():
+        return None
+    stages = {str(m["type"]).rsplit(".", 1)[-1]: folder / str(m["path"]) for m in read_json(folder / MODULES)}
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    lengths = read_json(folder / LENGTHS) if (folder / LENGTHS).is_file() else {}
+    pooling_file = stages.get("Pooling", folder / POOLING) / "config.json"
+    pooling = read_json(pooling_file) if pooling_file.is_file() else {}
+    metric = {name: ours for ours, name in SIMILARITY.items()}.get(
+        settings.get("similarity_fn_name") or "cosine", "cos"
+    )
+    return Layout(
+        pooling=pooling_name(pooling, pooling_file),
+        dimension=int(pooling.get("word_embedding_dimension") or pooling.get("embedding_dimension") or 0),
+        metric=metric,
+        max_length=int(lengths.get("max_seq_length") or 0),
+        normalize=NORMALIZE in stages,
+        dense="Dense" in stages,
+        prompts={name: text or "" for name, text in (settings.get("prompts") or {}).items()},
+    )
+
+
+def pooling_name(config: Mapping[str, object], path: Path) -> str:
+    """Return our name of a pooling, from the booleans of the older schema or the name of the newer one."""
+    newer = config.get("pooling_mode")
+    chosen = [name for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items() if config.get(switch)]
+    if isinstance(newer, str):
+        chosen = [{"lasttoken": "last_token"}.get(newer, newer)]
+    if len(chosen) != 1 or chosen[0] not in SENTENCE_TRANSFORMERS_SWITCH or any(config.get(s) for s in OTHER_SWITCHES):
+        raise UserError(f"{path}: this pooling is not one of {', '.join(SENTENCE_TRANSFORMERS_SWITCH)}: {dict(config)}")
+    return chosen[0]

@@ -1,0 +1,85 @@
+"""Texts as token ids, end to end; rows are padded only where a model wants them.
+
+Shapes: N texts, T tokens of all texts together, L tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zh_embedder.files import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Token ids of N texts, end to end. `sizes` stays on the host, so that no step waits for the device."""
+
+    ids: Tensor  # (T,)
+    sizes: tuple[int, ...]  # N lengths, their sum is T
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.sizes)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> TokenBatch:
+        """Move the ids."""
+        return replace(self, ids=self.ids.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TokenBatch:
+        """Pin the ids, for a copy that does not block."""
+        return replace(self, ids=self.ids.pin_memory())
+
+    def chunks(self, count: int | None) -> Iterator[TokenBatch]:
+        """Split into batches of at most `count` texts; None is one batch."""
+        if count is None or count >= len(self):
+            yield self
+            return
+        groups = [self.sizes[i : i + count] for i in range(0, len(self), count)]
+        for sizes, ids in zip(groups, self.ids.split([sum(group) for group in groups]), strict=True):
+            yield TokenBatch(ids, sizes)
+
+    def padded(self, pad_id: int, *, multiple: int | None = None, side: str = "right") -> tuple[Tensor, Tensor]:
+        """Lay the texts out in rows: ids (N, L) and mask (N, L), 1 on real tokens."""
+        longest = max(self.sizes)
+        if multiple:
+            longest = -(-longest // multiple) * multiple
+        lengths = torch.tensor(self.sizes, device=self.ids.device).unsqueeze(1)  # (N, 1)
+        positions = torch.arange(longest, device=self.ids.device)
+        mask = positions < lengths if side == "right" else positions >= longest - lengths
+        rows = torch.full((len(self), longest), pad_id, dtype=self.ids.dtype, device=self.ids.device)
+        return rows.masked_scatter(mask, self.ids), mask.long()
+
+
+def concatenate(texts: Sequence[Sequence[int]]) -> TokenBatch:
+    """Lay token ids of several texts end to end."""
+    flat = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in texts])
+    return TokenBatch(torch.from_numpy(flat), tuple(len(ids) for ids in texts))
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer, with the two files that transformers 5 leaves out and older readers want."""
+    tokenizer.save_pretrained(folder)
+    special = {
+        n: t if isinstance(t, str) else t.content
+        for n, t in tokenizer.special_tokens_map.items()
+        if isinstance(t, str) or hasattr(t, "content")
+    }
+    write_json(folder / "special_tokens_map.json", special)
+    if "WordPiece" in str(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", "")):
+        vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary), "utf-8")
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """Token ids of each text, special tokens included, at most `max_length` of them."""
+    encoded = tokenizer(
+        list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
+    )
+    return list(encoded["input_ids"])

@@ -1,0 +1,363 @@
+"""The Hugging Face Trainer, with our loader, our loss and our checkpoints. Only here is state."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from zh_embedder.arguments import TrainArguments
+from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet
+from zh_embedder.encoder import Encoder
+from zh_embedder.errors import UserError
+from zh_embedder.gather import gather_values, gather_with_grad, wait_for_all, world
+from zh_embedder.guard import Meter, StepGuard, same_on_all_ranks
+from zh_embedder.losses import EmbeddedBatch, LossTerm, total_loss
+from zh_embedder.sampling import MIXED
+from zh_embedder.tokens import TokenBatch
+
+logger = logging.getLogger(__name__)
+
+QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
+PLAN_FILE, ARGS_FILE, STAGING = "plan.json", "args.json", ".partial"
+SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_second", "epoch")
+
+
+class BiEncoder(nn.Module):
+    """Query and key encoder in one forward, as DDP wants it; one module where they are tied."""
+
+    def __init__(self, query: Encoder, key: Encoder | None = None) -> None:
+        super().__init__()
+        self.query = query
+        self.key = key
+
+    def forward(self, queries: TokenBatch, keys: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Vectors of queries (B, D) and keys (B * G, D)."""
+        return self.query(queries), (self.key or self.query)(keys)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration, for engines that want its sizes."""
+        return self.query.config
+
+    def encoders(self) -> dict[str, Encoder]:
+        """The encoders by the folder that holds them."""
+        return {QUERY_FOLDER: self.query} | ({KEY_FOLDER: self.key} if self.key is not None else {})
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Trade compute for memory, in every encoder."""
+        for encoder in self.encoders().values():
+            encoder.backbone.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Do the same under the name that transformers before 5.20 calls."""
+        for encoder in self.encoders().values():
+            encoder.backbone.gradient_checkpointing_enable(**options)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings, for NEFTune."""
+        return self.query.backbone.get_input_embeddings()
+
+    def save(self, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write every encoder into its folder below `folder`."""
+        for name, encoder in self.encoders().items():
+            prefix = "query." if encoder is self.query else "key."
+            own = (
+                None if state is None else {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            )
+            encoder.save(folder / name, state=own)
+
+
+class DenseTrainer(Trainer):
+    """Trains a BiEncoder on steps that every rank plans alike."""
+
+    def __init__(
+        self,
+        model: BiEncoder,
+        args: TrainArguments,
+        *,
+        sets: Sequence[TrainSet],
+        terms: Sequence[tuple[LossTerm, ...]],
+        mode: str | None,
+        fingerprint: Mapping[str, Any],
+        settings: str,
+    ) -> None:
+        self.rows = TrainRows(sets, seed=args.data_seed if args.data_seed is not None else args.seed)
+        self.terms, self.mode = tuple(terms), mode
+        self.fingerprint, self.settings = dict(fingerprint), settings
+        self.staging: Path | None = None
+        super().__init__(model=model, args=args, train_dataset=self.rows)
+        self.model_accepts_loss_kwargs = False
+        # The queries of a step are weighed by their share of it, never by what transformers counts.
+        self.step_guard = StepGuard(args.device, self.describe_rows)
+        self.meter = Meter(args.device)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(Progress())
+        if args.early_exit_steps:
+            self.add_callback(EarlyExit(args.early_exit_steps))
+
+    # ---- data -----------------------------------------------------------------------------------------------------
+
+    def batches(self) -> RankBatches:
+        """Return the steps of this rank."""
+        return RankBatches(
+            [len(s) for s in self.rows.sets],
+            mode=self.mode,
+            batch_size=self._train_batch_size,
+            rank=self.args.process_index,
+            ranks=self.args.world_size,
+            seed=self.rows.seed,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return a loader of our own, not prepared by accelerate: the plan has given each rank its slice already."""
+        query, key = self.model.query, self.model.key
+        collator = Collator(
+            query.tokenizer,
+            query_max_length=query.spec.query_max_length,
+            key_max_length=query.spec.key_max_length,
+            key_tokenizer=key.tokenizer if key is not None else None,
+        )
+        workers = self.args.dataloader_num_workers
+        return PlanLoader(
+            self.rows,
+            batch_sampler=self.batches(),
+            collate_fn=collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            generator=torch.Generator(),  # or every epoch would draw from the global state that dropout uses
+        )
+
+    def describe_rows(self, rows: tuple[int, ...]) -> str:
+        """Name the task, the dataset and the records of a step, for messages."""
+        lines: dict[str, list[int]] = {}
+        for row in dict.fromkeys(rows):
+            index, own = self.rows.locate(row)
+            chosen = self.rows.sets[index]
+            where = f"task {chosen.task}, dataset {chosen.records.name} ({chosen.records.path}), records at lines"
+            lines.setdefault(where, []).append(chosen.records.line(own))
+        return "; ".join(f"{where} {', '.join(map(str, sorted(found)[:32]))}" for where, found in lines.items())
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        return None
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        return inputs.to(self.args.device, non_blocking=True)
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Count 6 operations per token and weight, embeddings left out."""
+        embeddings = sum(p.numel() for p in self.model.get_input_embeddings().parameters())
+        weights = sum(p.numel() for p in self.model.query.parameters()) - embeddings
+        return 6 * weights * (sum(inputs.queries.sizes) + sum(inputs.keys.sizes))
+
+    # ---- the step -------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any) -> Tensor:
+        """Loss of this rank's queries against the keys of all ranks."""
+        queries, keys = model(inputs.queries, inputs.keys)
+        with torch.autocast(queries.device.type, enabled=False):
+            batch = self.embedded(inputs, queries.float(), keys.float())
+            loss = total_loss(batch, self.terms[max(inputs.dataset, 0)])
+        self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
+        task = "mixed" if inputs.dataset == MIXED else self.rows.sets[inputs.dataset].task
+        self.meter.step(
+            task,
+            inputs.dataset,
+            loss,
+            texts=len(inputs.queries) + len(inputs.keys),
+            tokens=sum(inputs.queries.sizes) + sum(inputs.keys.sizes),
+        )
+        return loss
+
+    def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
+        """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
+        rank, ranks = world()
+        counts = inputs.counts
+        labels = torch.stack([inputs.key_texts, counts.repeat_interleave(inputs.group_size).long()], dim=1)
+        first = 0
+        if self.args.negative_cross_device:
+            first = rank * len(keys)
+            keys, labels = gather_with_grad(keys), gather_values(labels)
+        group = first + torch.arange(len(inputs.keys), device=queries.device).view(len(queries), -1)
+        return EmbeddedBatch(
+            queries=queries,
+            keys=keys,
+            group=group,
+            weights=counts.float() * (ranks / inputs.step_queries),
+            key_texts=labels[:, 0],
+            positive_texts=inputs.positive_texts,
+            key_counts=labels[:, 1].bool(),
+            teacher=inputs.teacher,
+            metric=self.model.query.spec.metric,
+        )
+
+    def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
+        """Put the guard on the optimizer: with fp16 the loss scaler owns that place, and the host guards."""
+        optimizer = super().create_optimizer(*args, **options)
+        if not self.args.fp16 and not self.is_deepspeed_enabled:
+            self.step_guard.watch(optimizer)
+        return optimizer
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            self.meter.update(norm)
+        return norm
+
+    # ---- the log --------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add loss and gradient norm per task, texts/s and tokens/s; check that all ranks trained the same datasets."""
+        if "loss" in logs:
+            self.step_guard.check()
+            datasets = self.meter.datasets
+            if not same_on_all_ranks(datasets, self.args.device):
+                raise RuntimeError(f"ranks trained different datasets up to step {self.state.global_step}: {datasets}")
+            if self.mode is not None:
+                last = self.state.global_step
+                logger.info(
+                    "steps %d to %d: each one dataset, the same on all %d ranks (checked): %s",
+                    last - len(datasets) // max(1, self.args.gradient_accumulation_steps) + 1,
+                    last,
+                    self.args.world_size,
+                    self.count_datasets(datasets),
+                )
+            logs |= self.meter.drain()
+            self.meter = Meter(self.args.device)
+        super().log(logs, start_time)
+
+    def count_datasets(self, datasets: Sequence[int]) -> str:
+        """Name datasets with how often each was trained."""
+        names = {index: self.rows.sets[index].records.name for index in datasets}
+        return ", ".join(f"{name} x{datasets.count(index)}" for index, name in sorted(names.items()))
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.staging) if self.staging is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint beside, then rename it: a crash leaves a whole one or none."""
+        self.step_guard.check()
+        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(run / STAGING, ignore_errors=True)
+        wait_for_all()
+        self.staging = run / STAGING
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.staging = None
+        wait_for_all()
+        if self.args.should_save:
+            shutil.rmtree(run / name, ignore_errors=True)
+            (run / STAGING / name).rename(run / name)
+            shutil.rmtree(run / STAGING, ignore_errors=True)
+            rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit, use_mtime=True)
+        wait_for_all()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        if state_dict is not None and not state_dict:
+            raise UserError(
+                "--deepspeed: stage 3 needs `stage3_gather_16bit_weights_on_model_save: true` to save weights"
+            )
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator.unwrap_model(self.model).save(folder, state=state_dict)
+        (folder / ARGS_FILE).write_text(self.settings + "\n", "utf-8")
+        (folder / PLAN_FILE).write_text(json.dumps(self.plan(), ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+    def plan(self) -> dict[str, Any]:
+        """Return everything that the order of the data depends on."""
+        return {
+            **self.fingerprint,
+            "mode": self.mode,
+            "step_rows": self._train_batch_size * self.args.world_size,
+            "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
+            "seed": self.rows.seed,
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        for name, encoder in self.model.encoders().items():
+            load_weights(encoder, Path(resume_from_checkpoint) / name)
+
+    def check_resume(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint whose data order this run would not continue."""
+        saved = json.loads((checkpoint / PLAN_FILE).read_text("utf-8"))
+        for name, value in self.plan().items():
+            if saved.get(name) != value:
+                raise UserError(
+                    f"--resume_from_checkpoint: {checkpoint} was trained with {name} {saved.get(name)}, this run has "
+                    f"{value}: the order of the data would not continue. Use the same, or start a new run from its "
+                    f"weights with --query_encoder {checkpoint / QUERY_FOLDER}"
+                )
+
+
+def load_weights(encoder: Encoder, folder: Path) -> None:
+    """Load the weights of an encoder folder into an encoder of the same shape."""
+    from safetensors.torch import load_file
+
+    from zh_embedder.encoder import DENSE_WEIGHTS, dense_weight
+    from zh_embedder.st_format import DENSE
+
+    encoder.backbone.load_state_dict(load_file(folder / "model.safetensors"))
+    if encoder.dense is not None:
+        encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint folder has everything that resuming needs."""
+    weights = checkpoint / QUERY_FOLDER / "model.safetensors"
+    engine = (checkpoint / "optimizer.pt").is_file() or any(checkpoint.glob("global_step*"))
+    random_states = any(checkpoint.glob("rng_state*.pth"))
+    named = (checkpoint / "trainer_state.json", checkpoint / PLAN_FILE, weights)
+    return engine and random_states and all(path.is_file() for path in named)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the whole checkpoints of a run, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
+    return [p for p in sorted(found, key=lambda p: int(p.name.split("-")[-1])) if is_whole(p)]
+
+
+class Progress(ProgressCallback):
+    """A progress bar, and one line for each log entry, on the first rank; the last step is always logged."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Move the bar."""
+        super().on_step_end(args, state, control, **options)
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Write the line above the bar."""
+        if state.is_world_process_zero and self.training_bar is not None and "loss" in logs:
+            entries = [f"{name} {logs[name]:.4g}" for name in SHOWN if name in logs]
+            tasks = [f"{name.removeprefix('loss/')} {v:.3f}" for name, v in logs.items() if name.startswith("loss/")]
+            self.training_bar.write(f"step {state.global_step}: {', '.join(entries)} | loss {', '.join(tasks)}")
+
+
+class EarlyExit(TrainerCallback):
+    """LLM-Embedder's `early_exit_steps`: stop there, with the schedule of the whole run."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Stop when the step is reached."""
+        if state.global_step >= self.steps:
+            control.should_training_stop = True
+        return control
