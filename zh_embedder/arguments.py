@@ -183,7 +183,7 @@ class TrainArguments(TrainingArguments):
     save_steps: float = option(2000, "A checkpoint every so many steps; below 1, a share of all steps.")
     logging_steps: float = option(100, "Log every so many steps; below 1, a share of all steps.")
     logging_nan_inf_filter: bool = option(False, "Never needed: no update is made from a non-finite loss.")
-    report_to: str | list[str] | None = option("tensorboard", "Where metrics go: tensorboard, wandb, ..., none.")
+    report_to: list[str] | None = option(["tensorboard"], "Where metrics go: tensorboard, wandb, ..., none.")
     dtype: str = option("auto", f"Precision: {', '.join(DTYPES)}; auto is bf16 where the hardware gains, else fp32.")
     cos_temperature: float = option(0.01, "Divides cosine scores; inner products and distances stay as they are.")
     contrastive_weight: float = option(0.2, "Weight of InfoNCE where a dataset also has teacher scores; 0 is off.")

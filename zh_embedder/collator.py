@@ -147,7 +147,7 @@ class Collator:
         return Batch(
             queries=concatenate(tokenize(self.tokenizer, [e.query for e in examples], self.query_max_length)),
             keys=concatenate(tokenize(self.key_tokenizer, keys, self.key_max_length)),
-            key_texts=torch.tensor([text_identity(key) for group in groups for key in group.keys]),
+            key_texts=torch.tensor([text_identity(key) for group in groups for key in group.texts]),
             positive_texts=torch.tensor([ids + [0] * (widest - len(ids)) for ids in known]),
             counts=torch.tensor([example.request.counts for example in examples]),
             teacher=None if None in teacher else torch.tensor(teacher, dtype=torch.float32),

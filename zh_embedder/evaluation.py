@@ -14,7 +14,7 @@ from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside_file
 from zh_embedder.index import search
 from zh_embedder.metrics import Qrels, mean
-from zh_embedder.records import read_lines
+from zh_embedder.sources import read_lines
 
 Table = list[dict[str, object]]
 METRICS = ("ndcg@10", "mrr@10", "recall@10")

@@ -47,7 +47,7 @@ def gather_values(local: Tensor) -> Tensor:
     _, ranks = world()
     if ranks == 1:
         return local
-    local = local.contiguous()  # before `empty_like`, which keeps strides: NCCL copies memory as it lies
+    local = local.contiguous()  # before `empty_like`, which would keep the strides of a view
     parts = [torch.empty_like(local) for _ in range(ranks)]
     dist.all_gather(parts, local)
     return torch.cat(parts)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zh_embedder.errors import UserError
 
 Ints = NDArray[np.int64]
+PLAN_STREAM = 2**32 - 1  # sets the plan's random stream apart from those of the rows
 MIXED = -1  # the dataset of a step whose rows come from all datasets
 
 
@@ -166,10 +167,10 @@ def plan_epoch(sizes: Sequence[int], *, step_rows: int, mode: str | None, seed: 
         UserError: no dataset, an empty one, or no rows in a step.
     """
     check_sizes(sizes, step_rows)
-    now = np.random.default_rng((seed, epoch))
+    now = np.random.default_rng((seed, epoch, PLAN_STREAM))
     if mode is None:
         return plan_mixed(sizes, step_rows, now)
-    return PLANS[mode](sizes, step_rows, np.random.default_rng((seed, 0)), now)
+    return PLANS[mode](sizes, step_rows, np.random.default_rng((seed, 0, PLAN_STREAM)), now)
 
 
 def rank_steps(plan: Plan, *, rank: int, batch_size: int) -> Iterator[RankStep]:

@@ -16,6 +16,7 @@ from zh_embedder.errors import UserError
 SELECT_POSITIVE = ("first", "random", "teacher", "teacher-pos")
 SELECT_NEGATIVE = ("random", "first", "teacher+", "teacher-")
 DRAWS_PER_NEGATIVE = 20
+UNSCORED = 1e4  # below the lowest score: its softmax is 0, its logarithm finite
 SHUFFLED_FROM = 100  # characters: shorter positives are not cut (FlagEmbedding's rule for shuffle_ratio)
 
 
@@ -42,6 +43,11 @@ class Group:
     keys: tuple[str, ...]  # G texts, the positive first
     positives: tuple[str, ...]  # every known positive: none of them may serve as a negative
     teacher: tuple[float, ...] | None  # G scores, aligned with `keys`
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The keys as the file has them: a positive whose chunks were shuffled is still the same text."""
+        return (self.positives[0], *self.keys[1:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +148,7 @@ def select_group(
     positive = shuffle_chunks(texts[chosen], rule.shuffle_ratio, rng)
     teacher = None
     if rule.with_teacher and scores is not None:
-        floor = min(scores)  # another record's key is no worse than the worst one that the teacher saw
+        floor = min(scores) - UNSCORED  # the teacher never saw another record's key: no share of the target
         known = [scores[i] for i in [chosen, *picked]]
         teacher = tuple(map(float, [*known, *[floor] * len(others), *[scores[chosen]] * len(fill)]))
     return Group((positive, *(texts[i] for i in picked), *others, *fill), positives, teacher)

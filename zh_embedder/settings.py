@@ -97,11 +97,13 @@ def choose_terms(
         )
     if train.knowledge_distillation and not dataset.has_teacher:
         raise UserError(f"{dataset.path}: --knowledge_distillation True: the records have no teacher scores")
-    has_term = wanted and dataset.has_teacher
     if contrastive == 0 and not wanted:
         raise UserError(f"{dataset.name}: contrastive_weight 0 and no distillation leave no loss, expected one of them")
+    has_term = wanted and dataset.has_teacher and dataset.has_negatives
     notes = []
-    if contrastive == 0 and not has_term:
+    if wanted and dataset.has_teacher and not has_term:
+        notes.append("teacher scores of positives alone rank nothing: InfoNCE instead")
+    elif contrastive == 0 and not has_term:
         notes.append("set to distil only, but its records have no teacher scores: InfoNCE instead")
     terms = []
     if contrastive > 0 or not has_term:
@@ -125,7 +127,7 @@ def distillation_term(settings: _Settings, train: TrainArguments, *, weight: flo
 
 
 def choose_rule(
-    dataset: TaskDataset, settings: _Settings, data: DataArguments, *, distils: bool, step_rows: int
+    dataset: TaskDataset, settings: _Settings, data: DataArguments, *, distils: bool, queries: int
 ) -> tuple[SelectionRule, list[str]]:
     """Choose how a dataset's groups are formed.
 
@@ -149,9 +151,9 @@ def choose_rule(
             f"--random_negatives: {dataset.name} is distilled, and negatives of other records have no scores"
         )
     size = data.train_group_size
-    without = not dataset.has_negatives and not dataset.has_history
-    if without and size > 1:
-        if data.random_negatives or distils or data.inbatch_same_dataset is None or step_rows < 2:
+    if not dataset.has_negatives and size > 1:
+        alone = queries < 2 or not dataset.in_batch_negatives
+        if data.random_negatives or alone or data.inbatch_same_dataset is None:
             notes.append("no negatives: drawn from the dataset's other records")
         else:
             notes.append("no negatives: the step's other keys serve (--random_negatives N draws more)")
@@ -172,7 +174,6 @@ def plan_datasets(
     train: TrainArguments,
     *,
     metric: str,
-    step_rows: int,
 ) -> list[DatasetPlan]:
     """Decide for every dataset what it trains.
 
@@ -182,19 +183,19 @@ def plan_datasets(
         data: flags.
         train: flags.
         metric: how vectors are compared; only cosines are divided by --cos_temperature.
-        step_rows: rows of a step, all ranks together.
 
     Raises:
         UserError: a task, a setting or the records do not fit.
     """
     plans = []
+    queries = train.per_device_train_batch_size * (train.world_size if train.negative_cross_device else 1)
     temperature = train.cos_temperature if metric == "cos" else 1.0
     for dataset in datasets:
         spec = task_of(dataset, data, version)
         settings = _Settings(spec.training, data, train)
         kept, left_out = filtered(dataset, settings, seed=train.data_seed or train.seed)
         terms, loss_notes = choose_terms(kept, settings, train, temperature=temperature)
-        rule, rule_notes = choose_rule(kept, settings, data, distils=distils(terms), step_rows=step_rows)
+        rule, rule_notes = choose_rule(kept, settings, data, distils=distils(terms), queries=queries)
         notes = (*left_out, *loss_notes, *rule_notes)
         plans.append(DatasetPlan(records=kept, spec=spec, rule=rule, terms=terms, read=len(dataset), notes=notes))
     return plans if data.inbatch_same_dataset is not None else mixed(plans)

@@ -86,7 +86,8 @@ def train(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can mend; nothing has been written then.
     """
-    from zh_embedder.records import check_trainable, find_files, load_datasets, merge_small
+    from zh_embedder.records import check_trainable, load_datasets, merge_small
+    from zh_embedder.sources import find_files
 
     check_world(args)
     for note in args.notes:
@@ -188,12 +189,11 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     from transformers import set_seed
 
     from zh_embedder.collator import TrainSet
-    from zh_embedder.records import content_hash
     from zh_embedder.settings import plan_datasets
+    from zh_embedder.tables import content_hash
     from zh_embedder.trainer import BiEncoder, DenseTrainer
 
-    step_rows = args.train.per_device_train_batch_size * args.train.world_size
-    plans = plan_datasets(datasets, version, args.data, args.train, metric=args.model.dense_metric, step_rows=step_rows)
+    plans = plan_datasets(datasets, version, args.data, args.train, metric=args.model.dense_metric)
     for plan in plans:
         for note in plan.notes:
             logger.info("data: %s: %s", plan.records.name, note)
@@ -344,9 +344,8 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         if size < step_rows and trainer.mode is not None:
             lines.append(f"{dataset.records.name}: {size} records fill no step of {step_rows}: cycled, repeats masked")
         elif waiting and by_dataset:
-            lines.append(
-                f"{dataset.records.name}: {waiting} records an epoch fill no step and wait for another shuffle"
-            )
+            fate = "are never trained (epoch-static)" if trainer.mode == "epoch-static" else "wait for another shuffle"
+            lines.append(f"{dataset.records.name}: {waiting} records an epoch fill no step and {fate}")
     if resume is not None:
         lines.append(f"resuming from {resume}")
     logger.info("what will be trained:\n  %s", "\n  ".join(lines))

@@ -1,0 +1,126 @@
+"""The main job in three minutes: train on the bundled records, measure before and after, export, search.
+
+    make demo
+
+Everything that it does is a command that you can type yourself; each is shown before it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+OUT = Path("demo-output")
+TASKS = sorted(p.stem for p in (HERE / "train").glob("*.jsonl"))
+METRICS = ("ndcg@10", "mrr@10", "recall@10")
+QUESTIONS = {
+    "qa": "土星的光环到底是什么做的？",
+    "tool": "帮我把下周三的会议室改到上午十点",
+    "chat": "煤球还是拿爪子捞水喝，上回说的那个办法不管用",
+}
+
+
+def run(*words: str) -> None:
+    """Show a command, then run it."""
+    shown = [Path(word).name if word == sys.executable else word for word in words]
+    print(f"\n$ {shlex.join(shown)}", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(min(8, os.cpu_count() or 1)))}
+    done = subprocess.run(words, check=False, env=environment)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def relative(path: Path) -> str:
+    """Return a path as a person would type it from here."""
+    return os.path.relpath(path)
+
+
+def measure(model: str) -> dict[tuple[str, str], float]:
+    """Measure retrieval on every bundled test set: (task, metric) -> value."""
+    from zh_embedder.encoder import Encoder
+    from zh_embedder.evaluation import evaluate_retrieval, read_retrieval_set
+
+    encoder = Encoder.from_pretrained(model)
+    found = {}
+    for task in TASKS:
+        values = evaluate_retrieval(encoder, read_retrieval_set(HERE / "test" / task), metrics=METRICS)
+        found |= {(task, metric): value for metric, value in values.items()}
+    return found
+
+
+def table(before: dict[tuple[str, str], float], after: dict[tuple[str, str], float]) -> str:
+    """Lay before and after out side by side, with the mean over tasks."""
+    head = " | ".join(f"{metric:^15}" for metric in METRICS)
+    lines = [f"\n{'task':12} | {head}", f"{'':12} | " + " | ".join(f"{'before':>6}   {'after':>6}" for _ in METRICS)]
+    for task in TASKS:
+        cells = " | ".join(f"{before[task, m]:6.3f} → {after[task, m]:6.3f}" for m in METRICS)
+        lines.append(f"{task:12} | {cells}")
+    means = [(mean(before, m), mean(after, m)) for m in METRICS]
+    lines.append(f"{'mean':12} | " + " | ".join(f"{b:6.3f} → {a:6.3f}" for b, a in means))
+    return "\n".join(lines)
+
+
+def mean(values: dict[tuple[str, str], float], metric: str) -> float:
+    """Mean of a metric over the tasks."""
+    return sum(values[task, metric] for task in TASKS) / len(TASKS)
+
+
+def search(model: str) -> None:
+    """Search the bundled test keys with sentence-transformers, from the exported folder alone."""
+    from sentence_transformers import SentenceTransformer
+
+    from zh_embedder.evaluation import read_retrieval_set
+
+    encoder = SentenceTransformer(model, device="cpu")
+    print(f"\nsearching with sentence-transformers, SentenceTransformer({model!r}):")
+    for task, question in QUESTIONS.items():
+        keys = list(read_retrieval_set(HERE / "test" / task).keys.values())
+        query = encoder.encode([question], prompt_name=task)
+        scores = encoder.similarity(query, encoder.encode(keys, prompt_name=f"{task}.key"))[0]
+        print(f"\n  [{task}] {question}")
+        for index in scores.argsort(descending=True)[:3].tolist():
+            text = keys[index].replace("\n", " / ")
+            print(f"    {scores[index]:.3f}  {text[:58]}{'…' if len(text) > 58 else ''}")
+
+
+def main() -> None:
+    """Run the demo."""
+    started = time.time()
+    base, output, exported = OUT / "base", OUT / "run", OUT / "embedder"
+    print(f"zh_embedder demo: {len(TASKS)} tasks ({', '.join(TASKS)}), records in {relative(HERE)}")
+    print("No hub is asked: the base is a small BERT with random weights, so look at the gain, not at the height.")
+    from zh_embedder.tiny import build
+
+    build(base)
+    before = measure(str(base))
+    run(
+        sys.executable, relative(ROOT / "run_dense.py"), "--output_dir", str(output), "--overwrite_output_dir",
+        "--train_data", relative(HERE / "train"), "--query_encoder", str(base), "--version", "zh_llm_embedder",
+        "--default_task", "qa", "--inbatch_same_dataset", "epoch", "--num_train_epochs", "4", "--learning_rate", "1e-3",
+        "--per_device_train_batch_size", "16", "--train_group_size", "4", "--cos_temperature", "0.05",
+        "--logging_steps", "20", "--save_strategy", "no",
+    )  # fmt: skip
+    after = measure(str(output))
+    print(table(before, after))
+    run(sys.executable, "-m", "zh_embedder.export", str(output), str(exported), "--overwrite")
+    search(str(exported))
+    minutes = (time.time() - started) / 60
+    print(f"""
+{minutes:.1f} minutes. What to type next:
+  zh-embedder versions                       # the tasks and their instructions; yours are a few lines of YAML
+  {relative(ROOT / "run_dense.py")} --help   # every flag
+  torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/mine --train_data my.jsonl \\
+    --query_encoder BAAI/bge-large-zh-v1.5 --version zh_llm_embedder --inbatch_same_dataset epoch \\
+    --learning_rate 2e-5 --num_train_epochs 2 --train_group_size 8 --cos_temperature 0.02
+  tensorboard --logdir {output / "runs"}
+""")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,419 @@
+"""Every loss beside a naive double loop in plain Python, and beside numbers worked by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zh_embedder.errors import UserError
+from zh_embedder.losses import (
+    LOSSES,
+    EmbeddedBatch,
+    LossTerm,
+    excluded,
+    info_nce,
+    own_scores,
+    ranked_distillation,
+    similarity,
+    teacher_kl,
+    total_loss,
+)
+
+T = 0.3  # a temperature at which no softmax of these tests underflows
+VARIANTS = [  # every loss with every option that changes its meaning
+    ("info_nce", {"temperature": T}),
+    ("info_nce", {"temperature": T, "in_batch": False}),
+    ("teacher_kl", {"temperature": T}),
+    ("teacher_kl", {"temperature": T, "teacher_temperature": 0.5, "student_temperature": 2.0}),
+    ("ranked_distillation", {"temperature": T}),
+    ("ranked_distillation", {"temperature": T, "sort": False}),
+    ("ranked_distillation", {"temperature": T, "teacher_temperature": 0.5}),
+]
+IN_BATCH = [v for v in VARIANTS if v[0] != "teacher_kl" and v[1].get("in_batch", True)]
+each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
+each_metric = pytest.mark.parametrize("metric", ["cos", "ip", "l2"])
+
+
+# The naive versions: lists of floats, one score at a time, as the formulas are written.
+
+
+def score(metric, query, key):
+    if metric == "l2":
+        return -sum((a - b) ** 2 for a, b in zip(query, key, strict=True))
+    return sum(a * b for a, b in zip(query, key, strict=True))
+
+
+def probabilities(values):
+    total = sum(math.exp(v) for v in values)
+    return [math.exp(v) / total for v in values]
+
+
+def may_be_negative(batch, query, key):
+    """A key may be a negative unless its row was repeated or its text is a known positive of the query."""
+    known = batch.positive_texts[query].tolist()
+    return bool(batch.key_counts[key]) and batch.key_texts[key].item() not in known
+
+
+def naive_info_nce(batch, query, scores, group, teacher, *, temperature, in_batch=True):
+    total = 0.0
+    for key in range(len(scores)) if in_batch else group:
+        if key == group[0] or may_be_negative(batch, query, key):
+            total += math.exp(scores[key] / temperature)
+    return -math.log(math.exp(scores[group[0]] / temperature) / total)
+
+
+def naive_teacher_kl(
+    batch, query, scores, group, teacher, *, temperature, teacher_temperature=1.0, student_temperature=1.0
+):
+    target = probabilities([t / teacher_temperature for t in teacher])
+    student = probabilities([scores[key] / temperature / student_temperature for key in group])
+    return sum(p * math.log(p / q) for p, q in zip(target, student, strict=True))
+
+
+def naive_ranked_distillation(batch, query, scores, group, teacher, *, temperature, teacher_temperature=1.0, sort=True):
+    own = list(zip(group, probabilities([t / teacher_temperature for t in teacher]), strict=True))
+    if sort:
+        own = [own[0], *sorted(own[1:], key=lambda pair: -pair[1])]
+    left = [key for key in range(len(scores)) if key in group or may_be_negative(batch, query, key)]
+    loss = 0.0
+    for key, share in own:
+        total = sum(math.exp(scores[k] / temperature) for k in left)
+        loss += share * -math.log(math.exp(scores[key] / temperature) / total)
+        left.remove(key)
+    return loss
+
+
+NAIVE = {
+    "info_nce": naive_info_nce,
+    "teacher_kl": naive_teacher_kl,
+    "ranked_distillation": naive_ranked_distillation,
+}
+
+
+def naive(name, batch, **options):
+    queries, keys = batch.queries.tolist(), batch.keys.tolist()
+    loss = 0.0
+    for query, (vector, group) in enumerate(zip(queries, batch.group.tolist(), strict=True)):
+        scores = [score(batch.metric, vector, key) for key in keys]
+        teacher = batch.teacher[query].tolist()
+        loss += batch.weights[query].item() * NAIVE[name](batch, query, scores, group, teacher, **options)
+    return loss
+
+
+def make_batch(*, seed=0, metric="cos", ranks=3, rank=1, b=3, g=4, d=5):
+    """What one of `ranks` ranks sees: shared texts, several known positives, repeated rows, uneven weights."""
+    rng = np.random.default_rng(seed)
+    keys_total = ranks * b * g
+    queries, keys = (torch.tensor(rng.normal(size=(n, d))) for n in (b, keys_total))
+    if metric == "cos":
+        queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
+    texts = torch.arange(1, keys_total + 1)
+    group = rank * b * g + torch.arange(b * g).view(b, g)
+    positives = torch.zeros(b, 3, dtype=torch.long)
+    positives[:, 0] = texts[group[:, 0]]
+    positives[0, 1:] = texts[[0, g]]  # positives of rank 0's first two queries
+    positives[1, 1] = texts[group[2, 1]]  # stands among the negatives of this rank's query 2
+    counts = torch.ones(keys_total, dtype=torch.bool)
+    counts[-2 * g :] = False  # the last two rows of the last rank were repeated
+    return EmbeddedBatch(
+        queries=queries,
+        keys=keys,
+        group=group,
+        weights=torch.tensor(rng.uniform(0.1, 1.0, size=b)),
+        key_texts=texts,
+        positive_texts=positives,
+        key_counts=counts,
+        teacher=torch.tensor(rng.normal(size=(b, g))),
+        metric=metric,
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@each_metric
+@each_variant
+def test_a_loss_is_its_formula_summed_by_two_loops(name, options, metric, seed):
+    batch = make_batch(seed=seed, metric=metric)
+    assert LOSSES[name](batch, **options).item() == pytest.approx(naive(name, batch, **options), rel=1e-10)
+
+
+@each_metric
+@each_variant
+def test_a_gradient_is_the_slope_of_the_loss(name, options, metric):
+    batch = make_batch(metric=metric, d=3)
+
+    def loss(queries, keys):
+        return LOSSES[name](replace(batch, queries=queries, keys=keys), **options)
+
+    torch.autograd.gradcheck(loss, (batch.queries.requires_grad_(), batch.keys.requires_grad_()))
+
+
+def test_every_loss_is_in_the_tables_of_this_file():
+    assert {name for name, _ in VARIANTS} == LOSSES.keys() == NAIVE.keys()
+
+
+# By hand. D = 1, the query is 1, so that a key ln(n) has the score ln(n) and exp(score) = n.
+
+
+def by_hand(*keys, group, teacher=None, known=(), texts=None, counts=None, weight=1.0):
+    return EmbeddedBatch(
+        queries=torch.ones(1, 1, dtype=torch.float64),
+        keys=torch.tensor(keys, dtype=torch.float64).log().unsqueeze(1),
+        group=torch.tensor([group]),
+        weights=torch.tensor([weight], dtype=torch.float64),
+        key_texts=torch.tensor(texts or range(1, len(keys) + 1)),
+        positive_texts=torch.tensor([[group[0] + 1, *known]]),
+        key_counts=torch.tensor(counts or [True] * len(keys)),
+        teacher=None if teacher is None else torch.tensor([teacher], dtype=torch.float64).log(),
+        metric="ip",
+    )
+
+
+def test_info_nce_by_hand():
+    batch = by_hand(3, 1, 2, 4, group=[0, 1])
+    assert info_nce(batch, temperature=1.0).item() == pytest.approx(math.log(10 / 3))  # 3 of 3 + 1 + 2 + 4
+    assert info_nce(batch, temperature=0.5).item() == pytest.approx(math.log(30 / 9))  # squares: 9 of 9 + 1 + 4 + 16
+    assert info_nce(batch, temperature=1.0, in_batch=False).item() == pytest.approx(math.log(4 / 3))  # 3 of 3 + 1
+
+
+def test_info_nce_leaves_known_positives_and_repeated_rows_out_of_the_sum_by_hand():
+    batch = by_hand(3, 1, 2, 4, group=[0, 1], known=[3], counts=[True, True, True, False])
+    assert info_nce(batch, temperature=1.0).item() == pytest.approx(math.log(4 / 3))  # 2 is known, 4 was repeated
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_info_nce_ignores_copies_of_the_positive_that_fill_its_own_group(in_batch):
+    batch = by_hand(3, 1, 3, 3, group=[0, 1, 2, 3], texts=[1, 2, 1, 1])
+    assert info_nce(batch, temperature=1.0, in_batch=in_batch).item() == pytest.approx(math.log(4 / 3))
+
+
+def test_teacher_kl_by_hand():
+    batch = by_hand(3, 1, 7, group=[0, 1], teacher=[1, 1])
+    # teacher (1/2, 1/2), student (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2
+    assert teacher_kl(batch, temperature=1.0).item() == pytest.approx(0.5 * math.log(4 / 3))
+    # the student squared and rooted again: temperature 0.5, then student_temperature 2
+    assert teacher_kl(batch, temperature=0.5, student_temperature=2.0).item() == pytest.approx(0.5 * math.log(4 / 3))
+
+
+def test_teacher_temperature_by_hand():
+    batch = by_hand(9, 1, group=[0, 1], teacher=[3, 1])
+    # teacher (3, 1) squared is (9, 1): exactly the student
+    assert teacher_kl(batch, temperature=1.0, teacher_temperature=0.5).item() == pytest.approx(0.0, abs=1e-12)
+    assert teacher_kl(batch, temperature=1.0).item() == pytest.approx(
+        0.75 * math.log(0.75 / 0.9) + 0.25 * math.log(2.5)
+    )
+
+
+def test_ranked_distillation_by_hand():
+    batch = by_hand(3, 1, 4, 2, group=[0, 1, 2], teacher=[5, 1, 2])
+    # teacher 5/8, 1/8, 2/8. Sorted, key 2 (4) comes before key 1 (1); key 3 (2) is another query's.
+    sorted_loss = 5 / 8 * math.log(10 / 3) + 2 / 8 * math.log(7 / 4) + 1 / 8 * math.log(3 / 1)
+    as_it_stands = 5 / 8 * math.log(10 / 3) + 1 / 8 * math.log(7 / 1) + 2 / 8 * math.log(6 / 4)
+    assert ranked_distillation(batch, temperature=1.0).item() == pytest.approx(sorted_loss)
+    assert ranked_distillation(batch, temperature=1.0, sort=False).item() == pytest.approx(as_it_stands)
+
+
+def test_sorting_leaves_the_positive_first_even_where_the_teacher_likes_a_negative_better():
+    batch = by_hand(3, 1, 2, group=[0, 1], teacher=[1, 9])
+    expected = 0.1 * math.log(6 / 3) + 0.9 * math.log(3 / 1)
+    assert ranked_distillation(batch, temperature=1.0).item() == pytest.approx(expected)
+
+
+def test_sorting_matters_only_where_negatives_stand_unsorted():
+    batch = by_hand(3, 1, 4, 2, group=[0, 1, 2], teacher=[5, 2, 1])
+    losses = [ranked_distillation(batch, temperature=1.0, sort=sort).item() for sort in (True, False)]
+    assert losses[0] == losses[1]
+
+
+@each_variant
+def test_weights_are_the_share_of_each_query(name, options):
+    batch = make_batch()
+    each = [
+        LOSSES[name](replace(batch, weights=torch.eye(3, dtype=torch.float64)[query]), **options).item()
+        for query in range(3)
+    ]
+    weighted = sum(w * loss for w, loss in zip(batch.weights.tolist(), each, strict=True))
+    assert len({round(loss, 9) for loss in each}) == 3
+    assert LOSSES[name](batch, **options).item() == pytest.approx(weighted)
+
+
+# Masks.
+
+
+def key_gradient(batch, name, options):
+    """(P,) length of each key's gradient."""
+    keys = batch.keys.detach().clone().requires_grad_()
+    LOSSES[name](replace(batch, keys=keys), **options).backward()
+    return keys.grad.norm(dim=1)
+
+
+def test_only_known_positives_and_repeated_rows_are_excluded():
+    batch = make_batch()
+    expected = [
+        [key != group[0] and not may_be_negative(batch, query, key) for key in range(len(batch.keys))]
+        for query, group in enumerate(batch.group.tolist())
+    ]
+    assert excluded(batch).tolist() == expected
+    assert [sum(row) for row in expected] == [8 + 2, 8 + 1, 8]  # two repeated rows of 4 keys, then the known positives
+
+
+@each_metric
+@pytest.mark.parametrize(("name", "options"), IN_BATCH)
+def test_a_key_of_another_query_whose_text_is_a_known_positive_is_never_a_negative(name, options, metric):
+    batch = make_batch(metric=metric)
+    first = replace(batch, weights=torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+    known, unknown = 0, 1  # columns of rank 0: the first is a known positive of our query 0, the second is nobody's
+    gradient = key_gradient(first, name, options)
+    assert gradient[known] == 0
+    assert gradient[unknown] > 1e-6
+    # Without the knowledge it would be one.
+    positives = batch.positive_texts.clone()
+    positives[0, 1:] = 0
+    assert key_gradient(replace(first, positive_texts=positives), name, options)[known] > 1e-6
+
+
+@pytest.mark.parametrize(("name", "options"), IN_BATCH)
+def test_two_queries_with_the_same_positive_do_not_push_it_away(name, options):
+    batch = make_batch(ranks=1, rank=0)
+    texts, keys = torch.arange(1, 13), batch.keys.clone()
+    texts[4], keys[4] = texts[0], keys[0]  # the second query's positive is the first one's
+    shared = replace(
+        batch,
+        keys=keys,
+        key_texts=texts,
+        positive_texts=texts[batch.group[:, :1]],
+        key_counts=torch.ones(12, dtype=torch.bool),
+    )
+    pulls = key_gradient(replace(shared, weights=torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)), name, options)
+    assert pulls[4] == 0
+    assert min(pulls[0], pulls[5], pulls[8]) > 1e-6
+
+
+def test_the_padding_of_known_positives_excludes_nothing():
+    batch = make_batch()
+    wider = torch.cat([batch.positive_texts, torch.zeros(3, 4, dtype=torch.long)], dim=1)
+    assert torch.equal(excluded(replace(batch, positive_texts=wider)), excluded(batch))
+
+
+@each_metric
+@pytest.mark.parametrize(("name", "options"), [v for v in VARIANTS if v not in IN_BATCH])
+def test_without_in_batch_negatives_a_query_sees_only_its_own_group(name, options, metric):
+    batch = make_batch(metric=metric)
+    others = torch.ones(len(batch.keys), dtype=torch.bool)
+    others[batch.group.flatten()] = False
+    assert key_gradient(batch, name, options)[others].tolist() == [0.0] * int(others.sum())
+    moved = batch.keys.clone()
+    moved[others] = 7.0
+    elsewhere = LOSSES[name](replace(batch, keys=moved), **options)
+    assert elsewhere.item() == pytest.approx(LOSSES[name](batch, **options).item(), rel=1e-12)
+
+
+# Repeated rows.
+
+
+def step(queries, keys, teacher, rows, unique, *, metric):
+    """The step batch of the given rows: row r has query r, keys (r, 0..G-1); past `unique` rows are repeated ones."""
+    n, g = len(rows), keys.shape[1]
+    counts = torch.arange(n) < unique
+    texts = 1 + torch.tensor(rows).unsqueeze(1) * g + torch.arange(g)  # (n, G)
+    return EmbeddedBatch(
+        queries=queries[rows],
+        keys=keys[rows].flatten(0, 1),
+        group=torch.arange(n * g).view(n, g),
+        weights=counts / unique,
+        key_texts=texts.flatten(),
+        positive_texts=texts[:, :1],
+        key_counts=counts.repeat_interleave(g),
+        teacher=teacher[rows],
+        metric=metric,
+    )
+
+
+@each_metric
+@each_variant
+@pytest.mark.parametrize(("unique", "step_rows"), [(5, 8), (1, 4), (3, 9)])
+def test_a_step_with_repeated_rows_equals_the_step_of_its_unique_rows(name, options, metric, unique, step_rows):
+    rng = torch.Generator().manual_seed(0)
+    queries, keys = (torch.randn(*shape, 6, generator=rng, dtype=torch.float64) for shape in ((unique,), (unique, 3)))
+    teacher = torch.randn(unique, 3, generator=rng, dtype=torch.float64)
+
+    def loss_and_gradients(rows):
+        q, k = queries.clone().requires_grad_(), keys.clone().requires_grad_()
+        vectors = [F.normalize(x, dim=-1) if metric == "cos" else x for x in (q, k)]
+        batch = step(*vectors, teacher, rows, unique, metric=metric)
+        batch.keys.retain_grad()
+        loss = LOSSES[name](batch, **options)
+        loss.backward()
+        return loss.detach(), q.grad, k.grad, batch.keys.grad
+
+    alone = loss_and_gradients(list(range(unique)))
+    cycled = loss_and_gradients([row % unique for row in range(step_rows)])
+    for ours, expected in zip(cycled[:3], alone[:3], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+    assert cycled[3][unique * 3 :].abs().max() == 0  # nothing pulls on the keys of repeated rows
+
+
+# Metrics.
+
+
+def test_metrics_by_hand():
+    queries, keys = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0], [4.0, -3.0]])
+    batch = replace(make_batch(), queries=queries, keys=keys)
+    assert similarity(replace(batch, metric="ip")).tolist() == [[25.0, 0.0, 0.0]]
+    assert similarity(replace(batch, metric="l2")).tolist() == [[0.0, -25.0, -50.0]]  # (4-3)^2 + (-3-4)^2 = 50
+    unit = replace(batch, queries=queries / 5, keys=F.normalize(keys, dim=-1), metric="cos")
+    assert similarity(unit)[0].tolist() == pytest.approx([1.0, 0.0, 0.0])
+
+
+@each_metric
+def test_scores_of_the_own_group_are_columns_of_all_scores(metric):
+    batch = make_batch(metric=metric)
+    torch.testing.assert_close(own_scores(batch), similarity(batch).gather(1, batch.group))
+
+
+@each_metric
+def test_similarities_are_those_of_a_double_loop(metric):
+    batch = make_batch(metric=metric)
+    expected = [[score(metric, q, k) for k in batch.keys.tolist()] for q in batch.queries.tolist()]
+    torch.testing.assert_close(similarity(batch), torch.tensor(expected, dtype=torch.float64))
+
+
+# Terms.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("info_nec", {}, r"^loss: unknown name 'info_nec'; did you mean 'info_nce'\?"),
+        ("teacher_kl", {"temprature": 1.0}, r"^loss teacher_kl: .*'temprature'; did you mean 'temperature'\?"),
+        ("info_nce", {"inbatch": False}, r"^loss info_nce: .*'inbatch'; did you mean 'in_batch'\?"),
+        ("ranked_distillation", {"sorted": True}, r"^loss ranked_distillation: .*'sorted'; did you mean 'sort'\?"),
+        ("info_nce", {"batch": None}, r"unknown name 'batch'"),  # an argument, but no option
+    ],
+)
+def test_a_term_refuses_unknown_losses_and_options_with_the_nearest_name(name, options, message):
+    with pytest.raises(UserError, match=message):
+        LossTerm(name=name, options=options)
+
+
+@each_variant
+def test_a_term_takes_every_option_of_its_loss(name, options):
+    batch, term = make_batch(), LossTerm(name=name, options=options)
+    assert total_loss(batch, (term,)).item() == pytest.approx(naive(name, batch, **options))
+
+
+def test_the_total_is_the_weighted_sum_of_its_terms():
+    batch = by_hand(3, 1, 7, group=[0, 1], teacher=[1, 1])
+    terms = (
+        LossTerm(name="info_nce", weight=0.2, options={"temperature": 1.0}),  # ln(11/3)
+        LossTerm(name="teacher_kl", weight=2.0, options={"temperature": 1.0}),  # 1/2 ln(4/3), as above
+    )
+    assert total_loss(batch, terms).item() == pytest.approx(0.2 * math.log(11 / 3) + math.log(4 / 3))
+
+
+@pytest.mark.parametrize("name", ["teacher_kl", "ranked_distillation"])
+def test_distillation_without_teacher_scores_says_so(name):
+    with pytest.raises(UserError, match=f"^{name}: the records have no teacher_scores"):
+        LOSSES[name](replace(make_batch(), teacher=None))
