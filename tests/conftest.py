@@ -1,5 +1,6 @@
 """Shared by all tests: nothing reaches a hub, nothing starts more threads than the machine can serve."""
 
+import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def own_logging():
+    """Commands started in a test's own process set handlers: undone, or `caplog` would see nothing afterwards."""
+    loggers = [logging.getLogger(name) for name in ("zh_embedder", "data_tools")]
+    before = [(list(one.handlers), one.propagate, one.level) for one in loggers]
+    yield
+    for one, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        one.handlers, one.propagate = handlers, propagate
+        one.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets; a test that asks for it is skipped where there is none."""
@@ -20,3 +32,11 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data here: ZH_DATA names no folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A small Chinese BERT with random weights, mean pooling, in sentence-transformers' layout. Read only."""
+    from zh_embedder.tiny import build
+
+    return build(tmp_path_factory.mktemp("base") / "tiny-bert", hidden=32, layers=2, heads=2, pooling="mean")

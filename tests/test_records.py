@@ -296,7 +296,7 @@ GOOD = lines([record(0)])
         ("a.jsonl", GOOD.decode().encode("gb18030"), "a.jsonl:1: not UTF-8 (byte 12), it looks like GB18030: convert"),
         ("a.jsonl", GOOD + b'{"query": "\xff\xff"}\n', "a.jsonl:2: not UTF-8 (byte 12), expected a UTF-8 file"),
         ("a.jsonl", GOOD + b"\n{\n", "a.jsonl:3: not valid JSON at character 2: "),
-        ("a.json", b"[" + GOOD.strip() + b"]", "a.json:1: got [{'query': '问0'"),
+        ("a.json", b"[" + GOOD.strip() + b"]", "a.json:1: a JSON array, expected JSON Lines"),
         ("a.json", b"[\n" + GOOD.strip() + b"\n]", "a.json:1: a JSON array, expected JSON Lines"),
         (
             "a.jsonl",
@@ -458,7 +458,7 @@ def test_two_processes_at_once_prepare_a_file_once(tmp_path, cache):
     readers = [any("1 blank lines skipped" in line for line in out) for out in said]
     assert sorted(readers) == [False, True]
     (file,) = arrow_files(cache)
-    assert {p.suffix for p in file.parent.iterdir()} == {".arrow", ".lock"}
+    assert list(file.parent.iterdir()) == [file]
 
 
 @pytest.mark.slow

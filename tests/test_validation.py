@@ -107,7 +107,7 @@ def test_fields_that_training_does_not_use_are_reported_unless_the_format_names_
         ),  # 27 are there, and no }
         ("{'query': '问'}", "not valid JSON at character 2: "),
         ('[{"query": "问"},', "a JSON array, expected JSON Lines: one object per line"),
-        ('[{"query": "问", "pos": ["答"]}]', "got [{'query': '问', 'pos': ['答']}], expected an object such as"),
+        ('[{"query": "问", "pos": ["答"]}]', "a JSON array, expected JSON Lines: one object per line"),
         ('"问"', "got '问', expected an object"),
         ("null", "got None, expected an object"),
         ('{"query": "问", "pos": ["答"]} {}', "not valid JSON at character 30: Extra data"),

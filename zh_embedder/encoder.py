@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
@@ -47,6 +48,11 @@ class EncoderSpec:
     key_max_length: int = 256
     default_task: str | None = None
     instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # task -> (query, key) prefixes
+
+    def __post_init__(self) -> None:
+        """Refuse a pooling that is not there."""
+        if self.pooling not in POOLINGS:
+            raise unknown_name("pooling", self.pooling, POOLINGS)
 
     def prefix(self, task: str | None, side: int) -> str:
         """Return the instruction of a task on a side (0 query, 1 key).
@@ -123,9 +129,8 @@ class Encoder(nn.Module):
 
     def embed(self, tokens: TokenBatch) -> Tensor:
         """Vectors of texts that go through the model together, (N, D)."""
-        ids, mask = tokens.padded(
-            self.tokenizer.pad_token_id, multiple=self.pad_to_multiple_of, side=self.tokenizer.padding_side
-        )
+        # On the right, whatever the tokenizer's side: on the left, padding would move absolute positions.
+        ids, mask = tokens.padded(self.tokenizer.pad_token_id, multiple=self.pad_to_multiple_of)
         hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, H)
         vectors = POOLINGS[self.spec.pooling](hidden, mask)  # (N, H)
         if self.dense is not None:
@@ -289,28 +294,51 @@ def check_lengths(config: Any, spec: EncoderSpec) -> None:
             raise reject(f"--{name}", getattr(spec, name), f"at most {limit}, the positions of this base")
 
 
+def within_positions(spec: EncoderSpec, config: Any) -> EncoderSpec:
+    """Shorten the lengths that a folder says, or that nobody said, to the positions that are there."""
+    limit = position_limit(config) or max(spec.query_max_length, spec.key_max_length)
+    return replace(
+        spec, query_max_length=min(limit, spec.query_max_length), key_max_length=min(limit, spec.key_max_length)
+    )
+
+
 def position_limit(config: Any) -> int | None:
     """Tokens that a model has positions for; RoBERTa-like models start counting behind their padding id."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or getattr(config, "position_embedding_type", "absolute") not in (None, "absolute"):
         return None
-    offset = config.pad_token_id + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
-    return int(positions) - offset
+    behind = "roberta" in config.model_type or config.model_type in ("camembert", "mpnet")
+    return int(positions) - (config.pad_token_id + 1 if behind else 0)
 
 
 def encoder_folder(name_or_path: str) -> str:
-    """Turn the folder of a run or checkpoint into its `encoder/`; leave everything else as it is."""
-    inner = Path(name_or_path).expanduser() / "encoder"
-    return str(inner) if (inner / "config.json").is_file() else str(name_or_path)
+    """Turn the folder of a run or checkpoint into its `encoder/`; leave a hub name as it is."""
+    path = Path(name_or_path).expanduser()
+    inner = path / "encoder"
+    if (inner / "config.json").is_file():
+        if (path / "key_encoder").is_dir():
+            logger.warning("%s: holds a key encoder too; only the query encoder is loaded, for both sides", path)
+        return str(inner)
+    return str(path) if path.is_dir() else str(name_or_path)
 
 
-def read_spec(folder: Path) -> EncoderSpec | None:
-    """What a folder says about pooling, instructions and lengths: our own file, else sentence-transformers' files."""
+def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None:
+    """What a folder says about pooling, instructions and lengths: our own file, else sentence-transformers' files.
+
+    Args:
+        folder: the folder.
+        pooling: stands in place of the folder's.
+
+    Raises:
+        UserError: a newer release has written it, or it makes vectors in a way that we do not have.
+    """
     if (folder / OUR_FILE).is_file():
         raw = {k: v for k, v in read_json(folder / OUR_FILE).items() if k != "format"}
+        if unknown := raw.keys() - {f.name for f in fields(EncoderSpec)}:
+            raise UserError(f"{folder / OUR_FILE}: {', '.join(sorted(unknown))}: written by a newer zh_embedder")
         raw["instructions"] = {task: (query, key) for task, (query, key) in raw["instructions"].items()}
         return EncoderSpec(**raw)
-    layout = read_layout(folder)
+    layout = read_layout(folder, pooling=pooling)
     if layout is None:
         return None
     prompts = layout.prompts
@@ -376,17 +404,17 @@ def load_encoder(
             backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, use_fast=True, **hub)
         folder = Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=cache_dir, token=token)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(cannot_load(flag, name_or_path, error)) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
+        raise UserError(f"{flag}: {tokenizer_name or name_or_path}: has no tokenizer, expected its files in the folder")
     if truncation_side:
         tokenizer.truncation_side = truncation_side
-    spec = read_spec(folder) if folder else None
+    spec = read_spec(folder, pooling=pooling) if folder else None
     if spec is None and pooling is None:
         logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
     has_dense = spec is not None and spec.dense
-    spec = spec or EncoderSpec(
-        query_max_length=min(512, position_limit(config) or 512), key_max_length=min(512, position_limit(config) or 512)
-    )
+    spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
     spec = replace(
         spec, pooling=pooling or spec.pooling, dense=spec.dense if dense is None else dense, **(changes or {})
     )
@@ -397,10 +425,23 @@ def load_encoder(
 
 
 def dense_weight(path: Path) -> Tensor:
-    """Read the linear layer of a sentence-transformers folder."""
+    """Read the linear layer of a sentence-transformers folder.
+
+    Raises:
+        UserError: it has a bias, an activation or another width than ours.
+    """
     from safetensors.torch import load_file
 
-    return load_file(path)["linear.weight"]
+    weights = load_file(path) if path.is_file() else {}
+    settings = read_json(path.parent / "config.json") if weights else {}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    square = len(set(shapes.get("linear.weight", (0, 1)))) == 1
+    if set(shapes) != {"linear.weight"} or not square or "Identity" not in settings.get("activation_function", ""):
+        raise UserError(
+            f"{path}: got a linear layer of {shapes} and {settings.get('activation_function')}, expected linear.weight "
+            "alone, square, without activation; --pooling_method without `dense` leaves it out"
+        )
+    return weights["linear.weight"]
 
 
 def hub_folder(name: str, *, cache_dir: str | None, token: str | None) -> Path | None:

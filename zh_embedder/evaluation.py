@@ -6,14 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zh_embedder.encoder import Encoder
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside_file
 from zh_embedder.index import search
-from zh_embedder.metrics import Qrels, mean
+from zh_embedder.metrics import Qrels, mean, measure
 from zh_embedder.sources import read_lines
 
 Table = list[dict[str, object]]
@@ -41,8 +41,8 @@ def find(folder: Path, name: str) -> Path:
 
 
 def read_objects(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """Read JSON Lines whose `fields` are strings."""
-    found = []
+    """Read JSON Lines whose `fields` are strings, the first of them another on every line."""
+    found: dict[str, dict[str, str]] = {}
     for number, text in read_lines(path):
         if isinstance(text, UserError):
             raise text
@@ -55,8 +55,10 @@ def read_objects(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
         for field in fields:
             if not isinstance(raw, dict) or not isinstance(raw.get(field), str):
                 raise reject(f"{path}:{number}: {field}", raw.get(field) if isinstance(raw, dict) else raw, "a string")
-        found.append(raw)
-    return found
+        if raw[fields[0]] in found:
+            raise reject(f"{path}:{number}: {fields[0]}", raw[fields[0]], "one that no line before has")
+        found[raw[fields[0]]] = raw
+    return list(found.values())
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
@@ -109,9 +111,11 @@ def evaluate_retrieval(
     encoder: Encoder, data: RetrievalSet, *, metrics: Sequence[str] = METRICS, hits: int = 100
 ) -> dict[str, float]:
     """Measure an encoder on one retrieval set; judged queries without text or results count as zero."""
-    known, default = encoder.spec.instructions, encoder.spec.default_task
-    # A model that knows no tasks, or has prompts for `query` and `document` only, is measured with those.
-    task = data.task if data.task in known or (known and default is None) else None
+    known, task = encoder.spec.instructions, data.task
+    # A model that knows no tasks is measured without instructions; one for every task, or with prompts for `query` and
+    # `document` only, with its `default`. Any other model must know the task.
+    if task is not None and task not in known and ("default" in known or not known):
+        task = "default" if known else None
     queries = encoder.encode_queries(list(data.queries.values()), task=task)
     keys = encoder.encode_keys(list(data.keys.values()), task=task)
     scores, indices = search(queries, keys, hits=hits, metric=encoder.spec.metric)
@@ -134,7 +138,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure models on retrieval sets and show a table."""
+    for name in args.metrics:
+        measure(name)
     sets = [read_retrieval_set(folder, task=args.task) for folder in args.data]
+    if len({data.name for data in sets}) < len(sets):  # the ends of the paths do not tell them apart
+        sets = [replace(data, name=str(folder)) for data, folder in zip(sets, args.data, strict=True)]
     rows: Table = []
     for model in args.models:
         encoder = Encoder.from_pretrained(model)

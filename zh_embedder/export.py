@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import torch
 
 from zh_embedder.encoder import KEY_SUFFIX, Encoder, load_encoder
 from zh_embedder.errors import UserError, unknown_name
+from zh_embedder.st_format import MODULES
+from zh_embedder.tokens import tokenize
 
 TOLERANCE = 1e-4
 SAMPLES = (
@@ -68,13 +71,20 @@ class Parity:
     by_prompt: dict[str, float]
 
     @property
+    def worst(self) -> str:
+        """The prompt whose vectors differ most; a NaN is the largest difference."""
+        return max(self.by_prompt, key=lambda name: np.nan_to_num(self.by_prompt[name], nan=np.inf))
+
+    @property
     def largest(self) -> float:
         """The largest of all."""
-        return max(self.by_prompt.values())
+        return self.by_prompt[self.worst]
 
 
 def parity(encoder: Encoder, folder: Path) -> Parity:
     """Compare our vectors with those that sentence-transformers makes of a folder, every task and side, in fp32."""
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed comes along where it is installed, and would warn
     from sentence_transformers import SentenceTransformer
 
     theirs = SentenceTransformer(str(folder), device="cpu")
@@ -104,10 +114,14 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def within(encoder: Encoder, texts: Sequence[str]) -> list[str]:
-    """Shorten texts so that, with the longest instruction in front, both maximum lengths hold them."""
-    longest = max((len(prefix) for sides in encoder.spec.instructions.values() for prefix in sides), default=0)
-    room = min(encoder.spec.query_max_length, encoder.spec.key_max_length) - longest - 4
-    return [text[: max(1, room)] for text in texts]
+    """Shorten texts so that, with any instruction in front, both maximum lengths hold them."""
+    prefixes = {"", *(prefix for sides in encoder.spec.instructions.values() for prefix in sides)}
+    limit = min(encoder.spec.query_max_length, encoder.spec.key_max_length)
+
+    def fits(text: str) -> bool:
+        return all(len(ids) <= limit for ids in tokenize(encoder.tokenizer, [p + text for p in prefixes], limit + 1))
+
+    return [next((text[:end] for end in range(len(text), 1, -1) if fits(text[:end])), text[:1]) for text in texts]
 
 
 def export(source: str, target: str | Path, *, default_task: str | None = None, overwrite: bool = False) -> Parity:
@@ -123,8 +137,13 @@ def export(source: str, target: str | Path, *, default_task: str | None = None, 
         UserError: the target is taken, the task is unknown, or a vector differs by more than 1e-4: nothing is written.
     """
     target = Path(target)
-    if target.exists() and any(target.iterdir()) and not overwrite:
-        raise UserError(f"{target}: is there already, expected a new folder, or --overwrite")
+    if target.is_file():
+        raise UserError(f"{target}: is a file, expected a new folder")
+    if target.exists() and any(target.iterdir()):
+        if not overwrite:
+            raise UserError(f"{target}: is there already, expected a new folder, or --overwrite")
+        if not (target / MODULES).is_file():
+            raise UserError(f"--overwrite: {target} holds other things than an encoder, expected an earlier export")
     encoder = load_encoder(source, flag="export").to(torch.device("cpu")).eval()
     if default_task is not None:
         if default_task not in encoder.spec.instructions:
@@ -135,10 +154,9 @@ def export(source: str, target: str | Path, *, default_task: str | None = None, 
         encoder.save(staging)
         found = parity(encoder, staging)
         if not found.largest <= TOLERANCE:
-            worst = max(found.by_prompt, key=lambda name: found.by_prompt[name])
             raise UserError(
-                f"{target}: sentence-transformers differs by {found.largest:.1e} ({worst}), more than {TOLERANCE}: not "
-                "exported"
+                f"{target}: sentence-transformers differs by {found.largest:.1e} ({found.worst}), more than "
+                f"{TOLERANCE}: not exported"
             )
         (staging / "README.md").write_text(card(encoder, target.name, found), "utf-8")
         shutil.rmtree(target, ignore_errors=True)

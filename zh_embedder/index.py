@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zh_embedder.losses import SIMILARITIES
 
@@ -29,21 +31,26 @@ def search(
         queries: (Q, D).
         keys: (K, D).
         hits: how many keys to return for a query.
-        metric: cos (vectors come normalised), ip or l2 (scores are minus the squared distance).
+        metric: cos, ip or l2 (scores are minus the squared distance).
         device: where to score; by default the accelerator, if there is one.
 
     Returns:
         Scores and key indices, both (Q, min(H, K)), best first.
     """
     place = torch.device(device) if device else torch.accelerator.current_accelerator() or torch.device("cpu")
+
+    def placed(rows: NDArray[np.float32]) -> Tensor:
+        vectors = torch.from_numpy(np.ascontiguousarray(rows)).to(place)
+        return F.normalize(vectors, dim=-1) if metric == "cos" else vectors  # many bases do not normalise
+
     score, hits = SIMILARITIES[metric], min(hits, len(keys))
     scores, indices = [], []
     for start in range(0, len(queries), QUERIES):
-        block = torch.from_numpy(queries[start : start + QUERIES]).to(place)
+        block = placed(queries[start : start + QUERIES])
         best = torch.empty(len(block), 0, device=place)
         found = torch.empty(len(block), 0, dtype=torch.int64, device=place)
         for first in range(0, len(keys), TILE):
-            tile = torch.from_numpy(np.ascontiguousarray(keys[first : first + TILE])).to(place)
+            tile = placed(keys[first : first + TILE])
             top = score(block, tile).topk(min(hits, len(tile)), dim=1)
             best, order = torch.cat([best, top.values], 1).topk(min(hits, best.shape[1] + top.values.shape[1]), dim=1)
             found = torch.cat([found, top.indices + first], 1).gather(1, order)

@@ -10,12 +10,15 @@ Qrels = Mapping[str, Mapping[str, int]]  # query -> key -> relevance
 Run = Mapping[str, Mapping[str, float]]  # query -> key -> score
 
 NAMES = {"ndcg": "nDCG", "mrr": "RR", "recall": "R", "map": "AP", "precision": "P", "hit": "Success"}
+WITH_CUTOFF = ("recall", "precision", "hit")  # they mean nothing without `@10`
 
 
 def measure(name: str) -> str:
     """Turn `ndcg@10` into the name that ir-measures knows, `nDCG@10`."""
     base, at, cutoff = name.partition("@")
-    if base not in NAMES or (at and not cutoff.isdigit()):
+    # A cutoff of 0 would crash the library below, without a traceback.
+    right = cutoff.isdecimal() and not cutoff.startswith("0") if at else base not in WITH_CUTOFF
+    if base not in NAMES or not right:
         raise reject("metric", name, f"one of {', '.join(NAMES)}, such as ndcg@10")
     return f"{NAMES[base]}{at}{cutoff}"
 

@@ -16,7 +16,10 @@ from zh_embedder.files import read_json, write_json
 from zh_embedder.pooling import SENTENCE_TRANSFORMERS_SWITCH
 
 MODULES, SETTINGS, LENGTHS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+TOKENIZER = "tokenizer_config.json"
 POOLING, DENSE, NORMALIZE = "1_Pooling", "2_Dense", "Normalize"
+STAGES = ("Transformer", "Pooling", "Dense", NORMALIZE)
+NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer has no maximum
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
 OTHER_SWITCHES = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 
@@ -70,31 +73,47 @@ def write_layout(folder: Path, layout: Layout) -> None:
         (folder / str(module["path"])).mkdir(parents=True, exist_ok=True)
 
 
-def read_layout(folder: Path) -> Layout | None:
+def read_layout(folder: Path, *, pooling: str | None = None) -> Layout | None:
     """Read a sentence-transformers folder, older or newer schema; None where it is none.
 
+    Args:
+        folder: the folder.
+        pooling: stands in place of the folder's.
+
     Raises:
-        UserError: it pools in a way that we do not have.
+        UserError: it pools in a way that we do not have, or does with its vectors what we do not.
     """
     if not (folder / MODULES).is_file():
         return None
-    stages = {str(m["type"]).rsplit(".", 1)[-1]: folder / str(m["path"]) for m in read_json(folder / MODULES)}
+    found = [(str(m["type"]).rsplit(".", 1)[-1], folder / str(m["path"])) for m in read_json(folder / MODULES)]
+    stages = dict(found)
+    if len(stages) < len(found) or not set(stages) <= set(STAGES):
+        names = " -> ".join(name for name, _ in found)
+        raise UserError(f"{folder / MODULES}: got the stages {names}, expected at most one each of {', '.join(STAGES)}")
     settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    lengths = read_json(folder / LENGTHS) if (folder / LENGTHS).is_file() else {}
     pooling_file = stages.get("Pooling", folder / POOLING) / "config.json"
-    pooling = read_json(pooling_file) if pooling_file.is_file() else {}
+    pools = read_json(pooling_file) if pooling_file.is_file() else {}
     metric = {name: ours for ours, name in SIMILARITY.items()}.get(
         settings.get("similarity_fn_name") or "cosine", "cos"
     )
     return Layout(
-        pooling=pooling_name(pooling, pooling_file),
-        dimension=int(pooling.get("word_embedding_dimension") or pooling.get("embedding_dimension") or 0),
+        pooling=pooling or pooling_name(pools, pooling_file),
+        dimension=int(pools.get("word_embedding_dimension") or pools.get("embedding_dimension") or 0),
         metric=metric,
-        max_length=int(lengths.get("max_seq_length") or 0),
+        max_length=maximum_length(folder),
         normalize=NORMALIZE in stages,
         dense="Dense" in stages,
         prompts={name: text or "" for name, text in (settings.get("prompts") or {}).items()},
     )
+
+
+def maximum_length(folder: Path) -> int:
+    """Return the tokens that a folder allows a text, 0 where it does not say; the newer schema asks the tokenizer."""
+    for name, entry in ((LENGTHS, "max_seq_length"), (TOKENIZER, "model_max_length")):
+        length = read_json(folder / name).get(entry) if (folder / name).is_file() else None
+        if length and length < NO_LIMIT:
+            return int(length)
+    return 0
 
 
 def pooling_name(config: Mapping[str, object], path: Path) -> str:
@@ -103,6 +122,7 @@ def pooling_name(config: Mapping[str, object], path: Path) -> str:
     chosen = [name for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items() if config.get(switch)]
     if isinstance(newer, str):
         chosen = [{"lasttoken": "last_token"}.get(newer, newer)]
-    if len(chosen) != 1 or chosen[0] not in SENTENCE_TRANSFORMERS_SWITCH or any(config.get(s) for s in OTHER_SWITCHES):
+    others = any(config.get(s) for s in OTHER_SWITCHES) or config.get("include_prompt") is False
+    if len(chosen) != 1 or chosen[0] not in SENTENCE_TRANSFORMERS_SWITCH or others:
         raise UserError(f"{path}: this pooling is not one of {', '.join(SENTENCE_TRANSFORMERS_SWITCH)}: {dict(config)}")
     return chosen[0]

@@ -126,13 +126,11 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
     created = acquire(held, lock.parent)
     try:
         yield
-    except UserError:
-        lock.unlink(missing_ok=True)
-        with suppress(OSError):  # a folder that is not empty stays: another process has put something there
+    finally:
+        lock.unlink(missing_ok=True)  # a process that waits for it looks again whether the work is done
+        with suppress(OSError):  # a folder that is not empty stays
             for folder in created:
                 folder.rmdir()
-        raise
-    finally:
         held.release()
 
 

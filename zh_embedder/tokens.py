@@ -65,6 +65,11 @@ def concatenate(texts: Sequence[Sequence[int]]) -> TokenBatch:
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write the tokenizer, with the two files that transformers 5 leaves out and older readers want."""
+    # Set on a tokenizer, the sides are not saved; a model that was trained on the ends of texts must be used on them.
+    tokenizer.init_kwargs |= {"truncation_side": tokenizer.truncation_side, "padding_side": tokenizer.padding_side}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()  # or the last call's maximum would be saved, and cut other readers' texts
     tokenizer.save_pretrained(folder)
     special = {
         n: t if isinstance(t, str) else t.content
@@ -72,7 +77,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         if isinstance(t, str) or hasattr(t, "content")
     }
     write_json(folder / "special_tokens_map.json", special)
-    if "WordPiece" in str(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", "")):
+    if "WordPiece" in str(getattr(backend, "model", "")):
         vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary), "utf-8")
 

@@ -165,6 +165,8 @@ class DenseTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any) -> Tensor:
         """Loss of this rank's queries against the keys of all ranks."""
+        if not self.meter.datasets and self.state.global_step == self._initial_global_step:
+            logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
         queries, keys = model(inputs.queries, inputs.keys)
         with torch.autocast(queries.device.type, enabled=False):
             batch = self.embedded(inputs, queries.float(), keys.float())
@@ -224,7 +226,7 @@ class DenseTrainer(Trainer):
             datasets = self.meter.datasets
             if not same_on_all_ranks(datasets, self.args.device):
                 raise RuntimeError(f"ranks trained different datasets up to step {self.state.global_step}: {datasets}")
-            if self.mode is not None:
+            if self.mode is not None and self.args.world_size > 1:
                 last = self.state.global_step
                 logger.info(
                     "steps %d to %d: each one dataset, the same on all %d ranks (checked): %s",
@@ -347,7 +349,7 @@ class Progress(ProgressCallback):
         if state.is_world_process_zero and self.training_bar is not None and "loss" in logs:
             entries = [f"{name} {logs[name]:.4g}" for name in SHOWN if name in logs]
             tasks = [f"{name.removeprefix('loss/')} {v:.3f}" for name, v in logs.items() if name.startswith("loss/")]
-            self.training_bar.write(f"step {state.global_step}: {', '.join(entries)} | loss {', '.join(tasks)}")
+            logger.info("step %d: %s | loss %s", state.global_step, ", ".join(entries), ", ".join(tasks))
 
 
 class EarlyExit(TrainerCallback):

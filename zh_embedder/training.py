@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +75,17 @@ def quiet_deepspeed() -> None:
 
 
 def leave_group() -> None:
-    """Leave the process group, where one was started."""
+    """Leave the process group, where one was started, so that its threads end before the interpreter does.
+
+    A gloo thread that still lets go of a tensor while the interpreter ends aborts the process. The group joins its
+    threads when the last reference goes, and DDP's hides in the trainer's reference cycles.
+    """
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
+        gc.collect()
 
 
 def train(args: Arguments) -> None:
@@ -198,7 +206,8 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
         for note in plan.notes:
             logger.info("data: %s: %s", plan.records.name, note)
     set_seed(args.train.seed)
-    model = BiEncoder(*load_encoders(args, instructions_of(args, version, plans)))
+    with whole_weights(args):
+        model = BiEncoder(*load_encoders(args, instructions_of(args, version, plans)))
     sets = [
         TrainSet(
             records=plan.records,
@@ -223,6 +232,24 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
         fingerprint=fingerprint,
         settings=args.to_json(),
     )
+
+
+@contextmanager
+def whole_weights(args: Arguments) -> Iterator[None]:
+    """Load a base whole on every rank, ZeRO 3 or not; DeepSpeed partitions it when training starts.
+
+    Partitioning while loading, transformers' way, fails on the CPU and saves BERT's LayerNorm under its oldest names.
+    """
+    if not args.train.deepspeed:
+        yield
+        return
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(args.train.hf_deepspeed_config)
 
 
 def instructions_of(args: Arguments, version: Version, plans: Sequence[DatasetPlan]) -> dict[str, tuple[str, str]]:

@@ -30,6 +30,7 @@ GROUP_FIELDS = (
 PAIR_FIELDS = ("text1", "text2", "score", "task")
 LABELLED_FIELDS = ("text", "label", "task")
 CARRIED_FIELDS = ("id", "group", "pos_index", "neg_index", "title")  # part of the format, of no use to training
+ARRAY = "a JSON array, expected JSON Lines: one object per line (`jq -c '.[]' FILE` makes them)"
 ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label")
 
 Row = dict[str, Any]
@@ -52,14 +53,14 @@ def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
-            raise UserError(
-                f"{where}: a JSON array, expected JSON Lines: one object per line (`jq -c '.[]'` makes them)"
-            ) from None
+            raise UserError(f"{where}: {ARRAY}") from None
         raise UserError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from None
     except ValueError as error:  # Python reads whole numbers up to 4300 digits
         raise UserError(f"{where}: not valid JSON: {error}") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deeply, expected one flat object") from None
+    if isinstance(raw, list):
+        raise UserError(f"{where}: {ARRAY}")
     if not isinstance(raw, dict):
         raise reject(where, raw, 'an object such as {"query": ..., "pos": [...], "task": ...}')
     if "\\ud" in text.lower():

@@ -1,0 +1,99 @@
+"""Rule 3: two ranks equal one, through real runs; and the engines that HF Trainer brings."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.processes import BIN, ROOT, run, torchrun, weights
+from zh_embedder.errors import UserError
+from zh_embedder.tiny import build
+from zh_embedder.training import check_world
+
+pytestmark = pytest.mark.slow
+STEPS = 10
+TOLERANCE = 1e-5  # after weights have moved by 0.2: sums over ranks add up in another order
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    """A base without dropout, a dataset of 24 records and one of 5, which fills no step of 8."""
+    folder = tmp_path_factory.mktemp("ranks")
+    build(folder / "base", hidden=32, heads=2, dropout=0.0)
+    for task, count in (("qa", 24), ("chat", 5)):
+        lines = (ROOT / "examples" / "demo" / "train" / f"{task}.jsonl").read_text("utf-8").splitlines()[:count]
+        records = [json.loads(line) for line in lines]
+        for number, record in enumerate(records):
+            record["teacher_scores"] = [2.0, *[(number + i) % 3 / 2 for i in range(len(record["neg"]))]]
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        (folder / f"{task}.jsonl").write_text(text, "utf-8")
+    return folder
+
+
+def flags(out, batch, *more):
+    return (
+        "--output_dir", out, "--query_encoder", "base", "--train_data", "qa.jsonl", "chat.jsonl",
+        "--inbatch_same_dataset", "epoch", "--max_steps", STEPS, "--train_group_size", 4, "--cos_temperature", 0.1,
+        "--dtype", "fp32", "--report_to", "none", "--logging_steps", 5, "--per_device_train_batch_size", batch, *more,
+    )  # fmt: skip
+
+
+SGD = ("--optim", "sgd", "--learning_rate", 0.5, "--max_grad_norm", 0, "--weight_decay", 0, "--warmup_steps", 0)
+
+
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground):
+    """SGD without clipping, no dropout, InfoNCE and distillation, repeated rows in every fourth step or so."""
+    alone = run(*flags("one", 8, *SGD), cwd=ground)
+    together = run(*flags("two", 4, *SGD), cwd=ground, launcher=torchrun(2))
+    assert "engine: BiEncoder, 1 ranks" in alone
+    assert "engine: DistributedDataParallel, 2 ranks" in together
+    assert "chat:chat.jsonl: 5 records fill no step of 8: cycled, repeats masked" in together
+    assert "each one dataset, the same on all 2 ranks (checked)" in together
+    start, one, two = (weights(ground / name) for name in ("base", "one/encoder", "two/encoder"))
+    assert largest_difference(start, one) > 0.1  # they have moved
+    assert largest_difference(one, two) < TOLERANCE
+
+
+def test_without_cross_device_negatives_the_ranks_differ_from_one(ground):
+    """The other direction of the test above: local negatives are fewer, so the weights must differ."""
+    run(*flags("local", 4, *SGD, "--negative_cross_device", "False"), cwd=ground, launcher=torchrun(2))
+    assert largest_difference(weights(ground / "one/encoder"), weights(ground / "local/encoder")) > 1e-4
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_stages_train_the_weights_of_plain_ranks(stage, ground):
+    """AdamW as the configurations say; stage 0 through DeepSpeed's own launcher, which passes --local_rank."""
+    adam = ("--max_steps", 3, "--learning_rate", 1e-3)
+    if not (ground / "plain").exists():
+        run(*flags("plain", 4, *adam), cwd=ground, launcher=torchrun(2))
+    config = ROOT / "configs" / "deepspeed" / f"stage{stage}.json"
+    launcher = torchrun(2)
+    if stage == 0:
+        launcher = (BIN / "deepspeed", "--num_accelerators", "2")
+    printed = run(*flags(f"zero{stage}", 4, *adam, "--deepspeed", config), cwd=ground, launcher=launcher)
+    assert "engine: DeepSpeedEngine, 2 ranks" in printed
+    trained = weights(ground / f"zero{stage}" / "encoder")
+    # Adam divides by the size of a gradient: where that is near 0, the order of sums shows.
+    assert largest_difference(weights(ground / "plain/encoder"), trained) < 5e-5
+    assert largest_difference(weights(ground / "base"), trained) > 1e-3
+    assert all(torch.isfinite(tensor).all() for tensor in trained.values())
+
+
+def test_a_world_without_ranks_is_refused(ground, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as a cluster that sets this and starts no ranks leaves it
+    message = run(*flags("apart", 4), cwd=ground, expect=2)
+    assert "MASTER_ADDR" in message
+    assert "Traceback" not in message
+    assert not (ground / "apart").exists()
+
+
+def test_ranks_that_do_not_know_of_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2 but transformers sees 1 ranks"):
+        check_world(SimpleNamespace(train=SimpleNamespace(world_size=1)))

@@ -1,0 +1,81 @@
+"""Rule 6: a run that was killed and resumed equals the one that never stopped, bit for bit."""
+
+import json
+import shutil
+import time
+
+import psutil
+import pytest
+import torch
+
+from tests.processes import ALONE, ROOT, SCRIPT, losses, run, start, torchrun, weights
+
+pytestmark = pytest.mark.slow
+STEPS, EVERY, KILLED_AT = 36, 3, 15  # 12 steps an epoch: the kill comes in the middle of epoch 2
+
+
+def flags(base, out, *more):
+    demo = ROOT / "examples" / "demo" / "train"
+    return (
+        "--output_dir", out, "--query_encoder", base, "--train_data", demo / "qa.jsonl", demo / "chat.jsonl",
+        "--max_sample_num", 48, "--inbatch_same_dataset", "epoch", "--num_train_epochs", 3, "--learning_rate", 1e-3,
+        "--train_group_size", 3, "--cos_temperature", 0.05, "--dtype", "fp32", "--report_to", "none",
+        "--logging_steps", 1, "--save_steps", EVERY, *more,
+    )  # fmt: skip
+
+
+def kill_when(process, folder):
+    """SIGKILL the process and its ranks, which torchrun starts in sessions of their own, as soon as a checkpoint is there."""
+    deadline = time.time() + 120
+    while not folder.exists() and time.time() < deadline:
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.005)
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        one.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(("ranks", "batch", "workers"), [(1, 8, 2), (2, 4, 0)])
+def test_killed_in_epoch_2_and_resumed_equals_uninterrupted(ranks, batch, workers, tiny_bert, tmp_path):
+    launcher = ALONE if ranks == 1 else torchrun(ranks)
+    more = ("--per_device_train_batch_size", batch, "--dataloader_num_workers", workers)
+    run(*flags(tiny_bert, "whole", *more), cwd=tmp_path, launcher=launcher)
+
+    process = start([*launcher, SCRIPT, *flags(tiny_bert, "killed", *more)], tmp_path)
+    kill_when(process, tmp_path / "killed" / f"checkpoint-{KILLED_AT}")
+    assert not (tmp_path / "killed" / "encoder").exists()
+    # What a crash while copying would leave: newer by its name, and not whole.
+    torn = tmp_path / "killed" / f"checkpoint-{STEPS - 1}"
+    shutil.copytree(tmp_path / "killed" / f"checkpoint-{KILLED_AT}", torn)
+    (torn / "optimizer.pt").unlink()
+    resumed = run(
+        *flags(tiny_bert, "killed", *more, "--resume_from_checkpoint", "True"), cwd=tmp_path, launcher=launcher
+    )
+
+    assert "resuming from killed/checkpoint-" in resumed
+    assert f"checkpoint-{STEPS - 1}" not in resumed
+    before, after = losses(tmp_path / "whole", STEPS), losses(tmp_path / "killed", STEPS)
+    assert len(before) == STEPS
+    assert before == after
+    one, other = weights(tmp_path / "whole" / "encoder"), weights(tmp_path / "killed" / "encoder")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    # The order of the data would not go on with another batch: refused, and nothing is touched.
+    changed = (
+        *flags(tiny_bert, "killed", "--resume_from_checkpoint", "True"),
+        "--per_device_train_batch_size",
+        batch + 1,
+    )
+    message = run(*changed, cwd=tmp_path, launcher=ALONE, expect=2)
+    assert f"step_rows {batch * ranks}, this run has {batch + 1}" in message
+    assert "Traceback" not in message
+
+
+def test_a_finished_checkpoint_says_what_it_was_trained_with(tiny_bert, tmp_path):
+    run(*flags(tiny_bert, "out", "--max_steps", 3, "--seed", 7), cwd=tmp_path)
+    plan = json.loads((tmp_path / "out" / "checkpoint-3" / "plan.json").read_text())
+    assert plan["seed"] == 7
+    assert plan["datasets"] == {"qa:qa.jsonl": 48, "chat:chat.jsonl": 48}
+    args = json.loads((tmp_path / "out" / "args.json").read_text())
+    assert (args["seed"], args["learning_rate"], args["inbatch_same_dataset"]) == (7, 1e-3, "epoch")

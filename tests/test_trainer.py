@@ -1,0 +1,247 @@
+"""The Trainer in one process: what a run learns, logs, refuses and leaves behind."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.processes import ROOT, losses, weights
+from zh_embedder.training import main
+
+DEMO = ROOT / "examples" / "demo" / "train"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder with a cache of its own; logging as it was, afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZH_EMBEDDER_CACHE", str(tmp_path / "cache"))
+    yield tmp_path
+    for name in ("zh_embedder", "data_tools"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+def train(base, *more, data=("qa", "chat"), out="out", steps=4) -> int:
+    """Train a few steps in this process; returns the exit code."""
+    flags = [
+        "--output_dir", out, "--query_encoder", base, "--train_data", *[DEMO / f"{name}.jsonl" for name in data],
+        "--max_steps", steps, "--per_device_train_batch_size", 8, "--train_group_size", 3, "--cos_temperature", 0.05,
+        "--learning_rate", 1e-3, "--dtype", "fp32", "--report_to", "none", "--logging_steps", 1, *more,
+    ]  # fmt: skip
+    return main([str(flag) for flag in flags])
+
+
+SAME = ("--inbatch_same_dataset", "epoch")
+
+
+def records(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("mode", ["epoch", "epoch-static", "epoch-random", "random", None])
+def test_workers_change_nothing_in_any_mode(mode, tiny_bert, folder):
+    more = ("--inbatch_same_dataset", mode) if mode else ()
+    assert train(tiny_bert, *more, out="none", steps=6) == 0
+    assert train(tiny_bert, *more, "--dataloader_num_workers", 2, out="two", steps=6) == 0
+    assert losses(folder / "none", 6) == losses(folder / "two", 6)
+    assert len(set(losses(folder / "none", 6))) == 6
+
+
+def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folder):
+    """Read the batch that the plan asks for, encode it text by text, and sum InfoNCE in double precision."""
+    from zh_embedder.encoder import Encoder
+    from zh_embedder.instructions import read_version
+    from zh_embedder.sampling import plan_epoch
+    from zh_embedder.selection import Record, SelectionRule, row_rng, select_group
+    from zh_embedder.tiny import build
+
+    base = build(folder / "base", hidden=32, heads=2, dropout=0.0)
+    assert train(base, *SAME, steps=1) == 0
+    rows = {name: [json.loads(line) for line in (DEMO / f"{name}.jsonl").open()] for name in ("qa", "chat")}
+    names = ["qa", "chat"]
+    plan = plan_epoch([len(rows[n]) for n in names], step_rows=8, mode="epoch", seed=42, epoch=0)
+    task = names[plan.datasets[0]]
+    offset = 0 if plan.datasets[0] == 0 else len(rows["qa"])
+    spec, encoder, rule = (
+        read_version("zh_llm_embedder").task(task),
+        Encoder.from_pretrained(base),
+        SelectionRule(group_size=3),
+    )
+    queries, keys = [], []
+    for row in plan.rows[0]:
+        record = rows[task][row - offset]
+        rng = row_rng(42, 0, int(plan.datasets[0]), int(row - offset))
+        group = select_group(Record(record["query"], record["pos"], record["neg"]), rule, rng, lambda _: "")
+        queries.append(encoder.encode(record["query"], prompt=spec.query, show_progress=False))
+        keys.append([encoder.encode(key, prompt=spec.key, show_progress=False) for key in group.keys])
+        keys[-1].append(group.keys)
+    total = 0.0
+    for i, query in enumerate(queries):
+        own = keys[i][-1][0]
+        scores = [
+            float(query.astype(np.float64) @ vector) / 0.05
+            for j, group in enumerate(keys)
+            for text, vector in zip(group[-1], group[:-1], strict=True)
+            if text != own or (j == i and text == own)
+        ]
+        positive = float(query.astype(np.float64) @ keys[i][0]) / 0.05
+        total += np.log(np.exp(scores).sum()) - positive
+    assert losses(folder / "out", 1)[0] == pytest.approx(total / 8, abs=1e-5)
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_the_records(tiny_bert, folder, capsys):
+    wild = ("--optim", "sgd", "--learning_rate", 1e38, "--max_grad_norm", 0, "--warmup_steps", 0)
+    assert train(tiny_bert, *SAME, *wild, steps=8) == 2
+    message = capsys.readouterr().err
+    assert "the loss is not finite, no update was made from it" in message
+    assert "records at lines" in message
+    assert "dataset qa:qa.jsonl" in message or "dataset chat:chat.jsonl" in message
+    assert not (folder / "out" / "encoder").exists()
+    assert not list((folder / "out").glob("checkpoint-*"))
+
+
+def test_a_loss_of_exactly_zero_stops_the_run(tiny_bert, folder, capsys):
+    alone = ("--per_device_train_batch_size", 1, "--train_group_size", 1)
+    assert train(tiny_bert, *SAME, *alone, steps=30) == 2
+    message = capsys.readouterr().err
+    assert "step 20: the loss has been exactly 0 for 20 steps" in message
+
+
+def test_tensorboard_has_loss_and_gradient_norm_of_every_task(tiny_bert, folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train(tiny_bert, *SAME, "--report_to", "tensorboard", "--tensorboard_dir", "board", steps=6) == 0
+    events = EventAccumulator(str(folder / "board"))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    wanted = {f"train/{kind}/{task}" for kind in ("loss", "grad_norm") for task in ("qa", "chat")}
+    assert wanted | {"train/loss", "train/texts_per_second", "train/tokens_per_second"} <= scalars
+    parts = {e.step: e.value for task in ("qa", "chat") for e in events.Scalars(f"train/loss/{task}")}
+    assert parts == {e.step: pytest.approx(e.value) for e in events.Scalars("train/loss")}  # a step has one task
+
+
+def test_the_run_folder_holds_the_files_that_users_know(tiny_bert, folder):
+    assert train(tiny_bert, *SAME, "--save_steps", 2, "--token", "hf_secret") == 0
+    encoder = {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+        "vocab.txt", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+    }  # fmt: skip
+    for place in ("out", "out/checkpoint-2", "out/checkpoint-4"):
+        assert encoder <= {p.name for p in (folder / place / "encoder").iterdir()}
+        args = json.loads((folder / place / "args.json").read_text("utf-8"))
+        assert (args["train_group_size"], args["cos_temperature"], args["query_encoder"]) == (3, 0.05, str(tiny_bert))
+        assert "hf_secret" not in (folder / place / "args.json").read_text("utf-8")
+    assert not [p for p in (folder / "out").iterdir() if p.name.startswith(".")]  # nothing half-written
+    prompts = json.loads((folder / "out/encoder/config_sentence_transformers.json").read_text("utf-8"))["prompts"]
+    assert prompts["icl"] == "为这个句子生成表示以用于检索相关文章："
+
+
+def test_sentence_transformers_reads_the_encoder_folder_as_we_do(tiny_bert, folder):
+    from sentence_transformers import SentenceTransformer
+
+    from zh_embedder.encoder import Encoder
+
+    assert train(tiny_bert, *SAME, "--pooling_method", "cls", "--default_task", "chat") == 0
+    texts = ["今天", "杭州的龙井茶什么时候采最好？", "上次说的那盆花，叶子又黄了两片。"]
+    theirs, ours = SentenceTransformer(str(folder / "out/encoder"), device="cpu"), Encoder.from_pretrained("out")
+    for task in ("qa", "chat", "icl"):
+        np.testing.assert_allclose(
+            theirs.encode(texts, prompt_name=task), ours.encode_queries(texts, task=task), atol=1e-5
+        )
+        keys = theirs.encode(texts, prompt_name=f"{task}.key")
+        np.testing.assert_allclose(keys, ours.encode_corpus(texts, task=task), atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_query(texts), ours.encode_queries(texts, task="chat"), atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_document(texts), ours.encode_keys(texts, task="chat"), atol=1e-5)
+    assert (
+        np.abs(ours.encode_queries(texts, task="qa") - ours.encode_queries(texts, task="chat")).max() > 1e-4
+    )  # the instruction matters
+
+
+def test_a_run_is_not_written_over_unless_asked(tiny_bert, folder, capsys):
+    assert train(tiny_bert, *SAME, "--save_steps", 2) == 0
+    before = weights(folder / "out" / "encoder")
+    assert train(tiny_bert, *SAME, "--seed", 1) == 2
+    assert "--output_dir: out holds a run (checkpoint-2, checkpoint-4, encoder)" in capsys.readouterr().err
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(folder / "out" / "encoder").items())
+    assert train(tiny_bert, *SAME, "--seed", 1, "--overwrite_output_dir", "--save_steps", 3) == 0
+    assert sorted(p.name for p in (folder / "out").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_resuming_without_a_whole_checkpoint_is_refused(tiny_bert, folder, capsys):
+    (folder / "out" / "checkpoint-7").mkdir(parents=True)
+    assert train(tiny_bert, *SAME, "--resume_from_checkpoint", "True") == 2
+    assert "no whole checkpoint in out" in capsys.readouterr().err
+    assert train(tiny_bert, *SAME, "--resume_from_checkpoint", "out/checkpoint-7") == 2
+    assert "out/checkpoint-7 is not a whole checkpoint" in capsys.readouterr().err
+
+
+def test_untied_encoders_are_trained_apart_and_saved_in_two_folders(tiny_bert, folder):
+    assert train(tiny_bert, *SAME, "--tie_encoders", "False") == 0
+    start, query, key = (weights(p) for p in (tiny_bert, folder / "out/encoder", folder / "out/key_encoder"))
+    name = "embeddings.word_embeddings.weight"
+    assert not torch.equal(start[name], query[name])
+    assert not torch.equal(query[name], key[name])
+
+
+def test_gradient_checkpointing_and_sub_batches_change_no_loss(folder):
+    from zh_embedder.tiny import build
+
+    base = build(folder / "base", hidden=32, heads=2, dropout=0.0)
+    plain = ("--optim", "sgd")
+    assert train(base, *SAME, *plain, out="plain") == 0
+    assert train(base, *SAME, *plain, "--gradient_checkpointing", "--sub_batch_size", 5, out="frugal") == 0
+    np.testing.assert_allclose(losses(folder / "plain", 4), losses(folder / "frugal", 4), rtol=1e-5)
+
+
+def test_position_embeddings_can_be_fixed(tiny_bert, folder):
+    assert train(tiny_bert, *SAME, "--fix_position_embedding") == 0
+    start, trained = weights(tiny_bert), weights(folder / "out" / "encoder")
+    fixed = "embeddings.position_embeddings.weight"
+    assert torch.equal(start[fixed], trained[fixed])
+    assert not torch.equal(start["embeddings.word_embeddings.weight"], trained["embeddings.word_embeddings.weight"])
+
+
+def test_early_exit_stops_with_the_schedule_of_the_whole_run(tiny_bert, folder):
+    assert train(tiny_bert, *SAME, "--save_steps", 1, steps=6) == 0
+    shutil.move(folder / "out", folder / "whole")
+    assert train(tiny_bert, *SAME, "--save_steps", 1, "--early_exit_steps", 3, steps=6) == 0
+    rates = [
+        [entry["learning_rate"] for entry in json.loads(p.read_text())["log_history"] if "loss" in entry]
+        for p in (folder / "whole/checkpoint-3/trainer_state.json", folder / "out/checkpoint-3/trainer_state.json")
+    ]
+    assert rates[0] == rates[1]
+    assert not (folder / "out" / "checkpoint-4").exists()
+
+
+def test_negatives_are_drawn_anew_each_epoch(folder):
+    """With one negative of many and no dropout, the same rows give another loss in the next epoch."""
+    from zh_embedder.tiny import build
+
+    base = build(folder / "base", hidden=32, heads=2, dropout=0.0)
+    data = records(folder / "one.jsonl", [json.loads(line) for line in (DEMO / "qa.jsonl").open()][:8])
+    still = ("--learning_rate", 1e-12, "--train_group_size", 2, "--train_data", data)
+    assert train(base, *SAME, *still, steps=4) == 0
+    assert len({round(loss, 6) for loss in losses(folder / "out", 4)}) == 4
+
+
+def test_teacher_scores_are_learned_from_and_lack_of_them_is_said_once(tiny_bert, folder, capfd):
+    scored = [json.loads(line) for line in (DEMO / "qa.jsonl").open()][:16]
+    for row in scored:
+        row["teacher_scores"] = [3.0, *[1.0] * len(row["neg"])]
+    data = records(folder / "scored.jsonl", scored)
+    own = ("--use_train_config", "--train_data", data, DEMO / "icl.jsonl", DEMO / "tool.jsonl")
+    assert train(tiny_bert, *SAME, *own) == 0
+    said = capfd.readouterr().err
+    assert "1 ranked_distillation" in said  # qa distils only, and ranks
+    assert said.count("icl:icl.jsonl: set to distil only, but its records have no teacher scores: InfoNCE instead") == 1
+
+
+def test_the_published_flags_of_precision_run_on_a_machine_without_a_gpu(tiny_bert, folder, capfd):
+    assert train(tiny_bert, *SAME, "--dtype", "auto", "--fp16", steps=1) == 0
+    said = capfd.readouterr().err
+    assert "fp16 needs a GPU; precision is chosen for this CPU instead" in said or torch.cuda.is_available()
