@@ -25,7 +25,7 @@ def flags(base, out, *more):
 
 
 def kill_when(process, folder):
-    """SIGKILL the process and its ranks, which torchrun starts in sessions of their own, as soon as a checkpoint is there."""
+    """SIGKILL the process and its ranks (torchrun gives them sessions of their own) when a checkpoint is there."""
     deadline = time.time() + 120
     while not folder.exists() and time.time() < deadline:
         assert process.poll() is None, process.communicate()[0][-3000:]

@@ -213,7 +213,8 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m zh_embedder.export ENCODER OUT`."""
-    parser = argparse.ArgumentParser(prog="python -m zh_embedder.export", description=__doc__)
+    example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
+    parser = argparse.ArgumentParser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
     add_arguments(parser)
     try:
         run(parser.parse_args(argv))

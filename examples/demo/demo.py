@@ -7,6 +7,7 @@ Everything that it does is a command that you can type yourself; each is shown b
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import subprocess
@@ -16,13 +17,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-OUT = Path("demo-output")
 TASKS = sorted(p.stem for p in (HERE / "train").glob("*.jsonl"))
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
 QUESTIONS = {
     "qa": "土星的光环到底是什么做的？",
-    "tool": "帮我把下周三的会议室改到上午十点",
-    "chat": "煤球还是拿爪子捞水喝，上回说的那个办法不管用",
+    "tool": "明天早上七点叫一辆商务车，从家去火车站",
+    "chat": "小叶榕又冒出好些长枝条，左边那根要剪吗",
 }
 
 
@@ -91,8 +91,12 @@ def search(model: str) -> None:
 
 def main() -> None:
     """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder to write")
+    parser.add_argument("--seed", type=int, default=42, help="of the run")
+    args = parser.parse_args()
     started = time.time()
-    base, output, exported = OUT / "base", OUT / "run", OUT / "embedder"
+    base, output, exported = args.out / "base", args.out / "run", args.out / "embedder"
     print(f"zh_embedder demo: {len(TASKS)} tasks ({', '.join(TASKS)}), records in {relative(HERE)}")
     print("No hub is asked: the base is a small BERT with random weights, so look at the gain, not at the height.")
     from zh_embedder.tiny import build
@@ -104,7 +108,7 @@ def main() -> None:
         "--train_data", relative(HERE / "train"), "--query_encoder", str(base), "--version", "zh_llm_embedder",
         "--default_task", "qa", "--inbatch_same_dataset", "epoch", "--num_train_epochs", "4", "--learning_rate", "1e-3",
         "--per_device_train_batch_size", "16", "--train_group_size", "4", "--cos_temperature", "0.05",
-        "--logging_steps", "20", "--save_strategy", "no",
+        "--logging_steps", "42", "--save_strategy", "no", "--seed", str(args.seed),
     )  # fmt: skip
     after = measure(str(output))
     print(table(before, after))

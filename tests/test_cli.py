@@ -1,0 +1,230 @@
+"""The command says what it can do quickly, does it, and answers a mistake with one line and exit code 2."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zh_embedder.cli import COMMANDS, main
+from zh_embedder.encoder import Encoder, load_encoder
+from zh_embedder.evaluation import METRICS, evaluate_retrieval, read_retrieval_set
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "examples" / "demo" / "test"
+PROGRAM = str(Path(sys.executable).parent / "zh-embedder")
+
+
+def run(capsys, *words) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command, in this process."""
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as stopped:
+        code = stopped.code
+    return code, *capsys.readouterr()
+
+
+# ---- help -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("--help",), ("-h",), ()], ids=str)
+def test_the_help_lists_every_command_and_an_example(capsys, words):
+    code, out, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    for name in ("train", *COMMANDS):
+        assert re.search(rf"^    {name} ", out, re.MULTILINE)
+    assert "example: zh-embedder train --output_dir out" in out
+
+
+@pytest.mark.parametrize("name", ["train", *COMMANDS])
+def test_every_command_has_help_with_an_example(capsys, name):
+    code, out, err = run(capsys, name, "--help")
+    assert (code, err) == (0, "")
+    shown = " ".join(out.split())
+    assert "example:" in shown
+    if name in COMMANDS:
+        assert COMMANDS[name].text in shown
+        assert COMMANDS[name].example in shown
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_example_parses(name):
+    """An example that is no longer right would be worse than none."""
+    from zh_embedder.cli import build_parser
+
+    program, *words = COMMANDS[name].example.split()
+    assert program == "zh-embedder"
+    assert build_parser(name).parse_args(words).command == name
+
+
+def test_a_command_on_the_terminal_is_the_one_that_is_tested():
+    done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: zh-embedder" in done.stdout
+
+
+HEAVY = ("torch", "transformers", "datasets", "sentence_transformers", "accelerate", "ir_measures")
+SAY_LOADED = """
+import sys
+from zh_embedder.cli import main
+try:
+    code = main({words})
+except SystemExit as stopped:
+    code = stopped.code
+sys.stderr.write(f"{{code}} {{sorted(set({heavy}) & set(sys.modules))}}")
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["versions"], ["versions", "--help"], ["evaluat"]], ids=str)
+def test_help_and_versions_load_nothing_heavy(words):
+    code = SAY_LOADED.format(words=words, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr.splitlines()[-1] == f"{2 if words == ['evaluat'] else 0} []"
+
+
+# ---- mistakes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluat"], "invalid choice: 'evaluat'"),
+        (["evaluate"], "the following arguments are required: MODEL, --data"),
+        (["export", "encoder"], "the following arguments are required: out"),
+        (["versions", "--nmae"], "unrecognized arguments: --nmae"),
+        (
+            ["versions", "zh_llm_embeder"],
+            "error: --version: unknown name 'zh_llm_embeder'; did you mean 'zh_llm_embedder'?",
+        ),
+        (["versions", "missing.yaml"], "error: --version: no such file: missing.yaml"),
+        (["export", "./nowhere", "out"], "error: export: got './nowhere', expected a folder that is there"),
+        (["evaluate", "m", "--data", "./nowhere"], "error: nowhere: queries.jsonl: is missing, expected a BEIR folder"),
+        (["evaluate", "./nowhere", "--data", "DEMO"], "error: from_pretrained: got './nowhere', expected a folder"),
+        (
+            ["evaluate", "m", "--data", "DEMO", "--metrics", "ndgc@10"],
+            "error: metric: got 'ndgc@10', expected one of ndcg",
+        ),
+        (["train", "--output_dir", "out"], "error: --train_data: is missing"),
+        (["train", "--outptu_dir", "out"], "error: --outptu_dir: unknown flag; did you mean 'output_dir'?"),
+    ],
+    ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
+)
+def test_a_mistake_is_one_message_and_exit_code_2(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *(DEMO / "qa" if word == "DEMO" else word for word in words))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_metric_is_refused_before_anything_is_encoded(capsys, tiny_bert, monkeypatch):
+    monkeypatch.setattr(Encoder, "encode", lambda *_args, **_options: pytest.fail("encoded"))
+    code, _, err = run(capsys, "evaluate", tiny_bert, "--data", DEMO / "qa", "--metrics", "ndcg@10", "recall")
+    assert code == 2
+    assert "metric: got 'recall'" in err
+
+
+# ---- versions -------------------------------------------------------------------------------------------------------
+
+
+def test_versions_are_listed_with_their_tasks_from_anywhere(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "versions")
+    assert (code, err) == (0, "")
+    found = {line.split()[0]: line for line in out.splitlines()}
+    assert found.keys() == {"bge_zh", "none", "zh_llm_embedder"}
+    assert "chat, convsearch, icl, law, lrlm, qa, sts, title, tool" in found["zh_llm_embedder"]
+    assert "every other task" in found["bge_zh"]
+
+
+def test_a_version_is_shown_with_its_instructions(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text('tasks:\n  law:\n    query: "问：\\n"\n    key: ""\n', "utf-8")
+    code, out, _ = run(capsys, "versions", "mine.yaml")
+    assert code == 0
+    assert out.splitlines() == ["mine (mine.yaml)", "  law", r"    query: '问：\n'", "    key:   ''"]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "mine.yaml").rename(tmp_path / "own" / "mine.yaml")
+    _, out, _ = run(capsys, "versions", "--instructions_dir", "own")
+    assert "mine                 law  (own/mine.yaml)" in out.splitlines()
+
+
+# ---- evaluate -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def models(tiny_bert, tmp_path, monkeypatch) -> tuple[str, str]:
+    """A base and a run, named from the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").symlink_to(tiny_bert)
+    tasks = {task: (f"为{task}检索：", "资料：") for task in ("qa", "tool")}
+    load_encoder(str(tiny_bert), pooling="cls", changes={"instructions": tasks}).save(tmp_path / "run" / "encoder")
+    return "base", "run"
+
+
+def measured(model: str, folder: Path, metrics=METRICS) -> dict[str, float]:
+    return evaluate_retrieval(Encoder.from_pretrained(model, device="cpu"), read_retrieval_set(folder), metrics=metrics)
+
+
+def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
+    code, out, err = run(
+        capsys, "evaluate", *models, "--data", DEMO / "qa", DEMO / "tool", "--json", tmp_path / "new" / "scores.json"
+    )
+    assert (code, "Traceback" in err) == (0, False)
+    rows = json.loads((tmp_path / "new" / "scores.json").read_text("utf-8"))
+    expected = [
+        {"model": model, "data": f"demo/{task}", "metric": metric, "value": pytest.approx(value)}
+        for model in models
+        for task in ("qa", "tool")
+        for metric, value in measured(model, DEMO / task).items()
+    ]
+    assert rows == expected
+    table = [line.split() for line in out.splitlines()]
+    assert table[0] == ["model", "data", *METRICS]
+    assert [line[:2] for line in table[1:]] == [[m, d] for m in models for d in ("demo/qa", "demo/tool", "mean")]
+    shown = [float(cell) for line in table[1:] if line[1] != "mean" for cell in line[2:]]
+    assert shown == [pytest.approx(row["value"], abs=5e-5) for row in rows]
+    assert measured("base", DEMO / "qa") != measured("run", DEMO / "qa")
+
+
+def test_evaluate_takes_metrics_and_a_task(capsys, models, tmp_path):
+    words = ["evaluate", "run", "--data", DEMO / "title", "--metrics", "map", "hit@3", "--json", "scores.json"]
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "unknown name 'title'" in err  # the run knows no such task
+    assert not (tmp_path / "scores.json").exists()
+    code, out, _ = run(capsys, *words, "--task", "qa")
+    assert code == 0
+    rows = json.loads((tmp_path / "scores.json").read_text("utf-8"))
+    data = read_retrieval_set(DEMO / "title", task="qa")
+    expected = evaluate_retrieval(Encoder.from_pretrained("run", device="cpu"), data, metrics=["map", "hit@3"])
+    assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected)
+    assert out.splitlines()[0].split() == ["model", "data", "map", "hit@3"]
+
+
+def test_sets_whose_paths_end_alike_stay_apart(capsys, models, tmp_path):
+    for name, task in (("one", "qa"), ("two", "title")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "zh").symlink_to(DEMO / task)
+    code, out, _ = run(capsys, "evaluate", "base", "--data", "one/data/zh", "two/data/zh", "--metrics", "mrr@10")
+    assert code == 0
+    found = {line.split()[1]: float(line.split()[2]) for line in out.splitlines()[1:]}
+    values = [measured("base", DEMO / task, ["mrr@10"])["mrr@10"] for task in ("qa", "title")]
+    assert values[0] != pytest.approx(values[1], abs=1e-3)
+    assert found == pytest.approx(
+        {"one/data/zh": values[0], "two/data/zh": values[1], "mean": sum(values) / 2}, abs=5e-5
+    )
+
+
+@pytest.mark.slow
+def test_evaluate_runs_as_a_process_and_says_nothing_else(models, tmp_path):
+    words = [PROGRAM, "evaluate", "base", "--data", str(DEMO / "qa"), "--json", "scores.json"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    rows = json.loads((tmp_path / "scores.json").read_text("utf-8"))
+    assert {row["metric"]: row["value"] for row in rows} == pytest.approx(measured("base", DEMO / "qa"), abs=1e-6)
