@@ -422,3 +422,19 @@ def test_real_records_keep_their_text_and_never_take_a_positive_for_a_negative(r
             assert own[place, 0].item() in positives
             assert positives.isdisjoint(own[place, 1:].tolist())
             assert set(batch.positive_texts[place].tolist()) - {0} == positives
+
+
+def test_a_records_prompt_is_joined_by_the_format_of_the_flags():
+    """FlagEmbedding formats a record's own prompt exactly as it formats the global instruction."""
+    from zh_embedder.selection import Record, SelectionRule
+
+    train_set = TrainSet(
+        records=None,
+        task="qa",
+        rule=SelectionRule(group_size=1),
+        query_prefix="指令：",
+        key_prefix="",
+        prompt_format="Instruct: {}\\nQuery: {}",
+    )
+    assert train_set.query_text(Record("问", ["答"], [], None, "找答案")) == "Instruct: 找答案\nQuery: 问"
+    assert train_set.query_text(Record("问", ["答"], [])) == "指令：问"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from zh_embedder.encoder import Encoder, EncoderSpec, load_encoder, position_limit
@@ -284,6 +285,7 @@ def test_a_sentence_transformers_folder_gives_its_own_vectors(tiny_bert, tmp_pat
         model.save(str(folder))
     encoder = from_pretrained(folder)
     assert (encoder.spec.query_max_length, encoder.spec.key_max_length) == (20, 20)
+    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答：")}
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), model.encode_query(TEXTS), **CLOSE)
     np.testing.assert_allclose(encoder.encode_keys(TEXTS), model.encode_document(TEXTS), **CLOSE)
     np.testing.assert_allclose(
@@ -394,8 +396,6 @@ IDENTITY = "torch.nn.modules.linear.Identity"
     ids=["ours", "activation", "bias", "narrower"],
 )
 def test_a_linear_layer_is_loaded_or_refused(tiny_bert, tmp_path, weights, activation, right):
-    from safetensors.torch import save_file
-
     folder = tmp_path / "model"
     shutil.copytree(tiny_bert, folder)
     write_layout(folder, Layout(pooling="mean", dimension=32, metric="ip", normalize=False, max_length=512, dense=True))
@@ -470,8 +470,6 @@ def test_a_model_that_rotates_its_positions_has_the_limit_of_its_configuration()
 
 
 def test_a_saved_folder_has_what_every_reader_wants(tiny_bert, tmp_path):
-    from safetensors.torch import load_file
-
     encoder = load(tiny_bert, instructions=QA, default_task="qa", query_max_length=30, key_max_length=40)
     encoder.save(tmp_path / "encoder")
     folder = tmp_path / "encoder"
@@ -529,7 +527,9 @@ def test_weights_given_are_written_in_place_of_ours_and_in_full_precision(tiny_b
     encoder = load(tiny_bert, dense=True)
     state = {name: (value * 2).bfloat16() for name, value in encoder.state_dict().items()}
     encoder.save(tmp_path / "encoder", state=state)
-    saved = from_pretrained(tmp_path / "encoder").state_dict()
+    saved = load_file(tmp_path / "encoder" / "model.safetensors")
+    saved = {f"backbone.{name}": value for name, value in saved.items()}
+    saved["dense.weight"] = load_file(tmp_path / "encoder" / "2_Dense" / "model.safetensors")["linear.weight"]
     assert saved.keys() == state.keys()
     for name, value in saved.items():
         assert value.dtype == torch.float32

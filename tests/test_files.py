@@ -53,8 +53,11 @@ def test_a_crash_of_a_first_write_leaves_nothing(tmp_path):
     assert contents(tmp_path) == {}
 
 
-def test_what_a_killed_process_left_does_not_get_in(tmp_path):
-    for name in (".target.partial", ".target.old"):  # killed before and between the two renames
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_killed_process_left_does_not_get_in(tmp_path, there):
+    if there:
+        write(tmp_path / "target", "旧")
+    for name in (".target.partial", ".target.old"):  # killed before, between and behind the renames
         (tmp_path / name).mkdir()
         (tmp_path / name / "stale").write_text("", "utf-8")
     write(tmp_path / "target", "新")

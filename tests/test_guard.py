@@ -143,9 +143,9 @@ def test_a_small_or_negative_loss_is_no_zero():
 def test_the_first_bad_step_is_the_one_that_is_named():
     guard = StepGuard(CPU, describe)
     guard.history = [  # verdicts that an accelerator has not handed over yet
-        (3, (0,), torch.tensor([0.0, 0.0])),
-        (4, (1,), torch.tensor([1.0, 0.0])),
-        (5, (2,), torch.tensor([1.0, 0.0])),
+        (3, (0,), torch.tensor([0.0, 0.0]), None),
+        (4, (1,), torch.tensor([1.0, 0.0]), None),
+        (5, (2,), torch.tensor([1.0, 0.0]), None),
     ]
     with pytest.raises(UserError, match=r"^step 4: .*records at lines 2\."):
         guard.check()

@@ -228,7 +228,7 @@ def test_the_instruction_flags_are_joined_in_any_order(side, ours):
     parts = [f"--{side}_instruction_for_retrieval=查：", rf"--{side}_instruction_format={{}}\n{{}}"]
     for argv in (parts, parts[::-1]):
         out = translate(argv)
-        assert out.argv == [f"--{ours}_instruction", "查：\n"]
+        assert out.argv[:2] == [f"--{ours}_instruction", "查：\n"]
         assert out.notes == [f"--{side}_instruction_for_retrieval is --{ours}_instruction '查：\\n'"]
 
 
@@ -260,3 +260,11 @@ def test_no_note_repeats_a_secret():
     out = translate(["--push_to_hub_token", "hf_secret", "--hub_token", "hf_other"])
     assert "hf_" not in " ".join(out.notes)
     assert "hf_" not in " ".join(translate(["--push_to_hub_token", "hf_secret"]).notes)
+
+
+def test_the_query_format_serves_the_prompts_of_records_too():
+    out = translate(
+        ["--query_instruction_for_retrieval", "找答案", "--query_instruction_format", "Instruct: {}\\nQuery: {}"]
+    )
+    values = dict(zip(out.argv[::2], out.argv[1::2], strict=True))
+    assert values == {"--query_instruction": "Instruct: 找答案\nQuery: ", "--prompt_format": "Instruct: {}\\nQuery: {}"}

@@ -20,7 +20,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.losses import SIMILARITIES
-from zh_embedder.old_flags import translate
+from zh_embedder.old_flags import as_prefix, translate
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.sampling import PLANS
 from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
@@ -75,6 +75,7 @@ class DataArguments:
     add_instruction: bool = option(True, "Put the task's instructions in front of queries and keys.")
     default_task: str | None = option(None, "Task of records that name none; `query` and `document` of the export.")
     query_instruction: str | None = option(None, "Instruction of queries whose records name no task.")
+    prompt_format: str = option("{}{}", "How a record's own `prompt` and its query are joined; the query comes last.")
     key_instruction: str | None = option(None, "Instruction of keys whose records name no task.")
     use_train_config: bool = option(False, "Use the `training` settings of each task in the version's file.")
     inbatch_same_dataset: str | None = option(
@@ -95,6 +96,7 @@ class DataArguments:
         """Refuse what cannot be meant."""
         if self.inbatch_same_dataset in ("None", "none", ""):
             object.__setattr__(self, "inbatch_same_dataset", None)
+        as_prefix("", self.prompt_format, flag="--prompt_format")
         choose("inbatch_same_dataset", self.inbatch_same_dataset, tuple(PLANS))
         choose("select_positive", self.select_positive, SELECT_POSITIVE)
         choose("select_negative", self.select_negative, SELECT_NEGATIVE)
@@ -230,6 +232,11 @@ class TrainArguments(TrainingArguments):
                 f"{self._n_gpu} GPUs seen, one used: start with `torchrun --nproc_per_node={self._n_gpu}`"
             )
             self._n_gpu = 1
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of everything that is drawn from the data."""
+        return self.data_seed if self.data_seed is not None else self.seed
 
     def choose_precision(self) -> None:
         """Set transformers' bf16 and fp16 from --dtype, from its own flags, or from what the hardware does well."""

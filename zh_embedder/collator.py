@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from zh_embedder.old_flags import as_prefix
 from zh_embedder.records import TaskDataset
 from zh_embedder.sampling import epoch_steps, plan_epoch, rank_steps
-from zh_embedder.selection import Group, SelectionRule, row_rng, select_group
+from zh_embedder.selection import Group, Record, SelectionRule, row_rng, select_group
 from zh_embedder.tokens import TokenBatch, concatenate, tokenize
 
 
@@ -31,10 +32,17 @@ class TrainSet:
     query_prefix: str
     key_prefix: str
     use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
+    prompt_format: str = "{}{}"  # of prompt and query; the query comes last
 
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.records)
+
+    def query_text(self, record: Record) -> str:
+        """Return a record's query with its instruction in front."""
+        if self.use_prompts and record.prompt is not None:
+            return as_prefix(record.prompt, self.prompt_format, flag="prompt_format") + record.query
+        return self.query_prefix + record.query
 
 
 class RowRequest(NamedTuple):
@@ -124,8 +132,7 @@ class TrainRows(Dataset[Example]):
             return texts[int(rng.integers(len(texts)))]
 
         group = select_group(record, chosen.rule, row_rng(self.seed, request.epoch, dataset, row), draw_other)
-        own = record.prompt if chosen.use_prompts and record.prompt is not None else chosen.query_prefix
-        return Example(request, own + record.query, group, chosen.key_prefix)
+        return Example(request, chosen.query_text(record), group, chosen.key_prefix)
 
 
 class Collator:

@@ -28,7 +28,8 @@ class StepGuard:
         self.describe = describe  # rows of a step -> task, dataset and lines
         self.bad = torch.zeros((), device=device)  # 1 from the first non-finite loss on
         self.zero_streak = torch.zeros((), device=device)
-        self.history: list[tuple[int, tuple[int, ...], Tensor]] = []  # steps whose verdict the host has not read yet
+        # Steps whose verdict the host has not read yet, each with the event after its copy.
+        self.history: list[tuple[int, tuple[int, ...], Tensor, torch.cuda.Event | None]] = []
         self.watched_on_device = False
 
     def see(self, loss: Tensor, *, step: int, rows: tuple[int, ...]) -> None:
@@ -41,23 +42,24 @@ class StepGuard:
         self.bad = torch.maximum(self.bad, flags[0].clamp(max=1))
         self.zero_streak = torch.where(flags[1] > 0, torch.zeros_like(self.zero_streak), self.zero_streak + 1)
         verdict = torch.stack([self.bad, self.zero_streak])
-        if verdict.device.type == "cuda":
-            verdict = verdict.to("cpu", non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self.history.append((step, rows, verdict))
-            if self.watched_on_device and not event.query() and len(self.history) < 8:
-                return
-            event.synchronize()
+        if verdict.device.type == "cuda" and self.watched_on_device:
+            # Into pinned memory, or the copy would wait; it is read a step later, when it has long arrived.
+            verdict = torch.empty(2, pin_memory=True).copy_(verdict, non_blocking=True)
+            self.history.append((step, rows, verdict, torch.cuda.current_stream().record_event()))
+            self.check(but_last=True)
         else:
-            self.history.append((step, rows, verdict))
-        self.check()
+            self.history.append((step, rows, verdict, None))
+            self.check()
 
-    def check(self) -> None:
+    def check(self, *, but_last: bool = False) -> None:
         """Raise for the first bad step that the host has not reported yet."""
-        history, self.history = self.history, []
-        for step, rows, verdict in history:
+        while len(self.history) > int(but_last):
+            step, rows, verdict, copied = self.history.pop(0)
+            if copied is not None:
+                copied.synchronize()
             bad, streak = verdict.tolist()
+            if bad or streak >= ZERO_STEPS:
+                self.history.clear()  # later verdicts only repeat this one
             if bad:
                 raise UserError(
                     f"step {step}: the loss is not finite, no update was made from it: {self.describe(rows)}. "

@@ -221,8 +221,10 @@ def finish_instructions(out: Translation) -> None:
             prefix = as_prefix(text, template, flag=f"--{side}_instruction_format")
             note = f"--{side}_instruction_for_retrieval is --{ours}_instruction {prefix!r}"
             out.replace(f"{side}_instruction_for_retrieval", f"{ours}_instruction", prefix, note=note)
-        elif f"{side}_format" in parts:
-            out.notes.append(f"--{side}_instruction_format changes nothing: there is no instruction")
+        elif f"{side}_format" in parts and side == "passage":
+            out.notes.append("--passage_instruction_format changes nothing: there is no instruction")
+    if "query_format" in parts:
+        out.add("prompt_format", parts["query_format"])  # a record's own prompt is formatted like the instruction
 
 
 def finish_distillation(out: Translation) -> None:

@@ -193,8 +193,7 @@ def plan_datasets(
     for dataset in datasets:
         spec = task_of(dataset, data, version)
         settings = _Settings(spec.training, data, train)
-        seed = train.data_seed if train.data_seed is not None else train.seed
-        kept, left_out = filtered(dataset, settings, seed=seed)
+        kept, left_out = filtered(dataset, settings, seed=train.order_seed)
         terms, loss_notes = choose_terms(kept, settings, train, temperature=temperature)
         rule, rule_notes = choose_rule(kept, settings, data, distils=distils(terms), queries=queries)
         notes = (*left_out, *loss_notes, *rule_notes)

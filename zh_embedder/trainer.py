@@ -91,7 +91,7 @@ class DenseTrainer(Trainer):
         fingerprint: Mapping[str, Any],
         settings: str,
     ) -> None:
-        self.rows = TrainRows(sets, seed=args.data_seed if args.data_seed is not None else args.seed)
+        self.rows = TrainRows(sets, seed=args.order_seed)
         self.terms, self.mode = tuple(terms), mode
         self.fingerprint, self.settings = dict(fingerprint), settings
         self.staging: Path | None = None
@@ -341,7 +341,7 @@ class Progress(ProgressCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Move the bar."""
         super().on_step_end(args, state, control, **options)
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

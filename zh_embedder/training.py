@@ -205,6 +205,8 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     for plan in plans:
         for note in plan.notes:
             logger.info("data: %s: %s", plan.records.name, note)
+    if args.data.query_instruction is not None and not any(dataset.task is None for dataset in datasets):
+        logger.info("flags: the instruction flags serve records without a task, and every record here names one")
     set_seed(args.train.seed)
     with whole_weights(args):
         model = BiEncoder(*load_encoders(args, instructions_of(args, version, plans)))
@@ -216,6 +218,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
             query_prefix=plan.spec.query if args.data.add_instruction else "",
             key_prefix=plan.spec.key if args.data.add_instruction else "",
             use_prompts=args.data.add_instruction,
+            prompt_format=args.data.prompt_format,
         )
         for plan in plans
     ]
@@ -329,7 +332,7 @@ def cut_share(trainer: DenseTrainer, index: int) -> tuple[float, float]:
     rows = np.random.default_rng(0).choice(len(chosen), size=min(SAMPLE, len(chosen)), replace=False)
     records = [chosen.records[int(row)] for row in rows]
     sides = (
-        ([chosen.query_prefix + r.query for r in records], spec.query_max_length),
+        ([chosen.query_text(r) for r in records], spec.query_max_length),
         ([chosen.key_prefix + key for r in records for key in r.candidates[:2]], spec.key_max_length),
     )
     shares = []
