@@ -11,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from zh_embedder.encoder import Encoder, load_encoder
+from zh_embedder.encoder import Encoder, EncoderSpec, load_encoder
 from zh_embedder.errors import UserError
 from zh_embedder.export import SAMPLES, export, main, within
 from zh_embedder.files import read_json
@@ -227,6 +227,14 @@ def test_vectors_that_differ_are_not_exported(trained, tmp_path, monkeypatch, si
         export(str(run), tmp_path / "out", overwrite=True)
     assert everything(tmp_path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == (["out", "run"] if there else ["run"])
+
+
+def test_a_wrong_prompt_in_the_folder_is_noticed(trained, tmp_path, monkeypatch):
+    prompts = EncoderSpec.prompts
+    monkeypatch.setattr(EncoderSpec, "prompts", lambda self: {**prompts(self), "document": "别的："})
+    with pytest.raises(UserError, match=r"\(encode_document\), more than 0\.0001: not exported"):
+        export(str(trained()), tmp_path / "out", default_task="qa")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_crash_leaves_nothing(trained, tmp_path, monkeypatch):

@@ -78,9 +78,10 @@ def test_cosine_does_not_depend_on_lengths():
 
 def test_arrays_of_any_layout_are_read():
     queries, keys = vectors(4, seed=1), vectors(40, seed=2)
-    _, expected = search(queries, keys[::2].copy(), hits=5, device="cpu")
-    _, strided = search(np.asfortranarray(queries), keys[::2], hits=5, device="cpu")
-    assert strided.tolist() == expected.tolist()
+    for view in (keys[::2], keys[::-1], np.asfortranarray(keys)):
+        _, expected = search(queries, view.copy(order="C"), hits=5, device="cpu")
+        _, strided = search(np.asfortranarray(queries), view, hits=5, device="cpu")
+        assert strided.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(("queries", "keys", "shape"), [(0, 5, (0, 3)), (2, 0, (2, 0)), (0, 0, (0, 0)), (2, 2, (2, 2))])
