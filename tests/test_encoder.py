@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from zh_embedder.encoder import Encoder, EncoderSpec, load_encoder, position_limit
+from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.errors import UserError
 from zh_embedder.files import read_json, write_json
 from zh_embedder.pooling import POOLINGS
+from zh_embedder.spec import EncoderSpec, position_limit
 from zh_embedder.st_format import Layout, write_layout
 from zh_embedder.tiny import build
 from zh_embedder.tokens import concatenate, tokenize

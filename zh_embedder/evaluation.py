@@ -111,11 +111,7 @@ def evaluate_retrieval(
     encoder: Encoder, data: RetrievalSet, *, metrics: Sequence[str] = METRICS, hits: int = 100
 ) -> dict[str, float]:
     """Measure an encoder on one retrieval set; judged queries without text or results count as zero."""
-    known, task = encoder.spec.instructions, data.task
-    # A model that knows no tasks is measured without instructions; one for every task, or with prompts for `query` and
-    # `document` only, with its `default`. Any other model must know the task.
-    if task is not None and task not in known and ("default" in known or not known):
-        task = "default" if known else None
+    task = data.task if encoder.spec.instructions else None  # a model without instructions is measured without them
     queries = encoder.encode_queries(list(data.queries.values()), task=task)
     keys = encoder.encode_keys(list(data.keys.values()), task=task)
     scores, indices = search(queries, keys, hits=hits, metric=encoder.spec.metric)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zh_embedder.encoder import KEY_SUFFIX, Encoder, load_encoder
+from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.errors import UserError, unknown_name
+from zh_embedder.spec import KEY_SUFFIX
 from zh_embedder.st_format import MODULES
 from zh_embedder.tokens import tokenize
 
