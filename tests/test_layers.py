@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("zh_embedder", "data_tools")
 LAYERS = [  # bottom to top; a module imports from lower layers only
-    {"errors"},
+    {"errors", "quiet"},
     {"files", "sources", "pooling", "packing", "gather", "losses", "selection", "sampling", "metrics", "segment"},
     {"tokens", "st_format", "guard", "validation", "instructions", "old_flags"},
     {"arguments"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import torch
 
 from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.errors import UserError, unknown_name
+from zh_embedder.quiet import quiet_deepspeed
 from zh_embedder.spec import KEY_SUFFIX
 from zh_embedder.st_format import MODULES
 from zh_embedder.tokens import tokenize
@@ -84,8 +84,7 @@ class Parity:
 
 def parity(encoder: Encoder, folder: Path) -> Parity:
     """Compare our vectors with those that sentence-transformers makes of a folder, every task and side, in fp32."""
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed comes along where it is installed, and would warn
+    quiet_deepspeed()
     from sentence_transformers import SentenceTransformer
 
     theirs = SentenceTransformer(str(folder), device="cpu")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zh_embedder.errors import UserError
+from zh_embedder.quiet import quiet_deepspeed
 
 if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments
@@ -64,14 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         leave_group()
     return 0
-
-
-def quiet_deepspeed() -> None:
-    """Tell DeepSpeed, which accelerate imports where it is installed, about the CPU; else it warns in every process."""
-    import torch
-
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def leave_group() -> None:

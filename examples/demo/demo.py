@@ -99,6 +99,9 @@ def main() -> None:
     base, output, exported = args.out / "base", args.out / "run", args.out / "embedder"
     print(f"zh_embedder demo: {len(TASKS)} tasks ({', '.join(TASKS)}), records in {relative(HERE)}")
     print("No hub is asked: the base is a small BERT with random weights, so look at the gain, not at the height.")
+    from zh_embedder.quiet import quiet_deepspeed
+
+    quiet_deepspeed()
     from zh_embedder.tiny import build
 
     build(base)
@@ -118,7 +121,7 @@ def main() -> None:
     print(f"""
 {minutes:.1f} minutes. What to type next:
   zh-embedder versions                       # the tasks and their instructions; yours are a few lines of YAML
-  {relative(ROOT / "run_dense.py")} --help   # every flag
+  python {relative(ROOT / "run_dense.py")} --help             # every flag
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/mine --train_data my.jsonl \\
     --query_encoder BAAI/bge-large-zh-v1.5 --version zh_llm_embedder --inbatch_same_dataset epoch \\
     --learning_rate 2e-5 --num_train_epochs 2 --train_group_size 8 --cos_temperature 0.02
