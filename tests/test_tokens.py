@@ -16,7 +16,7 @@ def batch_of(*lengths: int) -> TokenBatch:
     return TokenBatch(torch.arange(1, sum(lengths) + 1), lengths)
 
 
-def rows_one_by_one(batch: TokenBatch, pad_id: int, multiple: int, side: str) -> tuple[list, list]:
+def rows_one_by_one(batch: TokenBatch, pad_id: int, multiple: int) -> tuple[list, list]:
     """Ids and mask, one text and one token at a time."""
     longest = max(batch.sizes)
     while longest % multiple:
@@ -25,19 +25,18 @@ def rows_one_by_one(batch: TokenBatch, pad_id: int, multiple: int, side: str) ->
     for size in batch.sizes:
         own = batch.ids[start : start + size].tolist()
         fill = longest - size
-        ids.append(own + [pad_id] * fill if side == "right" else [pad_id] * fill + own)
-        mask.append([1] * size + [0] * fill if side == "right" else [0] * fill + [1] * size)
+        ids.append(own + [pad_id] * fill)
+        mask.append([1] * size + [0] * fill)
         start += size
     return ids, mask
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("multiple", [None, 1, 4, 8])
 @pytest.mark.parametrize("lengths", [(3,), (2, 5, 1), (4, 4), (7, 0, 3), (8, 1)])
-def test_rows_hold_what_a_loop_puts_there(lengths, multiple, side):
+def test_rows_hold_what_a_loop_puts_there(lengths, multiple):
     batch = batch_of(*lengths)
-    ids, mask = batch.padded(-7, multiple=multiple, side=side)
-    assert (ids.tolist(), mask.tolist()) == rows_one_by_one(batch, -7, multiple or 1, side)
+    ids, mask = batch.padded(-7, multiple=multiple)
+    assert (ids.tolist(), mask.tolist()) == rows_one_by_one(batch, -7, multiple or 1)
     assert ids.dtype == batch.ids.dtype
     assert mask.dtype == torch.int64
 
@@ -46,9 +45,6 @@ def test_rows_by_hand():
     ids, mask = batch_of(1, 3).padded(0, multiple=4)
     assert ids.tolist() == [[1, 0, 0, 0], [2, 3, 4, 0]]
     assert mask.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
-    ids, mask = batch_of(1, 3).padded(0, side="left")
-    assert ids.tolist() == [[0, 0, 1], [2, 3, 4]]
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -245,3 +245,13 @@ def test_the_published_flags_of_precision_run_on_a_machine_without_a_gpu(tiny_be
     assert train(tiny_bert, *SAME, "--dtype", "auto", "--fp16", steps=1) == 0
     said = capfd.readouterr().err
     assert "fp16 needs a GPU; precision is chosen for this CPU instead" in said or torch.cuda.is_available()
+
+
+def test_without_instructions_nothing_stands_in_front_of_a_text(tiny_bert, folder):
+    """The run of a version equals the run of `none`, and its folder has empty prompts."""
+    assert train(tiny_bert, *SAME, "--add_instruction", "False", out="without") == 0
+    assert train(tiny_bert, *SAME, "--version", "none", out="none") == 0
+    assert train(tiny_bert, *SAME, out="with") == 0
+    assert losses(folder / "without", 4) == losses(folder / "none", 4) != losses(folder / "with", 4)
+    settings = json.loads((folder / "without/encoder/config_sentence_transformers.json").read_text("utf-8"))
+    assert set(settings["prompts"].values()) == {""}

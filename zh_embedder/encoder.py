@@ -85,7 +85,7 @@ class Encoder(nn.Module):
     def embed(self, tokens: TokenBatch) -> Tensor:
         """Vectors of texts that go through the model together, (N, D)."""
         # On the right, whatever the tokenizer's side: on the left, padding would move absolute positions.
-        ids, mask = tokens.padded(self.tokenizer.pad_token_id, multiple=self.pad_to_multiple_of)
+        ids, mask = tokens.padded(self.tokenizer.pad_token_id or 0, multiple=self.pad_to_multiple_of)
         hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, H)
         vectors = POOLINGS[self.spec.pooling](hidden, mask)  # (N, H)
         if self.dense is not None:

@@ -45,14 +45,14 @@ class TokenBatch:
         for sizes, ids in zip(groups, self.ids.split([sum(group) for group in groups]), strict=True):
             yield TokenBatch(ids, sizes)
 
-    def padded(self, pad_id: int, *, multiple: int | None = None, side: str = "right") -> tuple[Tensor, Tensor]:
-        """Lay the texts out in rows: ids (N, L) and mask (N, L), 1 on real tokens."""
+    def padded(self, pad_id: int, *, multiple: int | None = None) -> tuple[Tensor, Tensor]:
+        """Lay the texts out in rows, padding on the right: ids (N, L) and mask (N, L), 1 on real tokens."""
         longest = max(self.sizes)
         if multiple:
             longest = -(-longest // multiple) * multiple
         lengths = torch.tensor(self.sizes, device=self.ids.device).unsqueeze(1)  # (N, 1)
         positions = torch.arange(longest, device=self.ids.device)
-        mask = positions < lengths if side == "right" else positions >= longest - lengths
+        mask = positions < lengths
         rows = torch.full((len(self), longest), pad_id, dtype=self.ids.dtype, device=self.ids.device)
         return rows.masked_scatter(mask, self.ids), mask.long()
 

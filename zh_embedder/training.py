@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +86,14 @@ def train(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can mend; nothing has been written then.
     """
+    from zh_embedder.instructions import read_version
     from zh_embedder.records import check_trainable, load_datasets, merge_small
     from zh_embedder.sources import find_files
 
     check_world(args)
     for note in args.notes:
         logger.info("flags: %s", note)
-    version = read_instructions(args)
+    version = read_version(args.data.version, directory=args.data.instructions_dir)
     resume = find_resume(args)
     check_output(args, resume)
     files = find_files(args.data.train_data or [], data_root=args.data.data_root)
@@ -124,20 +124,6 @@ def check_world(args: Arguments) -> None:
             f"WORLD_SIZE is {started} but transformers sees {args.train.world_size} ranks: they would train "
             "unconnected models. Start with torchrun, and check that the accelerator is visible to every rank"
         )
-
-
-def read_instructions(args: Arguments) -> Version:
-    """Read the version; without --add_instruction every instruction is empty."""
-    from zh_embedder.instructions import read_version
-
-    version = read_version(args.data.version, directory=args.data.instructions_dir)
-    if args.data.add_instruction:
-        return version
-    return replace(
-        version,
-        tasks={name: replace(spec, query="", key="") for name, spec in version.tasks.items()},
-        default=replace(version.default, query="", key="") if version.default else None,
-    )
 
 
 def find_resume(args: Arguments) -> Path | None:
