@@ -1,6 +1,6 @@
 import pytest
 
-from zh_embedder.errors import MAX_SHOWN, UserError, nearest, reject, summarise, unknown_name
+from zh_embedder.errors import MAX_SHOWN, UserError, message_of, nearest, reject, summarise, unknown_name
 
 POOLINGS = ("cls", "mean", "last_token")
 
@@ -60,3 +60,11 @@ def test_a_summary_shows_the_first_messages_and_counts_the_rest(messages, total,
     assert isinstance(error, UserError)
     expected = lines[:MAX_SHOWN] + ([f"... and {more} more"] if more else [])
     assert str(error).split("\n") == expected
+
+
+def test_a_file_that_cannot_be_written_is_the_users_and_a_bug_is_not():
+    assert message_of(UserError("x: got 1")) == "error: x: got 1\n"
+    assert message_of(PermissionError(13, "Permission denied", "out")) == "error: [Errno 13] Permission denied: 'out'\n"
+    for bug in (OSError("no file is named"), KeyError("x")):
+        with pytest.raises(type(bug)):
+            message_of(bug)

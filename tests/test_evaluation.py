@@ -314,3 +314,14 @@ def test_a_single_set_has_no_mean():
         ["model", "data", "map"],
         ["base", "qa", "0.5000"],
     ]
+
+
+def test_a_published_beir_folder_is_read_as_it_comes(tmp_path):
+    """`_id` for `id`, an empty title, and the judgements in `qrels/test.tsv`."""
+    folder = tmp_path / "scifact"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "queries.jsonl").write_text('{"_id": "1", "text": "问", "metadata": {}}\n', "utf-8")
+    (folder / "corpus.jsonl").write_text('{"_id": "7", "title": "", "text": "答"}\n', "utf-8")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t7\t1\n", "utf-8")
+    found = read_retrieval_set(folder)
+    assert (found.queries, found.keys, found.qrels) == ({"1": "问"}, {"7": "答"}, {"1": {"7": 1}})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from zh_embedder.errors import UserError
+from zh_embedder.errors import UserError, message_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_logging()
     try:
         import_module(COMMANDS[args.command].module).run(args)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (UserError, OSError) as error:
+        sys.stderr.write(message_of(error))
         return 2
     return 0
 

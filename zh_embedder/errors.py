@@ -14,6 +14,17 @@ class UserError(ValueError):
     total = 1  # how many things are wrong, shown or not
 
 
+def message_of(error: Exception) -> str:
+    """What a command says of an error that the user can mend: ours, or one of a file (no permission, disk full).
+
+    Raises:
+        Exception: the error itself, where it is a bug.
+    """
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None):
+        return f"error: {error}\n"
+    raise error
+
+
 def reject(where: str, got: object, expected: str) -> UserError:
     """Build the one message format used everywhere: `where: got X, expected Y`."""
     shown = repr(got)

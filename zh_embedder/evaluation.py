@@ -52,6 +52,8 @@ def read_objects(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
             raw = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not valid JSON: {error.msg}") from None
+        if isinstance(raw, dict) and "_id" in raw:
+            raw.setdefault("id", raw["_id"])  # as the published BEIR sets spell it
         for field in fields:
             if not isinstance(raw, dict) or not isinstance(raw.get(field), str):
                 raise reject(f"{path}:{number}: {field}", raw.get(field) if isinstance(raw, dict) else raw, "a string")
@@ -95,7 +97,8 @@ def read_retrieval_set(folder: str | Path, *, task: str | None = None) -> Retrie
     if task is None and len(tasks) > 1:
         raise UserError(f"{folder}: queries of several tasks ({', '.join(map(str, tasks))}), expected one")
     parts = [part for part in folder.parts if part not in ("test", "/", "..", ".")]
-    qrels = read_qrels(find(folder, FILES[2]))
+    published = folder / "qrels" / "test.tsv"  # where the published BEIR sets keep them
+    qrels = read_qrels(published if published.is_file() else find(folder, FILES[2]))
     if not qrels:
         raise UserError(f"{folder}: {FILES[2]}: no judgements")
     return RetrievalSet(

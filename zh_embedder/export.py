@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.errors import UserError, unknown_name
+from zh_embedder.errors import UserError, message_of, unknown_name
 from zh_embedder.quiet import quiet_deepspeed
 from zh_embedder.spec import KEY_SUFFIX
 from zh_embedder.st_format import MODULES
@@ -218,8 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     try:
         run(parser.parse_args(argv))
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (UserError, OSError) as error:
+        sys.stderr.write(message_of(error))
         return 2
     return 0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zh_embedder.errors import UserError
+from zh_embedder.errors import UserError, message_of
 from zh_embedder.quiet import quiet_deepspeed
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from zh_embedder.arguments import parse
 
         train(parse(argv))
-    except UserError as error:
+    except (UserError, OSError) as error:
+        message = message_of(error)
         if first_rank():
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(message)
         return 2
     finally:
         leave_group()
