@@ -24,7 +24,7 @@ def answers(tmp_path_factory, tiny_bert):
         case, place = CASES[number], folder / str(number)
         place.mkdir()
         flags = ["--output_dir", "out", "--query_encoder", tiny_bert, "--train_data", BROKEN / case["data"]]
-        more = shlex.split(case["flags"].replace("{broken}", str(BROKEN)))
+        more = shlex.split(case["flags"].replace("{broken}", str(BROKEN)).replace("{root}", str(ROOT)))
         process = start([*ALONE, SCRIPT, *flags, *more], place)
         printed, _ = process.communicate(timeout=120)
         return printed, process.returncode, [str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()]

@@ -341,5 +341,7 @@ def check_together(data: DataArguments, train: TrainArguments) -> None:
         raise UserError("--output_dir: is missing, expected the folder of the run")
     if not data.train_data:
         raise UserError("--train_data: is missing, expected files of JSON Lines")
+    if train.deepspeed and "LOCAL_RANK" not in os.environ:
+        raise UserError("--deepspeed: start with `torchrun --nproc_per_node=1 run_dense.py ...` or `deepspeed`")
     if data.use_train_config and data.inbatch_same_dataset is None:
         raise UserError("--use_train_config: needs --inbatch_same_dataset, because a mixed step has no single task")
