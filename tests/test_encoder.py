@@ -578,3 +578,19 @@ def test_every_weight_but_the_pooler_learns(tiny_bert, pooling, dense):
             assert parameter.grad is not None, name
             # A bias of all keys alike moves every score of a softmax alike: its gradient is 0 but for rounding.
             assert parameter.grad.abs().max() > (0 if "key.bias" in name else 1e-6), name
+
+
+def test_a_hub_name_is_read_from_the_cache_without_network(tmp_path):
+    """A cache as `hf download` leaves it: refs, a snapshot, and the pooling files beside the weights."""
+    from zh_embedder.tiny import build
+
+    cached = tmp_path / "models--BAAI--bge-large-zh-v1.5"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = build(cached / "snapshots" / commit, hidden=32, heads=2, pooling="last_token")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit, "utf-8")
+    by_name = load_encoder("BAAI/bge-large-zh-v1.5", cache_dir=str(tmp_path))
+    by_folder = load_encoder(str(snapshot))
+    assert by_name.spec.pooling == "last_token"
+    text = "从缓存里读出来的模型"
+    np.testing.assert_array_equal(by_name.eval().encode(text), by_folder.eval().encode(text))
