@@ -31,6 +31,7 @@ VARIANTS = [  # every loss with every option that changes its meaning
     ("ranked_distillation", {"temperature": T}),
     ("ranked_distillation", {"temperature": T, "sort": False}),
     ("ranked_distillation", {"temperature": T, "teacher_temperature": 0.5}),
+    ("ranked_distillation", {"temperature": T, "in_batch": False}),
 ]
 IN_BATCH = [v for v in VARIANTS if v[0] != "teacher_kl" and v[1].get("in_batch", True)]
 each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
@@ -73,11 +74,13 @@ def naive_teacher_kl(
     return sum(p * math.log(p / q) for p, q in zip(target, student, strict=True))
 
 
-def naive_ranked_distillation(batch, query, scores, group, teacher, *, temperature, teacher_temperature=1.0, sort=True):
+def naive_ranked_distillation(
+    batch, query, scores, group, teacher, *, temperature, teacher_temperature=1.0, sort=True, in_batch=True
+):
     own = list(zip(group, probabilities([t / teacher_temperature for t in teacher]), strict=True))
     if sort:
         own = [own[0], *sorted(own[1:], key=lambda pair: -pair[1])]
-    left = [key for key in range(len(scores)) if key in group or may_be_negative(batch, query, key)]
+    left = [key for key in range(len(scores)) if key in group or (in_batch and may_be_negative(batch, query, key))]
     loss = 0.0
     for key, share in own:
         total = sum(math.exp(scores[k] / temperature) for k in left)

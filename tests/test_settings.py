@@ -76,7 +76,7 @@ def kl(weight: float = 1.0, **options) -> LossTerm:
 
 
 def ranked(weight: float = 1.0, *, sort: bool, **options) -> LossTerm:
-    defaults = {"temperature": 0.05, "teacher_temperature": 1.0}
+    defaults = {"temperature": 0.05, "teacher_temperature": 1.0, "in_batch": True}
     return LossTerm(name="ranked_distillation", weight=weight, options={**defaults, **options, "sort": sort})
 
 
@@ -171,6 +171,11 @@ def test_where_nothing_can_be_distilled_infonce_stands_in_and_a_note_says_so(dat
 def test_a_file_without_in_batch_negatives_scores_its_own_groups_only(tmp_path, dataset, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     assert plan_one(dataset(PLAIN, PLAIN, name=name)).terms == (nce(1.0, in_batch=False),)
+
+
+def test_ranked_distillation_without_in_batch_negatives_ranks_the_own_group_only(dataset):
+    found = plan_one(dataset(SCORED, name="train_no_in_batch_neg.jsonl"), stable_distill=True)
+    assert found.terms == (nce(0.2, in_batch=False), ranked(sort=True, in_batch=False))
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,15 @@ def excluded(batch: EmbeddedBatch) -> Tensor:
     return mask.scatter(1, batch.group[:, :1], False)
 
 
+def skipped(batch: EmbeddedBatch, *, in_batch: bool) -> Tensor:
+    """Keys that a query's sum leaves out, (B, P): the excluded ones and, without in-batch negatives, all others' keys.
+
+    A repeated row still sees its own positive: it weighs nothing, but must stay finite.
+    """
+    skip = excluded(batch)
+    return skip if in_batch else skip | torch.ones_like(skip).scatter(1, batch.group, False)
+
+
 def own_scores(batch: EmbeddedBatch) -> Tensor:
     """Scores of each query against its own group only, (B, G)."""
     own = batch.keys[batch.group]  # (B, G, D)
@@ -97,12 +106,7 @@ def info_nce(batch: EmbeddedBatch, *, temperature: float = 0.01, in_batch: bool 
         temperature: divides the scores; smaller is sharper.
         in_batch: False scores each query against its own group only (FlagEmbedding's `no_in_batch_neg`).
     """
-    logits, skip = similarity(batch) / temperature, excluded(batch)
-    if not in_batch:
-        others = torch.ones_like(skip).scatter(1, batch.group, False)
-        skip = skip | others
-        # A repeated row still sees its own group; it weighs nothing, but must stay finite.
-    logits = logits.masked_fill(skip, NEVER)
+    logits = (similarity(batch) / temperature).masked_fill(skipped(batch, in_batch=in_batch), NEVER)
     return weighted_sum(batch, F.cross_entropy(logits, batch.group[:, 0], reduction="none"))
 
 
@@ -135,12 +139,18 @@ def teacher_kl(
 
 
 def ranked_distillation(
-    batch: EmbeddedBatch, *, temperature: float = 0.01, teacher_temperature: float = 1.0, sort: bool = True
+    batch: EmbeddedBatch,
+    *,
+    temperature: float = 0.01,
+    teacher_temperature: float = 1.0,
+    sort: bool = True,
+    in_batch: bool = True,
 ) -> Tensor:
     """Sum over the group of t_i * CE_i (LLM-Embedder's `stable_distill`; FlagEmbedding's `m3_kd_loss` with sort=False).
 
     t = softmax(teacher / teacher_temperature) over the group. CE_i is the cross-entropy of the group's i-th key among
-    all keys of the step, the keys before it in the group left out. With `sort`, negatives stand by falling score.
+    all keys of the step (of the group alone without `in_batch`), the keys before it in the group left out. With `sort`,
+    negatives stand by falling score.
 
     Raises:
         UserError: the records have no teacher scores.
@@ -152,7 +162,7 @@ def ranked_distillation(
         teacher, group = teacher.gather(1, order), group.gather(1, order)
     target = F.softmax(teacher / teacher_temperature, dim=-1)  # (B, G)
     # A query's own keys are ranked, not masked: the teacher says how good each of them is.
-    skip = excluded(batch).scatter(1, group, False)
+    skip = skipped(batch, in_batch=in_batch).scatter(1, group, False)
     logits = (similarity(batch) / temperature).masked_fill(skip, NEVER)  # (B, P)
     per_query = torch.zeros_like(batch.weights)
     for i in range(group.shape[1]):

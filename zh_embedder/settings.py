@@ -105,23 +105,25 @@ def choose_terms(
         notes.append("teacher scores of positives alone rank nothing: InfoNCE instead")
     elif contrastive == 0 and not has_term:
         notes.append("set to distil only, but its records have no teacher scores: InfoNCE instead")
-    terms = []
+    terms, in_batch = [], dataset.in_batch_negatives
     if contrastive > 0 or not has_term:
-        options = {"temperature": temperature, "in_batch": dataset.in_batch_negatives}
+        options = {"temperature": temperature, "in_batch": in_batch}
         terms.append(LossTerm(name="info_nce", weight=contrastive if has_term else 1.0, options=options))
     if has_term:
         weight = distill if contrastive > 0 else 1.0
-        terms.append(distillation_term(settings, train, weight=weight, temperature=temperature))
+        terms.append(distillation_term(settings, train, weight=weight, temperature=temperature, in_batch=in_batch))
     return tuple(terms), notes
 
 
-def distillation_term(settings: _Settings, train: TrainArguments, *, weight: float, temperature: float) -> LossTerm:
+def distillation_term(
+    settings: _Settings, train: TrainArguments, *, weight: float, temperature: float, in_batch: bool
+) -> LossTerm:
     """Return the distillation loss that the flags or the task ask for."""
     options = {"temperature": temperature, "teacher_temperature": settings.get("teacher_temperature")}
-    if settings.get("stable_distill"):
-        return LossTerm(name="ranked_distillation", weight=weight, options={**options, "sort": True})
-    if train.kd_loss_type == "m3_kd_loss":
-        return LossTerm(name="ranked_distillation", weight=weight, options={**options, "sort": False})
+    sort = settings.get("stable_distill")
+    if sort or train.kd_loss_type == "m3_kd_loss":
+        ranked = {**options, "sort": sort, "in_batch": in_batch}
+        return LossTerm(name="ranked_distillation", weight=weight, options=ranked)
     options["student_temperature"] = settings.get("student_temperature")
     return LossTerm(name="teacher_kl", weight=weight, options=options)
 
