@@ -68,3 +68,13 @@ def test_a_file_that_cannot_be_written_is_the_users_and_a_bug_is_not():
     for bug in (OSError("no file is named"), KeyError("x")):
         with pytest.raises(type(bug)):
             message_of(bug)
+
+
+def test_a_commands_exit_code_is_2_for_the_users_mistake_and_0_for_none(capsys):
+    def wrong():
+        raise UserError("x: got 1, expected 2")
+
+    assert (exit_code(wrong), exit_code(lambda: None)) == (2, 0)
+    assert capsys.readouterr().err == "error: x: got 1, expected 2\n"
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 / 0)

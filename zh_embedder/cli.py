@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from zh_embedder.errors import UserError, message_of
+from zh_embedder.errors import exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     start_logging()
-    try:
-        import_module(COMMANDS[args.command].module).run(args)
-    except (UserError, OSError) as error:
-        sys.stderr.write(message_of(error))
-        return 2
-    return 0
+    return exit_code(lambda: import_module(COMMANDS[args.command].module).run(args))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 MAX_SHOWN = 20
 
@@ -23,6 +24,16 @@ def message_of(error: Exception) -> str:
     if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None):
         return f"error: {error}\n"
     raise error
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do a command's work; returns 0, or 2 for a mistake of the user's, which is said without a traceback."""
+    try:
+        work()
+    except (UserError, OSError) as error:
+        sys.stderr.write(message_of(error))
+        return 2
+    return 0
 
 
 def reject(where: str, got: object, expected: str) -> UserError:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.errors import UserError, message_of, unknown_name
+from zh_embedder.errors import UserError, exit_code, unknown_name
 from zh_embedder.quiet import quiet_deepspeed
 from zh_embedder.spec import KEY_SUFFIX
 from zh_embedder.st_format import MODULES
@@ -216,12 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
     parser = argparse.ArgumentParser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
     add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except (UserError, OSError) as error:
-        sys.stderr.write(message_of(error))
-        return 2
-    return 0
+    args = parser.parse_args(argv)
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from zh_embedder.arguments import TrainArguments
 from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet
 from zh_embedder.encoder import Encoder
 from zh_embedder.errors import UserError
+from zh_embedder.files import beside_file
 from zh_embedder.gather import gather_values, gather_with_grad, wait_for_all, world
 from zh_embedder.guard import Meter, StepGuard, same_on_all_ranks
 from zh_embedder.losses import EmbeddedBatch, LossTerm, total_loss
@@ -95,6 +96,9 @@ class DenseTrainer(Trainer):
         self.terms, self.mode = tuple(terms), mode
         self.fingerprint, self.settings = dict(fingerprint), settings
         self.staging: Path | None = None
+        # Counted once, and before ZeRO 3 leaves each rank a part of every weight.
+        embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
+        self.weights = sum(p.numel() for p in model.query.parameters()) - embeddings
         super().__init__(model=model, args=args, train_dataset=self.rows)
         self.model_accepts_loss_kwargs = False
         # The queries of a step are weighed by their share of it, never by what transformers counts.
@@ -157,9 +161,7 @@ class DenseTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Count 6 operations per token and weight, embeddings left out."""
-        embeddings = sum(p.numel() for p in self.model.get_input_embeddings().parameters())
-        weights = sum(p.numel() for p in self.model.query.parameters()) - embeddings
-        return 6 * weights * (sum(inputs.queries.sizes) + sum(inputs.keys.sizes))
+        return 6 * self.weights * (sum(inputs.queries.sizes) + sum(inputs.keys.sizes))
 
     # ---- the step -------------------------------------------------------------------------------------------------
 
@@ -279,8 +281,8 @@ class DenseTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.unwrap_model(self.model).save(folder, state=state_dict)
-        (folder / ARGS_FILE).write_text(self.settings + "\n", "utf-8")
-        (folder / PLAN_FILE).write_text(json.dumps(self.plan(), ensure_ascii=False, indent=2) + "\n", "utf-8")
+        beside_file(folder / ARGS_FILE, self.settings + "\n")
+        beside_file(folder / PLAN_FILE, json.dumps(self.plan(), ensure_ascii=False, indent=2) + "\n")
 
     def plan(self) -> dict[str, Any]:
         """Return everything that the order of the data depends on."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
-LOW_SHARE = 0.1  # truncation above this is worth a word
 
 
 def first_rank() -> bool:
@@ -35,11 +34,19 @@ def first_rank() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+class AboveBars(logging.Handler):
+    """Write messages above the progress bars, not through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message to the error stream."""
+        from tqdm.auto import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def start_logging() -> None:
     """Messages of the first rank to the terminal; only warnings of the others."""
-    from tqdm.contrib.logging import _TqdmLoggingHandler
-
-    handler: logging.Handler = _TqdmLoggingHandler()
+    handler = AboveBars()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("zh_embedder", "data_tools"):
         ours = logging.getLogger(name)
