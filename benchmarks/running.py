@@ -135,6 +135,8 @@ def child_seconds() -> float:
 def read_results(out: Path, job: Job, code: int) -> Run:
     """Read the results of all ranks, and see that they were one training."""
     ranks = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("result-*.json"))]
+    if code == -signal.SIGKILL:
+        return Run(error="failed: killed, as systems do when memory runs out")
     if code or len(ranks) != job.ranks:
         lines = [line.strip() for line in (out / "log.txt").read_text("utf-8", "replace").splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line] or lines or [f"exit code {code}"]
