@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from benchmarks.contenders import Contender, contenders
 from benchmarks.machine import describe
 from benchmarks.material import PRESETS, REAL, SHAPES, Material, build_base, data_folder, write_groups, write_texts
-from benchmarks.report import Row, Run, Setting, Work, make_row, table, with_ratios
+from benchmarks.report import Row, Run, Setting, Work, make_row, table, compare
 from benchmarks.running import ROOT, Pythons, command, run, versions
 from benchmarks.stopwatch import Job
 from zh_embedder.quiet import quiet_deepspeed
@@ -166,7 +166,7 @@ def measure(bench: Bench, names: list[Contender], missing: dict[str, str]) -> tu
             found.append(Run(error=missing[name]))
     works = {setting: bench.work(setting, material) for setting, material in materials.items()}
     rows = [make_row(setting, name, found, works[setting]) for (setting, name), found in runs.items()]
-    return with_ratios(rows), log
+    return compare(rows), log
 
 
 def say(result: Run) -> str:

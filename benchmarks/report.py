@@ -1,5 +1,6 @@
 """From the seconds of every run to rows, ratios and the table that is printed."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from benchmarks.contenders import OURS
 
 MIB = 2**20
 DISTURBED = 0.05  # of the machine taken by other programs: said beside the row
+ALIKE = 0.99  # cosine that vectors of the same text reach, bf16 or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Run:
     user: float = 0.0  # processor seconds of a unit, all ranks and threads together
     system: float = 0.0
     others: float = 0.0  # share of the machine that other programs took meanwhile
+    sample: tuple[tuple[float, ...], ...] = ()  # vectors of the first texts
     error: str | None = None
 
 
@@ -65,6 +68,7 @@ class Row:
     user: float | None = None  # processor seconds of a unit
     system: float | None = None
     others: float | None = None
+    sample: tuple[tuple[float, ...], ...] = ()
     ratio: float | None = None  # time for the same work, ours being 1
     note: str = ""
 
@@ -100,19 +104,35 @@ def make_row(setting: Setting, contender: str, runs: Sequence[Run], work: Work) 
         user=statistics.median(run.user for run in good),
         system=statistics.median(run.system for run in good),
         others=others,
+        sample=good[0].sample,
         note="; ".join(notes),
     )
 
 
-def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """Say of every row how many times as long it takes as ours, at the same setting."""
-    ours = {row.setting: row.texts_per_second for row in rows if row.contender == OURS and row.texts_per_second}
-    filled = []
+def compare(rows: Sequence[Row]) -> list[Row]:
+    """Say of every row how many times as long it takes as ours at the same setting, and whether its vectors differ."""
+    ours = {row.setting: row for row in rows if row.contender == OURS and row.median is not None}
+    compared = []
     for row in rows:
         base = ours.get(row.setting)
-        ratio = base / row.texts_per_second if base and row.texts_per_second else None
-        filled.append(replace(row, ratio=ratio))
-    return filled
+        if base is not None and row.median is not None:
+            same = likeness(base.sample, row.sample)
+            differs = f"vectors differ from ours: cosine {same:.3f}" if same is not None and same < ALIKE else ""
+            note = "; ".join(filter(None, [row.note, differs]))
+            row = replace(row, ratio=base.texts_per_second / row.texts_per_second, note=note)
+        compared.append(row)
+    return compared
+
+
+def likeness(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float | None:
+    """Return the lowest cosine of two contenders' vectors of the same text; None where there are none."""
+    if not ours or not theirs:
+        return None
+    cosines = []
+    for a, b in zip(ours, theirs, strict=True):
+        product = sum(x * y for x, y in zip(a, b, strict=True))
+        cosines.append(product / max(math.hypot(*a) * math.hypot(*b), 1e-12))
+    return min(cosines)
 
 
 HEADINGS = (

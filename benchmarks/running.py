@@ -154,4 +154,5 @@ def read_results(out: Path, job: Job, code: int) -> Run:
         loss=first.get("loss"),
         user=sum(r["processor"][0] for r in ranks),
         system=sum(r["processor"][1] for r in ranks),
+        sample=tuple(map(tuple, first.get("sample", ()))),
     )

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.contenders import contenders
 from benchmarks.material import PRESETS, SHAPES, Cutter, Preset, build_base, real_groups, spread, texts_of
-from benchmarks.report import MIB, Run, Setting, Work, cells, make_row, table, with_ratios
+from benchmarks.report import MIB, Run, Setting, Work, cells, make_row, table, compare
 from benchmarks.running import read_results
 from benchmarks.stopwatch import Job, Stopwatch, per_unit
 from tests.processes import ROOT
@@ -63,11 +63,20 @@ def test_ratios_are_times_for_the_same_work_ours_being_one():
         make_row(TRAIN, "absent", [Run(error="not installed")], WORK),
         make_row(other, "peer", [Run(seconds=(5.0,))], WORK),  # ours was not measured there
     ]
-    assert [row.ratio for row in with_ratios(rows)] == [1.0, 2.5, None, None]
+    assert [row.ratio for row in compare(rows)] == [1.0, 2.5, None, None]
+
+
+def test_vectors_that_differ_are_said():
+    setting = Setting("encode", "long", 1)
+    ours = make_row(setting, "ours", [Run(seconds=(1.0,), sample=((1.0, 0.0), (0.0, 2.0)))], WORK)
+    same = make_row(setting, "same", [Run(seconds=(1.0,), sample=((3.0, 0.1), (0.0, 1.0)))], WORK)
+    turned = make_row(setting, "turned", [Run(seconds=(1.0,), sample=((1.0, 0.0), (1.0, 1.0)))], WORK)
+    notes = [row.note for row in compare([ours, same, turned])]
+    assert notes == ["", "", "vectors differ from ours: cosine 0.707"]
 
 
 def test_the_table_has_a_block_for_each_setting_and_all_columns():
-    rows = with_ratios(
+    rows = compare(
         [
             make_row(TRAIN, "ours", [Run(seconds=(2.0,), peak_bytes=3 * MIB, user=3.0, system=1.0)], WORK),
             make_row(TRAIN, "sentence-transformers best", [Run(seconds=(5.0,), user=1.0)], WORK),
