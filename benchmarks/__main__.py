@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from benchmarks.contenders import Contender, contenders
 from benchmarks.machine import describe
 from benchmarks.material import PRESETS, REAL, SHAPES, Material, build_base, data_folder, write_groups, write_texts
-from benchmarks.report import Row, Run, Setting, Work, make_row, table, compare
+from benchmarks.report import Row, Run, Setting, Work, compare, make_row, table
 from benchmarks.running import ROOT, Pythons, command, run, versions
 from benchmarks.stopwatch import Job
 from zh_embedder.quiet import quiet_deepspeed

@@ -112,16 +112,15 @@ def make_row(setting: Setting, contender: str, runs: Sequence[Run], work: Work) 
 def compare(rows: Sequence[Row]) -> list[Row]:
     """Say of every row how many times as long it takes as ours at the same setting, and whether its vectors differ."""
     ours = {row.setting: row for row in rows if row.contender == OURS and row.median is not None}
-    compared = []
-    for row in rows:
-        base = ours.get(row.setting)
-        if base is not None and row.median is not None:
-            same = likeness(base.sample, row.sample)
-            differs = f"vectors differ from ours: cosine {same:.3f}" if same is not None and same < ALIKE else ""
-            note = "; ".join(filter(None, [row.note, differs]))
-            row = replace(row, ratio=base.texts_per_second / row.texts_per_second, note=note)
-        compared.append(row)
-    return compared
+    return [compare_row(row, ours[row.setting]) if row.setting in ours and row.median else row for row in rows]
+
+
+def compare_row(row: Row, ours: Row) -> Row:
+    """Compare one row with ours at the same setting."""
+    same = likeness(ours.sample, row.sample)
+    notes = [f"vectors differ from ours: cosine {same:.3f}"] if same is not None and same < ALIKE else []
+    note = "; ".join(filter(None, [row.note, *notes]))
+    return replace(row, ratio=ours.texts_per_second / row.texts_per_second, note=note)
 
 
 def likeness(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float | None:

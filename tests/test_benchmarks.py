@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.contenders import contenders
 from benchmarks.material import PRESETS, SHAPES, Cutter, Preset, build_base, real_groups, spread, texts_of
-from benchmarks.report import MIB, Run, Setting, Work, cells, make_row, table, compare
+from benchmarks.report import MIB, Run, Setting, Work, cells, compare, make_row, table
 from benchmarks.running import read_results
 from benchmarks.stopwatch import Job, Stopwatch, per_unit
 from tests.processes import ROOT
