@@ -20,6 +20,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.losses import SIMILARITIES
+from zh_embedder.machine import accelerator, best_dtype
 from zh_embedder.old_flags import as_prefix, translate
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.sampling import PLANS
@@ -138,7 +139,10 @@ class ModelArguments:
         default=None, repr=False, metadata={"help": "Hub token; better set HF_TOKEN in the environment."}
     )
     fix_position_embedding: bool = option(False, "Do not train the position embeddings.")
-    pad_to_multiple_of: int | None = option(None, "Pad token rows to a multiple of this.")
+    packing: bool = option(
+        True, "Compute no padding, where the base and the device allow it; attention dropout is then off."
+    )
+    pad_to_multiple_of: int | None = option(None, "Pad token rows to a multiple of this, where texts are not packed.")
     sub_batch_size: int | None = option(None, "Encode at most this many texts in one forward.")
 
     def __post_init__(self) -> None:
@@ -160,18 +164,6 @@ class ModelArguments:
     def tied(self) -> bool:
         """Tell whether one encoder serves both sides."""
         return self.tie_encoders and self.key_encoder in (None, self.query_encoder)
-
-
-def cpu_gains_from_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16); elsewhere bf16 is a loss."""
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
-
-
-def accelerator() -> str | None:
-    """Type of the accelerator of this machine, if it has one."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found.type if found is not None else None
 
 
 @dataclass(kw_only=True, repr=False)  # transformers' own repr hides tokens
@@ -252,8 +244,7 @@ class TrainArguments(TrainingArguments):
             self.notes.append("fp16 needs a GPU; precision is chosen for this CPU instead")
             self.dtype = "auto"
         if self.dtype == "auto":
-            gains = cpu_gains_from_bf16() if on_cpu else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-            self.dtype = "bf16" if gains else "fp32"
+            self.dtype = "bf16" if best_dtype("cpu" if on_cpu else "cuda") is torch.bfloat16 else "fp32"
         self.bf16, self.fp16 = self.dtype == "bf16", self.dtype == "fp16"
 
 

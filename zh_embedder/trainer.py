@@ -21,8 +21,9 @@ from zh_embedder.encoder import Encoder
 from zh_embedder.errors import UserError
 from zh_embedder.files import beside_file
 from zh_embedder.gather import gather_values, gather_with_grad, wait_for_all, world
-from zh_embedder.guard import Meter, StepGuard, same_on_all_ranks
+from zh_embedder.guard import Meter, StepGuard, Work, same_on_all_ranks
 from zh_embedder.losses import EmbeddedBatch, LossTerm, total_loss
+from zh_embedder.machine import DTYPES, matmul_peak
 from zh_embedder.sampling import MIXED
 from zh_embedder.tokens import TokenBatch
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
 PLAN_FILE, ARGS_FILE, STAGING = "plan.json", "args.json", ".partial"
-SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_second", "epoch")
+SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_second", "mfu", "data_wait", "epoch")
 
 
 class BiEncoder(nn.Module):
@@ -42,8 +43,11 @@ class BiEncoder(nn.Module):
         self.key = key
 
     def forward(self, queries: TokenBatch, keys: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Vectors of queries (B, D) and keys (B * G, D)."""
-        return self.query(queries), (self.key or self.query)(keys)
+        """Vectors of queries (B, D) and keys (B * G, D); tied, they go through the model as one stream."""
+        if self.key is not None:
+            return self.query(queries), self.key(keys)
+        vectors = self.query(queries.join(keys))
+        return vectors[: len(queries)], vectors[len(queries) :]
 
     @property
     def config(self) -> Any:
@@ -96,9 +100,6 @@ class DenseTrainer(Trainer):
         self.terms, self.mode = tuple(terms), mode
         self.fingerprint, self.settings = dict(fingerprint), settings
         self.staging: Path | None = None
-        # Counted once, and before ZeRO 3 leaves each rank a part of every weight.
-        embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
-        self.weights = sum(p.numel() for p in model.query.parameters()) - embeddings
         super().__init__(model=model, args=args, train_dataset=self.rows)
         self.model_accepts_loss_kwargs = False
         # The queries of a step are weighed by their share of it, never by what transformers counts.
@@ -160,8 +161,8 @@ class DenseTrainer(Trainer):
         return inputs.to(self.args.device, non_blocking=True)
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """Count 6 operations per token and weight, embeddings left out."""
-        return 6 * self.weights * (sum(inputs.queries.sizes) + sum(inputs.keys.sizes))
+        """Count the operations of forward and backward."""
+        return int(self.work(inputs).operations)
 
     # ---- the step -------------------------------------------------------------------------------------------------
 
@@ -175,14 +176,23 @@ class DenseTrainer(Trainer):
             loss = total_loss(batch, self.terms[max(inputs.dataset, 0)])
         self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
         task = "mixed" if inputs.dataset == MIXED else self.rows.sets[inputs.dataset].task
-        self.meter.step(
-            task,
-            inputs.dataset,
-            loss,
-            texts=len(inputs.queries) + len(inputs.keys),
-            tokens=sum(inputs.queries.sizes) + sum(inputs.keys.sizes),
-        )
+        waited = Work(seconds_waited=self.loader.take_wait() if self.loader is not None else 0.0)
+        self.meter.step(task, inputs.dataset, loss, self.work(inputs) + waited)
         return loss
+
+    def work(self, inputs: Batch) -> Work:
+        """Return what a step has to do on this rank, and what is done."""
+        dtype = DTYPES[self.args.dtype]
+        queries, keys, key = inputs.queries.sizes, inputs.keys.sizes, self.model.key
+        parts = [(self.model.query, queries + keys)] if key is None else [(self.model.query, queries), (key, keys)]
+        return Work(
+            texts=inputs.texts,
+            tokens=inputs.tokens,
+            duplicate_tokens=inputs.duplicate_tokens,
+            computed_tokens=sum(encoder.computed_tokens(sizes, dtype) for encoder, sizes in parts),
+            padded_tokens=len(queries) * max(queries) + len(inputs.key_rows) * max(keys),
+            operations=3 * sum(encoder.operations(sizes) for encoder, sizes in parts),
+        )
 
     def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
@@ -237,9 +247,13 @@ class DenseTrainer(Trainer):
                     self.args.world_size,
                     self.count_datasets(datasets),
                 )
-            logs |= self.meter.drain()
+            logs |= self.meter.drain(peak=self.peak())
             self.meter = Meter(self.args.device)
         super().log(logs, start_time)
+
+    def peak(self) -> float:
+        """Operations per second of a matrix product in this run's precision: measured once, at the first log."""
+        return matmul_peak(self.args.device, DTYPES[self.args.dtype])
 
     def count_datasets(self, datasets: Sequence[int]) -> str:
         """Name datasets with how often each was trained."""

@@ -285,6 +285,7 @@ def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> 
             truncation_side=model.truncation_side,
             pad_to_multiple_of=model.pad_to_multiple_of,
             sub_batch_size=model.sub_batch_size,
+            packing=model.packing,
         )
         for flag, name in names.items()
     ]

@@ -1,0 +1,91 @@
+"""What the machine can do: precision, matrix peak; and how its memory is kept from being fetched again and again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from functools import lru_cache
+
+import torch
+
+from zh_embedder.errors import unknown_name
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices that measure the peak
+PEAK_TRIES = 7
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's mallopt
+KEEP, PAD = 2**31 - 1, 64 << 20  # bytes
+
+
+def cpu_gains_from_bf16() -> bool:
+    """Tell whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16); elsewhere bf16 is a loss."""
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def accelerator() -> str | None:
+    """Type of the accelerator of this machine, if it has one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found.type if found is not None else None
+
+
+def best_dtype(device_type: str) -> torch.dtype:
+    """Precision that a device computes fastest in without losing range: bf16 where the hardware gains, else fp32."""
+    gains = (
+        cpu_gains_from_bf16() if device_type == "cpu" else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    return torch.bfloat16 if gains else torch.float32
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of that name; auto is the fastest on the device that loses no range.
+
+    Raises:
+        UserError: it is not known.
+    """
+    if name == "auto":
+        return best_dtype(device.type)
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, (*DTYPES, "auto"))
+    return DTYPES[name]
+
+
+@lru_cache(maxsize=8)
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large square matrix product, the best of a few: the yardstick of utilisation.
+
+    Measured with the threads that this process has: under torchrun each rank measures its share of the machine.
+    """
+    size = PEAK_SIZE.get(device.type, 4096)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(PEAK_TRIES):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def keep_memory() -> bool:
+    """Let the C library keep memory that was freed, instead of fetching it from the kernel at every allocation.
+
+    A step on the CPU allocates and frees gigabytes; with glibc's defaults each large tensor is mapped and unmapped
+    anew, and clearing its pages takes up to half of all time. Works from inside the process (mallopt, and torch's
+    huge pages), so that nobody has to set GLIBC_TUNABLES and start again. Does nothing where the C library is not
+    glibc, or GLIBC_TUNABLES already speaks of malloc. Call it before the first large tensor.
+
+    Returns:
+        Whether it was done.
+    """
+    if not sys.platform.startswith("linux") or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first allocation
+    return all(mallopt(name, value) for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEEP), (M_TOP_PAD, PAD)))
