@@ -26,6 +26,7 @@ from zh_embedder.sampling import PLANS
 from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+TOKEN_CACHE = ("auto", "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
 EXAMPLE = """example:
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/icl \\
@@ -70,6 +71,10 @@ class DataArguments:
     )
     data_root: str | None = option(None, "Folder that 'llm-embedder:' in front of a path points to.")
     dataset_cache_dir: str | None = option(None, "Where prepared tables are kept. Default: ~/.cache/zh_embedder.")
+    token_cache: str = option(
+        "auto",
+        "Token ids of all records made before training and kept: always, never, or auto (where it takes some seconds).",
+    )
     version: str = option("zh_llm_embedder", "Instructions: a name or a YAML file; `zh-embedder versions` lists names.")
     instructions_dir: str | None = option(None, "Folder that is searched for --version first.")
     add_instruction: bool = option(True, "Put the task's instructions in front of queries and keys.")
@@ -97,6 +102,7 @@ class DataArguments:
         if self.inbatch_same_dataset in ("None", "none", ""):
             object.__setattr__(self, "inbatch_same_dataset", None)
         as_prefix("", self.prompt_format, flag="--prompt_format")
+        choose("token_cache", self.token_cache, TOKEN_CACHE)
         choose("inbatch_same_dataset", self.inbatch_same_dataset, tuple(PLANS))
         choose("select_positive", self.select_positive, SELECT_POSITIVE)
         choose("select_negative", self.select_negative, SELECT_NEGATIVE)

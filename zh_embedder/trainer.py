@@ -41,9 +41,20 @@ class BiEncoder(nn.Module):
         self.query = query
         self.key = key
 
-    def forward(self, queries: TokenBatch, keys: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Vectors of queries (B, D) and keys (B * G, D)."""
-        return self.query(queries), (self.key or self.query)(keys)
+    def forward(self, queries: TokenBatch, keys: TokenBatch, key_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of queries (B, D) and keys (B * G, D), whose key_rows (B * G,) are places in K distinct ones."""
+        return self.query(queries), (self.key or self.query)(keys)[key_rows]
+
+    def collator(self, *, merge_keys: bool = True) -> Collator:
+        """Return what makes batches for these encoders."""
+        query, spec = self.query, self.query.spec
+        return Collator(
+            query.tokenizer,
+            query_max_length=spec.query_max_length,
+            key_max_length=spec.key_max_length,
+            key_tokenizer=self.key.tokenizer if self.key is not None else None,
+            merge_keys=merge_keys,
+        )
 
     @property
     def config(self) -> Any:
@@ -124,13 +135,9 @@ class DenseTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of our own, not prepared by accelerate: the plan has given each rank its slice already."""
-        query, key = self.model.query, self.model.key
-        collator = Collator(
-            query.tokenizer,
-            query_max_length=query.spec.query_max_length,
-            key_max_length=query.spec.key_max_length,
-            key_tokenizer=key.tokenizer if key is not None else None,
-        )
+        # Sharded weights are gathered forward by forward: every rank must make as many forwards as the others.
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        collator = self.model.collator(merge_keys=not (sharded and self.model.query.sub_batch_size))
         workers = self.args.dataloader_num_workers
         return PlanLoader(
             self.rows,
@@ -169,7 +176,7 @@ class DenseTrainer(Trainer):
         """Loss of this rank's queries against the keys of all ranks."""
         if not self.meter.datasets and self.state.global_step == self._initial_global_step:
             logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
-        queries, keys = model(inputs.queries, inputs.keys)
+        queries, keys = model(inputs.queries, inputs.keys, inputs.key_rows)
         with torch.autocast(queries.device.type, enabled=False):
             batch = self.embedded(inputs, queries.float(), keys.float())
             loss = total_loss(batch, self.terms[max(inputs.dataset, 0)])
@@ -179,8 +186,8 @@ class DenseTrainer(Trainer):
             task,
             inputs.dataset,
             loss,
-            texts=len(inputs.queries) + len(inputs.keys),
-            tokens=sum(inputs.queries.sizes) + sum(inputs.keys.sizes),
+            texts=inputs.texts,
+            tokens=inputs.tokens,
         )
         return loss
 
@@ -193,7 +200,7 @@ class DenseTrainer(Trainer):
         if self.args.negative_cross_device:
             first = rank * len(keys)
             keys, labels = gather_with_grad(keys), gather_values(labels)
-        group = first + torch.arange(len(inputs.keys), device=queries.device).view(len(queries), -1)
+        group = first + torch.arange(len(inputs.key_rows), device=queries.device).view(len(queries), -1)
         return EmbeddedBatch(
             queries=queries,
             keys=keys,

@@ -97,6 +97,8 @@ def train(args: Arguments) -> None:
     from zh_embedder.instructions import read_version
     from zh_embedder.records import check_trainable, load_datasets, merge_small
     from zh_embedder.sources import find_files
+    from zh_embedder.tables import cache_folder
+    from zh_embedder.token_cache import with_tokens
 
     check_world(args)
     for note in args.notes:
@@ -117,6 +119,13 @@ def train(args: Arguments) -> None:
     else:
         clear_output(args)
     describe(args, trainer, resume)
+    trainer.rows.sets = with_tokens(
+        trainer.rows.sets,
+        trainer.model.collator(),
+        cache=cache_folder(args.data.dataset_cache_dir, "tokens"),
+        choice=args.data.token_cache,
+        device=args.train.device,
+    )
     seed_rank(args)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model()
@@ -185,7 +194,6 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
 
     from zh_embedder.collator import TrainSet
     from zh_embedder.settings import plan_datasets
-    from zh_embedder.tables import content_hash
     from zh_embedder.trainer import BiEncoder, DenseTrainer
 
     plans = plan_datasets(datasets, version, args.data, args.train, metric=args.model.dense_metric)
@@ -211,7 +219,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     ]
     fingerprint = {
         "datasets": {plan.records.name: len(plan.records) for plan in plans},
-        "files": {plan.records.name: content_hash(Path(plan.records.path)) for plan in plans},
+        "files": {plan.records.name: plan.records.parts[0].content for plan in plans},
     }
     return DenseTrainer(
         model,
