@@ -1,7 +1,9 @@
 """A batch is a function of its request: the same texts, instructions and identities in any process and on any rank."""
 
 import json
+import os
 import pickle
+import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from zh_embedder.collator import (
     RowRequest,
     TrainRows,
     TrainSet,
+    Waiting,
+    start_worker,
     text_identity,
 )
 from zh_embedder.records import load_datasets
@@ -443,6 +447,68 @@ def test_workers_change_nothing(sets, collator):
         workers.set_epoch(epoch)
         torch.manual_seed(epoch)  # nothing is drawn from the global state
         assert [plain(batch) for batch in workers] == [plain(batch) for batch in alone]
+
+
+def test_a_worker_starts_no_threads_of_tokenizers(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    start_worker(0)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+# ---- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_on_the_cpu_every_second_until_a_batch_is_there_is_waiting():
+    waiting = Waiting(torch.device("cpu"))
+    start = time.perf_counter()
+    for _ in range(3):
+        with waiting:
+            time.sleep(0.02)
+    time.sleep(0.1)  # the step
+    seconds = waiting.drain()
+    assert 0.06 <= seconds < time.perf_counter() - start - 0.1
+    assert waiting.drain() == 0
+
+
+class Device:
+    """A device that works off its queue on a clock of its own; `Event` stands for torch's."""
+
+    def __init__(self) -> None:
+        self.host = self.busy_until = 0.0
+
+    def event(self, *, enable_timing: bool) -> "Device.Event":
+        assert enable_timing
+        return self.Event(self)
+
+    class Event:
+        def __init__(self, device) -> None:
+            self.device, self.synchronized = device, False
+
+        def record(self) -> None:
+            self.at = max(self.device.host, self.device.busy_until)
+
+        def elapsed_time(self, other) -> float:
+            return 1000 * (other.at - self.at)
+
+        def synchronize(self) -> None:
+            self.synchronized = True
+
+
+def test_on_a_gpu_only_the_time_without_work_is_waiting(monkeypatch):
+    device = Device()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    waiting = Waiting(torch.device("cuda"))
+    # Host seconds until the next batch is there, seconds of work in the queue before that, and the idle ones of them.
+    for until_batch, queued, idle in ((2.0, 5.0, 0.0), (3.0, 1.0, 2.0), (0.5, 0.0, 0.5), (1.0, 1.0, 0.0)):
+        device.host = device.busy_until = max(device.host, device.busy_until)
+        device.busy_until += queued
+        with waiting:
+            device.host += until_batch
+        last = waiting.gaps[-1]
+        assert last[0].elapsed_time(last[1]) == pytest.approx(1000 * idle)
+    assert waiting.drain() == pytest.approx(2.5)
+    assert last[1].synchronized
+    assert (waiting.gaps, waiting.drain()) == ([], 0)
 
 
 # ---- real data ------------------------------------------------------------------------------------------------------

@@ -21,11 +21,13 @@ from transformers import HfArgumentParser, TrainingArguments
 from zh_embedder.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.losses import SIMILARITIES
 from zh_embedder.old_flags import as_prefix, translate
+from zh_embedder.parallel import cores
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.sampling import PLANS
 from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+MOST_WORKERS = 4  # of a rank that chooses for itself
 TOKEN_CACHE = ("auto", "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
 EXAMPLE = """example:
@@ -203,6 +205,11 @@ class TrainArguments(TrainingArguments):
     knowledge_distillation: bool | None = option(
         None, "False: teacher scores are not used. True: every record must have them. Default: used where they are."
     )
+    dataloader_num_workers: int | None = option(
+        None,
+        f"Processes that prepare batches. Default: 0 on the CPU, else 1 to {MOST_WORKERS}, by the cores of a rank.",
+    )
+    dataloader_persistent_workers: bool = option(True, "Keep these processes from epoch to epoch.")
     negative_cross_device: bool = option(True, "Keys of all ranks serve as negatives.")
     early_exit_steps: int | None = option(None, "Stop after so many steps, the schedule unchanged.")
     overwrite_output_dir: bool = option(False, "Replace the run that output_dir holds.")
@@ -226,6 +233,7 @@ class TrainArguments(TrainingArguments):
             # Without this, transformers under torchrun trains unconnected models (docs/log.md).
             self.use_cpu = True
         self.choose_precision()
+        self.choose_workers()
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # unused parameters of the base are frozen
         if self.fsdp and self.use_cpu:
@@ -243,6 +251,13 @@ class TrainArguments(TrainingArguments):
     def order_seed(self) -> int:
         """Seed of everything that is drawn from the data."""
         return self.data_seed if self.data_seed is not None else self.seed
+
+    def choose_workers(self) -> None:
+        """Choose how many processes prepare batches: on the CPU they would only take cores from the model."""
+        if self.dataloader_num_workers is None:
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun, DeepSpeed
+            forks = not self.use_cpu and accelerator() not in (None, "mps")
+            self.dataloader_num_workers = max(1, min(MOST_WORKERS, cores() // ranks - 1)) if forks else 0
 
     def choose_precision(self) -> None:
         """Set transformers' bf16 and fp16 from --dtype, from its own flags, or from what the hardware does well."""

@@ -9,6 +9,8 @@ Shapes: B queries of this rank, G keys of a group, K distinct keys, M known posi
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -304,3 +306,49 @@ class PlanLoader(DataLoader[Example]):
         """Choose the epoch that the next iteration plans."""
         if isinstance(self.batch_sampler, RankBatches):
             self.batch_sampler.set_epoch(epoch)
+
+
+def start_worker(_: int) -> None:
+    """Prepare a worker: threads that tokenizers started before it was forked would be waited for in vain."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class Waiting:
+    """How long the device has had nothing to do because the next batch was not there: `with waiting: next(batches)`.
+
+    On CUDA the device itself keeps the time, with an event before and one after: the second comes later than the first
+    only where all work was done before the batch came. The host never waits for that.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+        self.seconds = 0.0
+        self.started: Any = None
+        self.gaps: list[tuple[Any, Any]] = []
+
+    def now(self) -> Any:
+        """Return the host's time, or an event on the device's stream."""
+        if not self.on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def __enter__(self) -> None:
+        """Start to wait."""
+        self.started = self.now()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop waiting."""
+        if self.on_cuda:
+            self.gaps.append((self.started, self.now()))
+        else:
+            self.seconds += self.now() - self.started
+
+    def drain(self) -> float:
+        """Return the seconds since the last call."""
+        if self.gaps:
+            self.gaps[-1][1].synchronize()
+        seconds = self.seconds + sum(start.elapsed_time(end) / 1000 for start, end in self.gaps)
+        self.seconds, self.gaps = 0.0, []
+        return seconds

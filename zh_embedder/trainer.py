@@ -16,7 +16,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from zh_embedder.arguments import TrainArguments
-from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet
+from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet, Waiting, start_worker
 from zh_embedder.encoder import Encoder
 from zh_embedder.errors import UserError
 from zh_embedder.files import beside_file
@@ -115,6 +115,7 @@ class DenseTrainer(Trainer):
         # The queries of a step are weighed by their share of it, never by what transformers counts.
         self.step_guard = StepGuard(args.device, self.describe_rows)
         self.meter = Meter(args.device)
+        self.waiting = Waiting(args.device)
         self.remove_callback(ProgressCallback)
         self.add_callback(Progress())
         if args.early_exit_steps:
@@ -147,8 +148,14 @@ class DenseTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),  # or every epoch would draw from the global state that dropout uses
         )
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        """Take the batches of an update, and the time that it takes; a resumed run's first loader is not ours."""
+        with self.waiting:
+            return super().get_batch_samples(*args, **options)
 
     def describe_rows(self, rows: tuple[int, ...]) -> str:
         """Name the task, the dataset and the records of a step, for messages."""
