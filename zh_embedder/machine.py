@@ -59,7 +59,8 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     Measured with the threads that this process has: under torchrun each rank measures its share of the machine.
     """
     size = PEAK_SIZE.get(device.type, 4096)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    own = torch.Generator(device).manual_seed(0)  # the global one decides what training draws
+    a, b = (torch.randn(size, size, device=device, generator=own).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(PEAK_TRIES):
         start = time.perf_counter()
@@ -74,9 +75,9 @@ def keep_memory() -> bool:
     """Let the C library keep memory that was freed, instead of fetching it from the kernel at every allocation.
 
     A step on the CPU allocates and frees gigabytes; with glibc's defaults each large tensor is mapped and unmapped
-    anew, and clearing its pages takes up to half of all time. Works from inside the process (mallopt, and torch's
-    huge pages), so that nobody has to set GLIBC_TUNABLES and start again. Does nothing where the C library is not
-    glibc, or GLIBC_TUNABLES already speaks of malloc. Call it before the first large tensor.
+    anew, and clearing its pages takes up to half of all time. Works from inside the process, so that nobody has to set
+    GLIBC_TUNABLES and start again. Does nothing where the C library is not glibc, or GLIBC_TUNABLES already speaks of
+    malloc. Call it before the first large tensor.
 
     Returns:
         Whether it was done.
@@ -87,5 +88,25 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first allocation
     return all(mallopt(name, value) for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEEP), (M_TOP_PAD, PAD)))
+
+
+def share_of_cores() -> int:
+    """Cores that this process may use, divided among the ranks of this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def prepare(device: torch.device, *, threads: int | None = None) -> None:
+    """Make a device fast for a whole run: threads and memory on the CPU, TF32 on CUDA.
+
+    Args:
+        device: where the run computes.
+        threads: of this rank, on the CPU; by default its share of the cores, because torchrun gives each rank one
+            thread however many cores there are.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        return
+    keep_memory()
+    if threads is not None or os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(threads or share_of_cores())

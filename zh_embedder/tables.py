@@ -27,10 +27,10 @@ ROWS_PER_WRITE = 2000
 LOCK_TRIES = 100
 
 
-def cache_folder(given: str | None) -> Path:
+def cache_folder(given: str | None, kind: str = "records") -> Path:
     """Return where prepared tables live: the flag, else $ZH_EMBEDDER_CACHE, else ~/.cache/zh_embedder."""
     chosen = given or os.environ.get("ZH_EMBEDDER_CACHE") or str(Path("~/.cache/zh_embedder").expanduser())
-    return Path(chosen) / "records"
+    return Path(chosen) / kind
 
 
 @lru_cache(maxsize=1024)

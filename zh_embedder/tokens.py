@@ -5,16 +5,21 @@ Shapes: N texts, T tokens of all texts together, L tokens of the longest.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.files import write_json
+
+Ids = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,25 @@ class TokenBatch:
         return rows[owners, self.positions]
 
 
-def concatenate(texts: Sequence[Sequence[int]]) -> TokenBatch:
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """Token ids of a key, its instruction in front; equal to another one exactly where their texts are."""
+
+    text: int  # identity of the text
+    ids: Ids = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """One training record as token ids, instructions in front: all that selection and a batch need of it."""
+
+    query: Ids
+    pos: Sequence[TokenKey]
+    neg: Sequence[TokenKey]
+    teacher_scores: Sequence[float] | None  # pos then neg
+
+
+def concatenate(texts: Sequence[Sequence[int] | Ids]) -> TokenBatch:
     """Lay token ids of several texts end to end."""
     flat = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in texts])
     return TokenBatch.of(torch.from_numpy(flat), [len(ids) for ids in texts])
@@ -119,11 +142,45 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
     """Token ids of each text, special tokens included, at most `max_length` of them."""
-    encoded = tokenizer(
-        list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
+    if not is_plain(tokenizer):
+        encoded = tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [ids or empty_text(tokenizer) for ids in encoded["input_ids"]]
+    # What the call above does, without the offsets and masks that nobody reads: a quarter more texts a second.
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return [encoding.ids or empty_text(tokenizer) for encoding in backend.encode_batch_fast(list(texts))]
+
+
+def empty_text(tokenizer: Any) -> list[int]:
+    """Token ids of an empty text where the tokenizer makes nothing of it: a text without tokens has no vector."""
+    known = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, 0)
+    return [next(index for index in known if index is not None)]
+
+
+def fingerprint(tokenizer: Any) -> str | None:
+    """Hash of everything that decides which ids a text gets but its maximum length; None where Python code decides."""
+    if not is_plain(tokenizer):
+        return None
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # state of the last call
+    backend.no_padding()
+    settings = [type(tokenizer).__qualname__, tokenizer.truncation_side, tokenizer.split_special_tokens]
+    settings += [f"{name} {version(name)}" for name in ("tokenizers", "transformers")]
+    return hashlib.blake2b(f"{settings}\n{backend.to_str()}".encode(), digest_size=16).hexdigest()
+
+
+def is_plain(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer is its Rust backend and nothing else: no Python of its own stands before it."""
+    kind = type(tokenizer)
+    own = [getattr(kind, name, None) for name in ("__call__", "_encode_plus", "set_truncation_and_padding")]
+    return hasattr(tokenizer, "backend_tokenizer") and all(
+        getattr(method, "__module__", "").startswith("transformers.tokenization_utils") for method in own
     )
-    # A decoder's tokenizer makes nothing of an empty text, and a text without tokens has no vector.
-    fill = next(
-        (i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id) if i is not None), 0
-    )
-    return [ids or [fill] for ids in encoded["input_ids"]]
