@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-bench
+PEERS_STAMP := $(PEERS)/.installed
+BENCH ?=
 export TOKENIZERS_PARALLELISM = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -14,6 +17,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(PEERS_STAMP): setup.cfg pyproject.toml constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
 demo: $(STAMP)  ## train on the bundled records, measure before and after, export, search (under 3 minutes)
@@ -34,11 +43,11 @@ fix: $(STAMP)  ## format and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## measure speed on this machine
-	$(BIN)/python benchmarks/step.py
+bench: $(STAMP) $(PEERS_STAMP)  ## speed and memory beside FlagEmbedding and sentence-transformers (BENCH="--quick", ...)
+	$(BIN)/python -m benchmarks $(BENCH)
 
-clean:  ## remove .venv and what the demo wrote
-	rm -rf $(VENV) demo-output
+clean:  ## remove .venv, .venv-bench and what the demo wrote
+	rm -rf $(VENV) $(PEERS) demo-output
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'

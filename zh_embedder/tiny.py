@@ -25,6 +25,8 @@ def build(
     hidden: int = 128,
     layers: int = 2,
     heads: int = 4,
+    intermediate: int | None = None,
+    vocabulary_size: int | None = None,
     seed: int = 0,
     dropout: float = 0.1,
     pooling: str | None = "mean",
@@ -33,9 +35,11 @@ def build(
 
     Args:
         folder: where to.
-        hidden: hidden size; the feed-forward layer is twice as wide.
+        hidden: hidden size.
         layers: how many.
         heads: attention heads.
+        intermediate: width of the feed-forward layer; by default twice the hidden size.
+        vocabulary_size: filled up to this with tokens that no text has; by default as many as there are characters.
         seed: of the weights.
         dropout: hidden and attention dropout.
         pooling: cls, mean or last_token; None writes a bare model, as many hubs have them.
@@ -46,6 +50,7 @@ def build(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [*SPECIAL, *characters()]
+    vocabulary += [f"[unused{n}]" for n in range((vocabulary_size or 0) - len(vocabulary))]
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), "utf-8")
     tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=512)
     config = BertConfig(
@@ -53,7 +58,7 @@ def build(
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        intermediate_size=2 * hidden,
+        intermediate_size=intermediate or 2 * hidden,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
