@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -143,9 +143,15 @@ class Encoder(nn.Module):
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_tokens(
-        self, ids: Sequence[Sequence[int]], out: NDArray[np.float32], *, tokens_per_batch: int, show_progress: bool
+        self,
+        ids: Sequence[Sequence[int]],
+        out: NDArray[np.float32],
+        *,
+        tokens_per_batch: int,
+        show_progress: bool,
+        on_batch: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Encode token ids into the rows of `out`."""
+        """Encode token ids into the rows of `out`; `on_batch` is told the texts and tokens of each batch."""
         from tqdm.auto import tqdm
 
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
@@ -163,6 +169,8 @@ class Encoder(nn.Module):
                 out[rows] = self.embed(batch).cpu().numpy()
                 start += count
                 bar.update(len(rows))
+                if on_batch is not None:
+                    on_batch(len(rows), sum(batch.sizes))
         self.train(training)
 
     # ---- folders --------------------------------------------------------------------------------------------------
