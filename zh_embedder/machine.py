@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import torch
 
-from zh_embedder.errors import unknown_name
+from zh_embedder.errors import reject, unknown_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices that measure the peak
@@ -39,17 +39,22 @@ def best_dtype(device_type: str) -> torch.dtype:
     return torch.bfloat16 if gains else torch.float32
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the precision of that name; auto is the fastest on the device that loses no range.
+def dtype_name(asked: str, device: torch.device) -> str:
+    """Return the precision by its name: as asked, or for auto the fastest on the device that loses no range.
 
     Raises:
-        UserError: it is not known.
+        UserError: it is not known, or is fp16 on a CPU.
     """
-    if name == "auto":
-        return best_dtype(device.type)
-    if name not in DTYPES:
-        raise unknown_name("dtype", name, (*DTYPES, "auto"))
-    return DTYPES[name]
+    if asked not in (*DTYPES, "auto"):
+        raise unknown_name("dtype", asked, (*DTYPES, "auto"))
+    if asked == "fp16" and device.type == "cpu":
+        raise reject("dtype", asked, "auto, fp32 or bf16: fp16 needs a GPU")
+    return asked if asked != "auto" else next(n for n, dtype in DTYPES.items() if dtype is best_dtype(device.type))
+
+
+def resolve_dtype(asked: str, device: torch.device) -> torch.dtype:
+    """Return the precision of a name; see `dtype_name`."""
+    return DTYPES[dtype_name(asked, device)]
 
 
 @lru_cache(maxsize=8)

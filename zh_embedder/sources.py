@@ -19,16 +19,23 @@ ROOT_PREFIX = "llm-embedder:"
 BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
-def is_data_file(path: Path) -> bool:
+def kind(path: Path) -> str:
+    """Return the suffix that says what a file holds, its compression left out: `.jsonl` of `train.jsonl.gz`."""
+    return next((suffix for suffix in reversed(path.suffixes) if suffix not in COMPRESSIONS), "")
+
+
+def is_data_file(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
     """Tell whether a name in a folder is a data file: .jsonl or .json, plain, .gz or .zst."""
-    suffixes = [s for s in path.suffixes if s not in COMPRESSIONS]
-    return path.is_file() and bool(suffixes) and suffixes[-1] in SUFFIXES and not path.name.startswith(".")
+    return path.is_file() and kind(path) in suffixes and not path.name.startswith(".")
 
 
-def find_files(specs: Sequence[str], *, data_root: str | None, flag: str = "--train_data") -> list[Path]:
+def find_files(
+    specs: Sequence[str], *, data_root: str | None, flag: str = "--train_data", suffixes: Sequence[str] = SUFFIXES
+) -> list[Path]:
     """Turn files, folders and globs, each possibly behind `llm-embedder:`, into files, in the order given.
 
-    The same file given twice is there twice. A folder gives its data files, subfolders included, sorted.
+    The same file given twice is there twice. A folder gives its data files (those with one of `suffixes`), subfolders
+    included, sorted.
 
     Raises:
         UserError: nothing is there; the nearest name beside it is offered.
@@ -42,9 +49,9 @@ def find_files(specs: Sequence[str], *, data_root: str | None, flag: str = "--tr
             name = str(Path(data_root) / spec.removeprefix(ROOT_PREFIX))
         path = Path(name).expanduser()
         if path.is_dir():
-            found = [p for p in sorted(path.rglob("*")) if is_data_file(p)]
+            found = [p for p in sorted(path.rglob("*")) if is_data_file(p, suffixes)]
             if not found:
-                raise UserError(f"{flag}: no .jsonl or .json file (plain, .gz or .zst) in folder {name}")
+                raise UserError(f"{flag}: no {' or '.join(suffixes)} file (plain, .gz or .zst) in folder {name}")
         elif path.is_file():
             found = [path]
         else:

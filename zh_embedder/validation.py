@@ -36,18 +36,16 @@ ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_
 Row = dict[str, Any]
 
 
-def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
-    """Parse and check one line.
+def parse_object(text: str, where: str, example: str) -> Row:
+    """Parse one line that holds a JSON object whose strings are whole characters.
 
     Args:
         text: the line.
         where: `path:line`, for messages.
-
-    Returns:
-        The row (keys of ROW_FIELDS but `line`), and the names of fields that training does not use.
+        example: an object such as is expected.
 
     Raises:
-        UserError: broken JSON, or a field that is missing or wrong.
+        UserError: it holds anything else.
     """
     try:
         raw = json.loads(text)
@@ -62,9 +60,26 @@ def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
     if isinstance(raw, list):
         raise UserError(f"{where}: {ARRAY}")
     if not isinstance(raw, dict):
-        raise reject(where, raw, 'an object such as {"query": ..., "pos": [...], "task": ...}')
+        raise reject(where, raw, f"an object such as {example}")
     if "\\ud" in text.lower():
         check_surrogates(raw, where)
+    return raw
+
+
+def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
+    """Parse and check one line.
+
+    Args:
+        text: the line.
+        where: `path:line`, for messages.
+
+    Returns:
+        The row (keys of ROW_FIELDS but `line`), and the names of fields that training does not use.
+
+    Raises:
+        UserError: broken JSON, or a field that is missing or wrong.
+    """
+    raw = parse_object(text, where, '{"query": ..., "pos": [...], "task": ...}')
     if "text1" in raw or "text2" in raw:
         return pair_row(raw, where), unused(raw, PAIR_FIELDS)
     if "text" in raw and "label" in raw:
