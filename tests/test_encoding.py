@@ -16,7 +16,7 @@ from tests.processes import ALONE, start, torchrun
 from tests.test_cli import run
 from tests.test_texts import write
 from tests.test_vectors import MANIFEST
-from zh_embedder import encoding
+from zh_embedder import encoding, machine
 from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.encoding import ahead, blocks, own_rank, tokenizer_hash, weights_hash
 from zh_embedder.errors import UserError
@@ -119,7 +119,7 @@ def test_bf16_is_computed_in_bf16_and_close(capsys, tiny_bert, inputs):
 
 @pytest.mark.parametrize(("gains", "dtype"), [(True, "bf16"), (False, "fp32")])
 def test_auto_is_bf16_where_the_cpu_gains_from_it(capsys, tiny_bert, inputs, gains, dtype, monkeypatch):
-    monkeypatch.setattr(encoding, "cpu_gains_from_bf16", lambda: gains)
+    monkeypatch.setattr(machine, "cpu_gains_from_bf16", lambda: gains)
     encode(capsys, tiny_bert, *inputs)
     assert open_vectors("out").manifest.dtype == dtype
 
@@ -190,9 +190,8 @@ def test_progress_counts_every_text_and_token(tiny_bert):
     tokens = [encoder.tokenizer(text)["input_ids"] for text in TEXTS]
     told = []
     out = np.zeros((len(TEXTS), encoder.dimension), np.float32)
-    encoder.encode_tokens(
-        tokens, out, tokens_per_batch=64, show_progress=False, on_batch=lambda *counts: told.append(counts)
-    )
+    with encoder.encoding("fp32"):
+        encoder.encode_tokens(tokens, out, tokens_per_batch=64, done=lambda *counts: told.append(counts))
     assert len(told) > 5
     assert tuple(map(sum, zip(*told, strict=True))) == (len(TEXTS), sum(map(len, tokens)))
 
