@@ -22,7 +22,7 @@ from zh_embedder.encoding import ahead, blocks, own_rank, tokenizer_hash, weight
 from zh_embedder.errors import UserError
 from zh_embedder.texts import Reader
 from zh_embedder.tiny import build
-from zh_embedder.vectors import InputFile, open_vectors
+from zh_embedder.vectors import InputFile, only_writer, open_vectors
 
 WORDS = "今天天气很好我们去公园看花吃饭学习工作音乐电影"
 TEXTS = [WORDS[i % 7 : i % 7 + 1 + (i * 5) % 16] * (1 + i % 3) for i in range(43)]  # 1 to 48 characters
@@ -376,6 +376,14 @@ def test_a_wrong_line_far_behind_is_found_before_anything_is_encoded(capsys, tin
 def test_sides_need_not_be_told_where_they_are_alike(capsys, tiny_bert, inputs):
     encode(capsys, tiny_bert, *inputs, *FP32)
     encode(capsys, tiny_bert, *inputs, *FP32, "--side", "query")  # the same vectors, so the same folder
+
+
+def test_two_processes_that_both_think_they_are_alone_are_told(capsys, tiny_bert, inputs):
+    """As a cluster starts them that sets no RANK."""
+    with only_writer(Path("out"), 0):
+        said = encode(capsys, tiny_bert, *inputs, *FP32, expect=2)
+    assert "error: out: another process is writing here as rank 0" in said
+    assert list(Path("out").iterdir()) == []
 
 
 # ---- real processes -------------------------------------------------------------------------------------------------

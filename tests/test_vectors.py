@@ -238,6 +238,11 @@ def test_the_same_weights_under_another_name_go_on(tmp_path):
     assert begin(tmp_path, replace(MANIFEST, model="moved/base")) == [1, 2]
 
 
+def test_overwrite_makes_shards_again_that_would_be_the_same(tmp_path):
+    assert begin(fill(tmp_path), overwrite=True) == [0, 1, 2]
+    assert names(tmp_path) == ["manifest.json"]
+
+
 def test_overwrite_keeps_nothing_of_ours_and_everything_else(tmp_path):
     fill(tmp_path)
     for name in ("notes.txt", "vectors-00000.npy.bak", "ids.json", "vectors-7.npy"):
