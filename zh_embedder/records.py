@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zh_embedder.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.selection import Record
-from zh_embedder.tables import cache_folder, content_hash, load_table
+from zh_embedder.tables import cache_folder, load_table
 from zh_embedder.validation import GROUP
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Part:
 
     table: ArrowTable
     rows: NDArray[np.int64]
-    content: str = ""  # hash of the file that the table was made of
+    content: str  # hash of the file that the table was made of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,8 +148,8 @@ def load_datasets(files: Sequence[Path], *, cache_dir: str | None) -> list[TaskD
     wrong = 0
     for path, name in zip(files, short_names(files), strict=True):
         try:
-            table = load_table(path, cache)
-            found.extend(split_tasks(path, table, name, content=content_hash(path)))
+            table, content = load_table(path, cache)
+            found.extend(split_tasks(path, table, name, content=content))
         except UserError as error:
             messages.extend(str(error).split("\n")[:MAX_SHOWN])
             wrong += error.total
