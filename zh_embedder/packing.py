@@ -10,7 +10,7 @@ Shapes: N texts, T tokens of all texts together, H heads, D dimensions of a head
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -175,7 +175,7 @@ def trim(backbone: Any) -> bool:
         or "crossattention" in names
     ):
         return False
-    last.forward = MethodType(_last_layer, last)
+    last.forward = partial(_last_layer, last)  # not a method: that could not be pickled
     try:
         fine = deviation(backbone, first_tokens=True) <= TOLERANCE
     except FAILURES:
