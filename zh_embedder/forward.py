@@ -112,6 +112,11 @@ class Forward(nn.Module):
         """Tokens that go through the model for texts of these lengths in a precision, padding included."""
         if self.packs(dtype):
             return sum(sizes)
+        step = self.sub_batch_size or len(sizes)
+        return sum(self._padded_tokens(sizes[i : i + step]) for i in range(0, len(sizes), step))
+
+    def _padded_tokens(self, sizes: Sequence[int]) -> int:
+        """Tokens of the rows that `padded` makes of texts of these lengths."""
         ordered, count = sorted(sizes, reverse=True), -(-len(sizes) // PADDED_PIECES)
         multiple = self.pad_to_multiple_of or 1
         pieces = [ordered[i : i + count] for i in range(0, len(ordered), count)]
