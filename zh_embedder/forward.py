@@ -129,11 +129,17 @@ class Forward(nn.Module):
         leaves out.
         """
         tokens, squares = sum(sizes), sum(size * size for size in sizes)
-        layers, width = self.config.num_hidden_layers, self.config.hidden_size
+        layers, width = self.config.num_hidden_layers, attention_width(self.config)
         total = 2.0 * self.layer_weights * tokens + 4.0 * width * layers * squares
         if self.trimmed:
             total -= 2.0 * trimmed_weights(self.backbone) * (tokens - len(sizes)) + 4.0 * width * (squares - tokens)
         return total
+
+
+def attention_width(config: Any) -> int:
+    """Width of all heads together: some decoders have heads that are wider than their share of the hidden size."""
+    share = int(config.hidden_size) // int(config.num_attention_heads)
+    return int(config.num_attention_heads) * int(getattr(config, "head_dim", None) or share)
 
 
 def count_layer_weights(backbone: Any) -> int:
