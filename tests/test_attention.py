@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zh_embedder import attention
-from zh_embedder.attention import Sight, fits, first_tokens_on_cpu, has_varlen, on_cpu, on_cuda, runs, small_runs
+from zh_embedder.attention import Sight, first_tokens_on_cpu, fits, has_varlen, on_cpu, on_cuda, runs, small_runs
 
 CPU = torch.device("cpu")
 HEADS, SIZE = 3, 8
@@ -33,7 +33,6 @@ SIGHTS = {
     "causal window of a text": Sight(SCALE, causal=True, window=12),
     "causal window of all": Sight(SCALE, causal=True, window=99),
 }
-KERNELS = {torch.float32: "sdpa", torch.bfloat16: "matmul", torch.float16: "matmul", torch.float64: "matmul"}
 
 
 def drawn(tokens, *, seed=0, dtype=torch.float32, heads=HEADS, size=SIZE):
@@ -305,7 +304,7 @@ def test_first_tokens_in_16_bits_are_off_by_rounding_alone():
 # ---- CUDA -----------------------------------------------------------------------------------------------------------
 
 
-def stand_in(query, key, value, starts, bounds, most, longest, *, scale, window_size):  # noqa: PLR0917
+def stand_in(query, key, value, starts, bounds, most, longest, *, scale, window_size):
     """`varlen_attn` by its documentation, naively; it holds its caller to the longest text that it was told."""
     assert starts.dtype == bounds.dtype == torch.int32
     assert starts.diff().max() <= most
@@ -318,10 +317,9 @@ def stand_in(query, key, value, starts, bounds, most, longest, *, scale, window_
         strict=True,
     ):
         q, (k, v) = query[slice(*rows)], (x[slice(*columns)] for x in (key, value))
-        shift = 0 if len(q) == len(k) else None  # flash attention aligns windows at the end; no window is used there
-        assert shift == 0 or window_size == (-1, -1)
+        assert len(q) == len(k) or window_size == (-1, -1)  # else the kernel would align them at their ends
         ahead = torch.arange(len(k)) - torch.arange(len(q)).unsqueeze(1)
-        blocked = torch.zeros_like(ahead, dtype=torch.bool) if shift is None else (ahead > behind) | (-ahead > before)
+        blocked = (ahead > behind) | (-ahead > before)
         scores = torch.einsum("ihd,jhd->hij", q, k) * scale
         outs.append(torch.einsum("hij,jhd->ihd", scores.masked_fill(blocked, -math.inf).softmax(-1), v))
     return torch.cat(outs)
