@@ -22,7 +22,8 @@ class _Drop(torch.autograd.Function):
         count = values.numel()
         drawn = torch.empty(-(-count // WORDS), dtype=torch.int64).random_(LOWEST, None)
         words = drawn.view(torch.int16)[:count].view(values.shape)
-        kept = words >= round(share * LEVELS) - LEVELS // 2
+        # At most the highest word: a share that rounds to all would not fit into sixteen bits.
+        kept = words >= min(round(share * LEVELS), LEVELS - 1) - LEVELS // 2
         ctx.scale = 1 / (1 - share)
         ctx.save_for_backward(kept)
         return (values * kept).mul_(ctx.scale)

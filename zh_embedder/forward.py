@@ -112,6 +112,11 @@ class Forward(nn.Module):
         """Tokens that go through the model for texts of these lengths in a precision, padding included."""
         if self.packs(dtype):
             return sum(sizes)
+        step = self.sub_batch_size or len(sizes)
+        return sum(self._padded_tokens(sizes[i : i + step]) for i in range(0, len(sizes), step))
+
+    def _padded_tokens(self, sizes: Sequence[int]) -> int:
+        """Tokens of the rows that `padded` makes of texts of these lengths."""
         ordered, count = sorted(sizes, reverse=True), -(-len(sizes) // PADDED_PIECES)
         multiple = self.pad_to_multiple_of or 1
         pieces = [ordered[i : i + count] for i in range(0, len(ordered), count)]
@@ -124,11 +129,17 @@ class Forward(nn.Module):
         leaves out.
         """
         tokens, squares = sum(sizes), sum(size * size for size in sizes)
-        layers, width = self.config.num_hidden_layers, self.config.hidden_size
+        layers, width = self.config.num_hidden_layers, attention_width(self.config)
         total = 2.0 * self.layer_weights * tokens + 4.0 * width * layers * squares
         if self.trimmed:
             total -= 2.0 * trimmed_weights(self.backbone) * (tokens - len(sizes)) + 4.0 * width * (squares - tokens)
         return total
+
+
+def attention_width(config: Any) -> int:
+    """Width of all heads together: some decoders have heads that are wider than their share of the hidden size."""
+    share = int(config.hidden_size) // int(config.num_attention_heads)
+    return int(config.num_attention_heads) * int(getattr(config, "head_dim", None) or share)
 
 
 def count_layer_weights(backbone: Any) -> int:

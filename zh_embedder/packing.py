@@ -9,8 +9,9 @@ Shapes: N texts, T tokens of all texts together, H heads, D dimensions of a head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import MethodType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,9 +120,10 @@ def enable(backbone: Any) -> str | None:
     AttentionInterface.register(NAME, text_attention)
     AttentionMaskInterface.register(NAME, text_mask)
     before = backbone.config._attn_implementation
-    backbone.set_attn_implementation(NAME)
     try:
-        off = deviation(backbone)
+        expected = states_alone(backbone)  # with the attention that it came with
+        backbone.set_attn_implementation(NAME)
+        off = deviation(backbone, expected)
     except FAILURES as error:
         reason: str | None = f"packed, its forward fails: {str(error).splitlines()[0]}"
     else:
@@ -137,24 +139,41 @@ def probe_lengths(config: Any) -> Sequence[int]:
     return (*PROBE_LENGTHS, window + 9) if 0 < window <= 256 else PROBE_LENGTHS
 
 
-def deviation(backbone: Any, *, first_tokens: bool = False) -> float:
-    """Largest difference of packed states from those of each text alone, as a share of the largest value."""
-    sizes = tuple(probe_lengths(backbone.config))
-    device, words = next(backbone.parameters()).device, backbone.config.vocab_size
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(min(5, words - 1), words, (sum(sizes),), generator=generator).to(device)
-    positions = torch.cat([torch.arange(size) for size in sizes]).to(device)
-    bounds = torch.tensor([0, *sizes], device=device).cumsum(0).int()
+def probe_texts(backbone: Any) -> list[Tensor]:
+    """Random token ids of the texts that try a model out."""
+    generator, words = torch.Generator().manual_seed(0), backbone.config.vocab_size
+    sizes, device = probe_lengths(backbone.config), next(backbone.parameters()).device
+    return [torch.randint(min(5, words - 1), words, (size,), generator=generator).to(device) for size in sizes]
+
+
+@contextmanager
+def probing(backbone: Any) -> Iterator[None]:
+    """Without dropout and gradients."""
     training = backbone.training
     backbone.eval()
     try:
         with torch.no_grad():
-            rows = [text.unsqueeze(0) for text in ids.split(list(sizes))]
-            alone = [backbone(input_ids=r, attention_mask=torch.ones_like(r)).last_hidden_state[0] for r in rows]
-            together = forward_packed(backbone, ids, positions, sizes, bounds, first_tokens=first_tokens)
+            yield
     finally:
         backbone.train(training)
-    expected = torch.stack([states[0] for states in alone]) if first_tokens else torch.cat(alone)
+
+
+def states_alone(backbone: Any) -> list[Tensor]:
+    """States of each text that tries a model out, (L, hidden size), with whatever attention it has."""
+    rows = [text.unsqueeze(0) for text in probe_texts(backbone)]
+    with probing(backbone):
+        return [backbone(input_ids=r, attention_mask=torch.ones_like(r)).last_hidden_state[0] for r in rows]
+
+
+def deviation(backbone: Any, alone: Sequence[Tensor], *, first_tokens: bool = False) -> float:
+    """Largest difference of packed states from those of each text alone, as a share of the largest value."""
+    texts = probe_texts(backbone)
+    sizes = tuple(len(text) for text in texts)
+    positions = torch.cat([torch.arange(size, device=texts[0].device) for size in sizes])
+    bounds = torch.tensor([0, *sizes], device=texts[0].device).cumsum(0).int()
+    with probing(backbone):
+        together = forward_packed(backbone, torch.cat(texts), positions, sizes, bounds, first_tokens=first_tokens)
+    expected = torch.stack([states[0] for states in alone]) if first_tokens else torch.cat(list(alone))
     return float((together - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
 
 
@@ -175,9 +194,9 @@ def trim(backbone: Any) -> bool:
         or "crossattention" in names
     ):
         return False
-    last.forward = MethodType(_last_layer, last)
+    last.forward = partial(_last_layer, last)  # not a method: that could not be pickled
     try:
-        fine = deviation(backbone, first_tokens=True) <= TOLERANCE
+        fine = deviation(backbone, states_alone(backbone), first_tokens=True) <= TOLERANCE
     except FAILURES:
         fine = False
     if not fine:
