@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zh_embedder import attention
-from zh_embedder.attention import Sight, first_tokens_on_cpu, fits, has_varlen, on_cpu, on_cuda, runs, small_runs
+from zh_embedder.attention import Sight, first_tokens_on_cpu, has_varlen, obstacle, on_cpu, on_cuda, runs, small_runs
 
 CPU = torch.device("cpu")
 HEADS, SIZE = 3, 8
@@ -357,16 +357,16 @@ def test_where_texts_can_be_packed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     monkeypatch.setattr(attention, "has_varlen", lambda: True)
     capability = (8, 0)
-    assert all(fits(CPU, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16))
-    assert fits(cuda, torch.bfloat16)
-    assert fits(cuda, torch.float16)
-    assert not fits(cuda, torch.float32)
-    assert not fits(torch.device("mps"), torch.bfloat16)
+    assert all(obstacle(CPU, dtype) is None for dtype in (torch.float32, torch.bfloat16, torch.float16))
+    assert obstacle(cuda, torch.bfloat16) is None
+    assert obstacle(cuda, torch.float16) is None
+    assert obstacle(cuda, torch.float32)
+    assert obstacle(torch.device("mps"), torch.bfloat16)
     capability = (7, 5)
-    assert not fits(cuda, torch.bfloat16)
+    assert obstacle(cuda, torch.bfloat16)
     capability = (9, 0)
     monkeypatch.setattr(attention, "has_varlen", lambda: False)
-    assert not fits(cuda, torch.bfloat16)
+    assert obstacle(cuda, torch.bfloat16)
 
 
 def test_this_torch_has_the_kernel_or_says_so(monkeypatch):

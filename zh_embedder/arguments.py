@@ -345,11 +345,11 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         raise
     except (ValueError, OSError) as error:
         raise UserError(f"command line: {error}") from None
-    check_together(data, train)
+    check_together(data, model, train)
     return Arguments(data, model, train, tuple(dict.fromkeys([*translated.notes, *train.notes])))
 
 
-def check_together(data: DataArguments, train: TrainArguments) -> None:
+def check_together(data: DataArguments, model: ModelArguments, train: TrainArguments) -> None:
     """Refuse combinations that cannot work."""
     if train.output_dir in (None, "trainer_output"):
         raise UserError("--output_dir: is missing, expected the folder of the run")
@@ -357,5 +357,10 @@ def check_together(data: DataArguments, train: TrainArguments) -> None:
         raise UserError("--train_data: is missing, expected files of JSON Lines")
     if train.deepspeed and "LOCAL_RANK" not in os.environ:
         raise UserError("--deepspeed: start with `torchrun --nproc_per_node=1 run_dense.py ...` or `deepspeed`")
+    if train.torch_compile and train.use_cpu and model.packing:
+        raise UserError(
+            "--torch_compile: on the CPU packed texts would be compiled anew for the lengths of every step, expected "
+            "--torch_compile False, or --no_packing beside it"
+        )
     if data.use_train_config and data.inbatch_same_dataset is None:
         raise UserError("--use_train_config: needs --inbatch_same_dataset, because a mixed step has no single task")

@@ -180,9 +180,14 @@ def has_varlen() -> bool:
     return {"window_size", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
-def fits(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether texts can be packed there: always on the CPU; on CUDA in 16 bits, from Ampere on."""
+def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say why texts cannot be packed there: on CUDA it takes 16 bits and Ampere or newer; on the CPU nothing."""
     if device.type == "cpu":
-        return True
-    half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0) and has_varlen()
+        return None
+    if device.type != "cuda":
+        return f"packing knows the CPU and CUDA, not {device.type}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "on CUDA texts are packed in bf16 and fp16 alone"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "packing on CUDA needs an Ampere GPU or a newer one"
+    return None if has_varlen() else f"torch {torch.__version__} has no varlen_attn with windows, a newer one has"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zh_embedder.attention import fits
+from zh_embedder.attention import obstacle
 from zh_embedder.dropout import cheapen
 from zh_embedder.packing import enable, forward_packed, trim, trimmed_weights
 from zh_embedder.pooling import POOLINGS
@@ -84,7 +84,7 @@ class Forward(nn.Module):
         if dtype is None:
             autocast = torch.is_autocast_enabled(device.type)
             dtype = torch.get_autocast_dtype(device.type) if autocast else self.backbone.dtype
-        return self.why_padded is None and fits(device, dtype)
+        return self.why_padded is None and obstacle(device, dtype) is None
 
     def packed(self, tokens: TokenBatch) -> Tensor:
         """Pooled states, (N, H), no padding computed."""

@@ -16,7 +16,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from zh_embedder.arguments import TrainArguments
-from zh_embedder.attention import fits
+from zh_embedder.attention import obstacle
 from zh_embedder.checkpoints import KEY_FOLDER, PLAN_FILE, QUERY_FOLDER, load_weights
 from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet, Waiting, start_worker
 from zh_embedder.encoder import Encoder
@@ -126,10 +126,9 @@ class DenseTrainer(Trainer):
         if args.early_exit_steps:
             self.add_callback(EarlyExit(args.early_exit_steps))
 
-    @property
-    def packed(self) -> bool:
-        """Tell whether texts go through the query encoder without padding."""
-        return self.model.query.why_padded is None and fits(self.args.device, DTYPES[self.args.dtype])
+    def why_padded(self) -> str | None:
+        """Say why texts go through the query encoder with padding; None where they do not."""
+        return self.model.query.why_padded or obstacle(self.args.device, DTYPES[self.args.dtype])
 
     def train(self, *args: Any, **options: Any) -> Any:
         """Train; the clock of the log starts here, behind the measuring of the machine's peak."""
@@ -154,7 +153,7 @@ class DenseTrainer(Trainer):
         """Return a loader of our own, not prepared by accelerate: the plan has given each rank its slice already."""
         # Sharded weights are gathered forward by forward: every rank must make as many forwards as the others.
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        in_parts = self.model.query.sub_batch_size or not self.packed
+        in_parts = self.model.query.sub_batch_size or self.why_padded() is not None
         collator = self.model.collator(merge_keys=not (sharded and in_parts))
         workers = self.args.dataloader_num_workers
         return PlanLoader(

@@ -343,7 +343,7 @@ def cut_share(trainer: DenseTrainer, index: int) -> tuple[float, float]:
 def how_packed(trainer: DenseTrainer) -> str:
     """Say whether padding is computed, and what that means for the base's dropout."""
     query = trainer.model.query
-    reason = query.why_padded or (None if trainer.packed else "this device packs in 16 bits alone")
+    reason = trainer.why_padded()
     if reason is not None:
         return f"texts are padded, those of like lengths together: {reason}"
     dropout = getattr(query.config, "attention_probs_dropout_prob", None) or getattr(
