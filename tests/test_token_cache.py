@@ -125,7 +125,7 @@ def test_teacher_scores_and_their_choices_are_those_of_the_texts(positive, negat
 def test_records_with_a_prompt_history_or_no_negatives(use_prompts, written, collator, tmp_path):
     prompts = [{"query": f"问{i}", "pos": [f"答{i}"], **({"prompt": f"第{i}："} if i % 3 else {})} for i in range(20)]
     history = [{"history": [f"旧{i}", "旧", f"旧{i}"], "teacher_scores": [0.1, 0.3, 0.2 + i]} for i in range(20)]
-    drawn = SelectionRule(group_size=3, random_negatives=2)
+    drawn = SelectionRule(group_size=3, random_negatives=2, with_teacher=True)  # which these have not
     teacher = SelectionRule(group_size=3, select_positive="teacher", random_negatives=1)
     sets = [
         written(prompts, "a.jsonl", rule=drawn, use_prompts=use_prompts, prompt_format="{}｜{}"),
@@ -265,8 +265,10 @@ def test_the_name_changes_with_everything_that_decides_the_ids(qa, written, tiny
         named(written([json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:111])),
     ]
     assert len(set(names)) == len(names)
-    tokenize(tokenizer, ["旧的状态"], 3)  # what was tokenised before, and what only selection uses, changes nothing
+    # What was tokenised before, and what only selection uses, changes nothing.
     other_rule = replace(qa, task="icl", rule=SelectionRule(group_size=9, select_positive="random"))
+    tokenize(tokenizer, ["旧的状态"], 3)
+    assert named(other_rule) == names[0]
     assert named(other_rule, tokenizer=AutoTokenizer.from_pretrained(tiny_bert)) == names[0]
 
 
