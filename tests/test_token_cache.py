@@ -244,6 +244,7 @@ def test_the_name_changes_with_everything_that_decides_the_ids(qa, written, tiny
     def named(chosen=qa, tokenizer=tokenizer, **options):
         return file_name(chosen, Collator(tokenizer, **{"query_max_length": 24, "key_max_length": 40, **options}))
 
+    rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")]
     left, added, whole = (AutoTokenizer.from_pretrained(tiny_bert) for _ in range(3))
     left.truncation_side = "left"
     added.add_tokens(["新词"])
@@ -262,7 +263,7 @@ def test_the_name_changes_with_everything_that_decides_the_ids(qa, written, tiny
         named(replace(qa, prompt_format="{}: {}")),
         named(replace(qa, records=limit_rows(qa.records, 50, seed=0))),
         named(replace(qa, records=limit_rows(qa.records, 50, seed=1))),
-        named(written([json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:111])),
+        named(written([{**row, "query": row["query"] + "吗"} for row in rows])),
     ]
     assert len(set(names)) == len(names)
     # What was tokenised before, and what only selection uses, changes nothing.
