@@ -568,6 +568,11 @@ def hundred(tmp_path, load):
     return merged
 
 
+@pytest.mark.parametrize("rows", [[], [0], [99, 0, 40, 39, 0], range(30, 50), range(40, 100)])
+def test_many_records_are_read_as_one_by_one(rows, hundred):
+    assert hundred.read(rows) == [hundred[row] for row in rows]
+
+
 def test_a_limited_dataset_is_drawn_by_its_seed_and_stays_in_file_order(hundred):
     numbers = lambda dataset: [int(q.removeprefix("问")) for q in queries(dataset)]  # noqa: E731
     drawn = numbers(limit_rows(hundred, 30, seed=1))

@@ -186,18 +186,24 @@ def token_table(chosen: TrainSet, target: Path, collator: Collator) -> TokenTabl
 # ---- which datasets, and when ---------------------------------------------------------------------------------------
 
 
-def file_name(chosen: TrainSet, collator: Collator) -> str | None:
-    """Name of a dataset's tokens: a hash of all that decides them. None where they must be made anew each epoch."""
-    prints = [fingerprint(tokenizer) for tokenizer in (collator.tokenizer, collator.key_tokenizer)]
-    if None in prints or chosen.rule.shuffle_ratio > 0:
-        return None
-    parts = [
-        (part.content, hashlib.blake2b(part.rows.tobytes(), digest_size=16).hexdigest())
-        for part in chosen.records.parts
-    ]
+def fingerprints(collator: Collator) -> tuple[str, str] | None:
+    """Hashes of both tokenizers; None where Python code decides the ids."""
+    query = fingerprint(collator.tokenizer)
+    key = query if collator.key_tokenizer is collator.tokenizer else fingerprint(collator.key_tokenizer)
+    return (query, key) if query and key else None
+
+
+def file_name(chosen: TrainSet, collator: Collator, prints: tuple[str, str]) -> str:
+    """Name of a dataset's tokens: a hash of all that decides them."""
+    parts = [(part.content, hash_of(part.rows.tobytes())) for part in chosen.records.parts]
     wording = [chosen.query_prefix, chosen.key_prefix, chosen.use_prompts, chosen.prompt_format]
     decides = [FORMAT, parts, wording, collator.query_max_length, collator.key_max_length, prints]
-    return hashlib.blake2b(json.dumps(decides).encode(), digest_size=16).hexdigest() + ".arrow"
+    return hash_of(json.dumps(decides).encode()) + ".arrow"
+
+
+def hash_of(content: bytes) -> str:
+    """Return a short hash."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def seconds_to_make(chosen: TrainSet, collator: Collator) -> float:
@@ -216,8 +222,11 @@ def with_tokens(
 
     Every rank must call it. The first one decides for all, and the log says what, and why.
     """
-    names = [file_name(chosen, collator) if choice != "never" else None for chosen in sets]
-    paths = [cache / name if name is not None else None for name in names]
+    prints = fingerprints(collator) if choice != "never" else None
+    paths = [  # None where the tokens must be made anew each epoch
+        cache / file_name(chosen, collator, prints) if prints and not chosen.rule.shuffle_ratio else None
+        for chosen in sets
+    ]
     prepare = False
     if world()[0] == 0:
         missing = [chosen for chosen, path in zip(sets, paths, strict=True) if path is not None and not path.is_file()]
