@@ -17,9 +17,10 @@ def torchrun(ranks: int) -> tuple[str, ...]:
 
 
 def environment(cwd: Path) -> dict[str, str]:
-    """Nothing is shared with the machine but the interpreter: own cache, no hub, ninja on PATH."""
+    """Nothing is shared with the machine but the interpreter: this tree's code, own cache, no hub, ninja on PATH."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "ZH_EMBEDDER_CACHE": str(cwd / "cache"), "PATH": path, "OMP_NUM_THREADS": "1"}
+    ours = {"ZH_EMBEDDER_CACHE": str(cwd / "cache"), "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **ours}
 
 
 def start(words, cwd: Path) -> subprocess.Popen:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +18,11 @@ from zh_embedder.arguments import (
     DataArguments,
     ModelArguments,
     TrainArguments,
-    accelerator,
-    cpu_gains_from_bf16,
     parse,
     parser,
 )
 from zh_embedder.errors import UserError
+from zh_embedder.machine import accelerator, cpu_gains_from_bf16
 from zh_embedder.old_flags import NOT_YET, translate
 
 LEAST = ["--output_dir", "out", "--train_data", "train.jsonl"]
@@ -320,6 +320,8 @@ OTHER_DEFAULTS = {  # where ours differ from transformers'
     "logging_steps": 100,
     "logging_nan_inf_filter": False,
     "report_to": ["tensorboard"],
+    "dataloader_num_workers": None,
+    "dataloader_persistent_workers": True,
 }
 
 
@@ -542,6 +544,41 @@ def test_fp16_on_a_gpu_is_fp16(argv):
 @pytest.mark.skipif(accelerator() is not None, reason="needs a machine without accelerator")
 def test_a_machine_without_accelerator_uses_its_cpu_openly():
     assert parse(LEAST).train.use_cpu is True
+
+
+@pytest.mark.parametrize(
+    ("given", "accelerated", "use_cpu", "cores", "environment", "workers"),
+    [
+        (None, None, False, 64, {}, 0),  # on the CPU the model needs the cores
+        (None, "cuda", True, 64, {}, 0),
+        (None, "mps", False, 64, {}, 0),
+        (None, "cuda", False, 64, {}, 4),
+        (None, "cuda", False, 4, {}, 3),
+        (None, "cuda", False, 1, {}, 1),
+        (None, "cuda", False, 24, {"LOCAL_WORLD_SIZE": "8"}, 2),
+        (None, "cuda", False, 24, {"LOCAL_SIZE": "6"}, 3),
+        (0, "cuda", False, 64, {}, 0),
+        (7, "cuda", False, 4, {}, 7),
+        (2, None, True, 2, {}, 2),
+    ],
+)
+def test_workers_are_those_asked_for_else_what_the_machine_can_serve(
+    given, accelerated, use_cpu, cores, environment, workers, monkeypatch
+):
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("zh_embedder.arguments.accelerator", lambda: accelerated)
+    monkeypatch.setattr("zh_embedder.arguments.cores", lambda: cores)
+    asked = SimpleNamespace(dataloader_num_workers=given, use_cpu=use_cpu)
+    TrainArguments.choose_workers(asked)
+    assert asked.dataloader_num_workers == workers
+
+
+def test_no_workers_are_started_on_the_cpu_unless_asked_for():
+    assert parse(ON_CPU).train.dataloader_num_workers == 0
+    assert parse([*ON_CPU, "--dataloader_num_workers", "3"]).train.dataloader_num_workers == 3
 
 
 def test_every_precision_has_a_name_in_the_help():

@@ -93,6 +93,12 @@ def test_help_and_versions_load_nothing_heavy(words):
     [
         (["evaluat"], "invalid choice: 'evaluat'"),
         (["evaluate"], "the following arguments are required: MODEL, --data"),
+        (["encode", "encoder"], "the following arguments are required: INPUT, --output_dir"),
+        (
+            ["encode", "./nowhere", "DEMO", "--output", "out"],
+            "error: from_pretrained: got './nowhere', expected a folder",
+        ),
+        (["encode", "m", "corpus.jsonl", "--output", "out"], "error: INPUT: no such file: corpus.jsonl"),
         (["export", "encoder"], "the following arguments are required: out"),
         (["versions", "--nmae"], "unrecognized arguments: --nmae"),
         (

@@ -1,7 +1,9 @@
 """A batch is a function of its request: the same texts, instructions and identities in any process and on any rank."""
 
 import json
+import os
 import pickle
+import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from zh_embedder.collator import (
     RowRequest,
     TrainRows,
     TrainSet,
+    Waiting,
+    start_worker,
     text_identity,
 )
 from zh_embedder.records import load_datasets
@@ -92,7 +96,7 @@ def plain(batch: Batch) -> dict:
     """Everything in a batch, as comparable values."""
     return {
         "queries": (batch.queries.ids.tolist(), batch.queries.sizes),
-        "keys": (batch.keys.ids.tolist(), batch.keys.sizes),
+        "keys": (batch.keys.ids.tolist(), batch.keys.sizes, batch.key_rows.tolist(), batch.duplicate_tokens),
         "key_texts": batch.key_texts.tolist(),
         "positive_texts": batch.positive_texts.tolist(),
         "counts": batch.counts.tolist(),
@@ -103,6 +107,12 @@ def plain(batch: Batch) -> dict:
 
 def ids_of(tokens) -> list[list[int]]:
     return [ids.tolist() for ids in tokens.ids.split(list(tokens.sizes))]
+
+
+def keys_of(batch) -> list[list[int]]:
+    """Token ids of every key, group by group."""
+    distinct = ids_of(batch.keys)
+    return [distinct[row] for row in batch.key_rows.tolist()]
 
 
 def texts_of(tokenizer, tokens) -> list[str]:
@@ -151,8 +161,8 @@ def test_neighbours_in_a_batch_change_nothing(collator, sets):
 def test_the_texts_of_a_batch_are_the_records_behind_their_instructions(tokenizer, sets):
     asked = requests(3, 115, 230)  # a row of each dataset: 112 records each
     batch = collated(Collator(tokenizer, query_max_length=512, key_max_length=512), sets, asked)
-    assert (batch.group_size, len(batch.queries), len(batch.keys)) == (4, 3, 12)
-    queries, keys = ids_of(batch.queries), ids_of(batch.keys)
+    assert (batch.group_size, len(batch.queries), len(batch.key_rows)) == (4, 3, 12)
+    queries, keys = ids_of(batch.queries), keys_of(batch)
     for place, (chosen, row) in enumerate(zip(sets, (3, 3, 6), strict=True)):
         record, (before_query, before_key) = chosen.records[row], PREFIXES[chosen.task]
         assert queries[place] == tokenizer(before_query + record.query)["input_ids"]
@@ -187,7 +197,7 @@ def test_keys_may_have_a_tokenizer_of_their_own(tokenizer, sets, tmp_path):
     )
     assert one.queries.ids.tolist() == two.queries.ids.tolist()
     example = TrainRows(sets, seed=7)[requests(3)[0]]
-    assert two.keys.sizes == tuple(len((example.key_prefix + key).encode()) for key in example.group.keys)
+    assert two.keys.sizes == tuple(len(key.encode()) for key in example.keys)
 
 
 @pytest.mark.parametrize("use_prompts", [True, False])
@@ -231,13 +241,15 @@ def test_keys_with_the_same_text_share_an_identity_across_records_and_datasets(c
 LONG = "".join(characters()[-150:])  # all different
 
 
-def test_a_shuffled_positive_keeps_its_identity(collator, tokenizer, one_set):
+def test_only_the_positive_is_shuffled_and_it_keeps_its_identity(collator, tokenizer, one_set):
     chosen = one_set({"pos": [LONG], "neg": ["甲"]}, {"pos": ["乙"], "neg": [LONG]}, group_size=2, shuffle_ratio=1.0)
     whole = Collator(tokenizer, query_max_length=512, key_max_length=512)
-    batches = [collated(whole, [chosen], requests(0, 1, epoch=epoch)) for epoch in range(8)]
-    first_keys = {texts_of(tokenizer, batch.keys)[0] for batch in batches}
-    assert len(first_keys) > 1  # it is shuffled
-    assert {"".join(sorted(text)) for text in first_keys} == {"".join(sorted(LONG))}
+    batches = [collated(whole, [chosen], requests(0, 1, epoch=epoch)) for epoch in range(30)]
+    decoded = [[tokenizer.decode(ids[1:-1]).replace(" ", "") for ids in keys_of(batch)] for batch in batches]
+    positives = {texts[0] for texts in decoded}
+    assert len(positives) == 6  # every order of the thirds
+    assert {"".join(sorted(text)) for text in positives} == {"".join(sorted(LONG))}
+    assert {tuple(texts[1:]) for texts in decoded} == {("甲", "乙", LONG)}
     for batch in batches:
         assert batch.key_texts.tolist() == [text_identity(text) for text in (LONG, "甲", "乙", LONG)]
         assert batch.positive_texts[0, 0] == text_identity(LONG)
@@ -256,6 +268,43 @@ def test_the_chosen_positive_is_among_the_known(collator, sets):
         assert torch.equal(batch.positive_texts[:, 0], batch.key_texts[:: batch.group_size])
         negatives = batch.key_texts.view(30, -1)[:, 1:]
         assert not (negatives.unsqueeze(2) == batch.positive_texts.unsqueeze(1)).any()
+
+
+# ---- identical keys ------------------------------------------------------------------------------------------------
+
+TWINS = [
+    {"query": "甲", "pos": ["甲"], "neg": ["乙", "丙丁"]},
+    {"query": "甲", "pos": ["丙丁"], "neg": ["乙", "戊"]},
+]
+
+
+def test_identical_keys_of_a_step_are_there_once(collator, tokenizer, one_set):
+    batch = collated(collator, [one_set(*TWINS, select_negative="first")], requests(0, 1, 0))
+    assert texts_of(tokenizer, batch.keys) == ["甲", "乙", "丙丁", "戊"]  # in order of appearance
+    assert batch.key_rows.tolist() == [0, 1, 2, 2, 1, 3, 0, 1, 2]
+    assert texts_of(tokenizer, batch.queries) == ["甲"] * 3  # merged neither with one another nor with a key
+    assert (batch.group_size, batch.texts, batch.duplicates) == (3, 12, 5)
+    # [CLS] and [SEP] around each: 丙丁 has 4 tokens, the others 3.
+    assert batch.duplicate_tokens == 4 + 3 + 3 + 3 + 4
+    assert batch.tokens == 3 * 3 + (3 + 3 + 4 + 3) + 17
+
+
+def test_texts_that_are_cut_to_the_same_tokens_are_there_once_and_keep_their_identities(tokenizer, one_set):
+    chosen = one_set({"pos": ["甲乙丙丁"], "neg": ["甲乙丙戊", "己"]}, select_negative="first")
+    batch = collated(Collator(tokenizer, query_max_length=9, key_max_length=5), [chosen], requests(0))
+    assert batch.key_rows.tolist() == [0, 0, 1]
+    assert batch.key_texts.tolist() == [text_identity(text) for text in ("甲乙丙丁", "甲乙丙戊", "己")]
+
+
+def test_without_merging_every_key_is_there(tokenizer, one_set):
+    chosen = one_set(*TWINS, select_negative="first")
+    merged, whole = (
+        collated(Collator(tokenizer, query_max_length=9, key_max_length=9, merge_keys=m), [chosen], requests(0, 1, 0))
+        for m in (True, False)
+    )
+    assert keys_of(merged) == ids_of(whole.keys) == keys_of(whole)
+    assert (whole.duplicates, whole.duplicate_tokens) == (0, 0)
+    assert (whole.texts, whole.tokens) == (merged.texts, merged.tokens)
 
 
 # ---- teacher and step -----------------------------------------------------------------------------------------------
@@ -294,7 +343,8 @@ def test_moving_a_batch_moves_every_tensor_and_nothing_else(collator, one_set):
     for with_teacher in (True, False):
         batch = collated(collator, [one_set(*SCORED, with_teacher=with_teacher)], requests(0, 1))
         moved = batch.to(torch.device("meta"))
-        tensors = [moved.queries.ids, moved.keys.ids, moved.key_texts, moved.positive_texts, moved.counts]
+        tensors = [moved.queries.ids, moved.keys.ids, moved.key_rows, moved.key_texts, moved.positive_texts]
+        tensors += [moved.counts]
         tensors += [moved.teacher] if with_teacher else []
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         assert (moved.teacher is None) is not with_teacher
@@ -397,6 +447,68 @@ def test_workers_change_nothing(sets, collator):
         workers.set_epoch(epoch)
         torch.manual_seed(epoch)  # nothing is drawn from the global state
         assert [plain(batch) for batch in workers] == [plain(batch) for batch in alone]
+
+
+def test_a_worker_starts_no_threads_of_tokenizers(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    start_worker(0)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+# ---- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_on_the_cpu_every_second_until_a_batch_is_there_is_waiting():
+    waiting = Waiting(torch.device("cpu"))
+    start = time.perf_counter()
+    for _ in range(3):
+        with waiting:
+            time.sleep(0.02)
+    time.sleep(0.1)  # the step
+    seconds = waiting.drain()
+    assert 0.06 <= seconds < time.perf_counter() - start - 0.1
+    assert waiting.drain() == 0
+
+
+class Device:
+    """A device that works off its queue on a clock of its own; `Event` stands for torch's."""
+
+    def __init__(self) -> None:
+        self.host = self.busy_until = 0.0
+
+    def event(self, *, enable_timing: bool) -> "Device.Event":
+        assert enable_timing
+        return self.Event(self)
+
+    class Event:
+        def __init__(self, device) -> None:
+            self.device, self.synchronized = device, False
+
+        def record(self) -> None:
+            self.at = max(self.device.host, self.device.busy_until)
+
+        def elapsed_time(self, other) -> float:
+            return 1000 * (other.at - self.at)
+
+        def synchronize(self) -> None:
+            self.synchronized = True
+
+
+def test_on_a_gpu_only_the_time_without_work_is_waiting(monkeypatch):
+    device = Device()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    waiting = Waiting(torch.device("cuda"))
+    # Host seconds until the next batch is there, seconds of work in the queue before that, and the idle ones of them.
+    for until_batch, queued, idle in ((2.0, 5.0, 0.0), (3.0, 1.0, 2.0), (0.5, 0.0, 0.5), (1.0, 1.0, 0.0)):
+        device.host = device.busy_until = max(device.host, device.busy_until)
+        device.busy_until += queued
+        with waiting:
+            device.host += until_batch
+        last = waiting.gaps[-1]
+        assert last[0].elapsed_time(last[1]) == pytest.approx(1000 * idle)
+    assert waiting.drain() == pytest.approx(2.5)
+    assert last[1].synchronized
+    assert (waiting.gaps, waiting.drain()) == ([], 0)
 
 
 # ---- real data ------------------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def test_prompts_are_named_by_task_and_side():
 
 
 def from_pretrained(folder, **options) -> Encoder:
-    return Encoder.from_pretrained(str(folder), device="cpu", **options)
+    return Encoder.from_pretrained(str(folder), **{"device": "cpu", "dtype": "fp32", **options})
 
 
 @pytest.mark.parametrize("inside", ["", "encoder"])

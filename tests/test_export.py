@@ -51,7 +51,7 @@ def theirs(folder: Path) -> SentenceTransformer:
 
 
 def ours(folder: Path) -> Encoder:
-    return Encoder.from_pretrained(str(folder), device="cpu")
+    return Encoder.from_pretrained(str(folder), device="cpu", dtype="fp32")
 
 
 def assert_equal(one, other) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from zh_embedder.errors import UserError
-from zh_embedder.files import beside, beside_file, read_json, write_json
+from zh_embedder.files import beside, beside_file, read_json, renamed, write_json
 
 
 def contents(folder) -> dict[str, str]:
@@ -104,3 +104,18 @@ def test_what_is_no_json_is_refused_with_its_name(tmp_path, raw):
     with pytest.raises(UserError, match=r"modules\.json: not valid JSON: ") as error:
         read_json(path)
     assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_crash_while_a_file_is_written_leaves_the_old_one_and_nothing_else(tmp_path, there):
+    target = tmp_path / "deep" / "file"
+    if there:
+        beside_file(target, "旧")
+    before = contents(tmp_path)
+    with pytest.raises(KeyboardInterrupt), renamed(target) as partial:
+        partial.write_text("新", "utf-8")
+        raise KeyboardInterrupt
+    assert contents(tmp_path) == (before or {"deep": "folder"})
+    with renamed(target) as partial:
+        partial.write_text("新", "utf-8")
+    assert contents(tmp_path) == {"deep/file": "新"}

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from zh_embedder import sources, tables
 from zh_embedder.errors import UserError
 from zh_embedder.records import check_trainable, column, filter_scores, limit_rows, load_datasets, merge_small
 from zh_embedder.sources import find_files
-from zh_embedder.tables import cache_folder
+from zh_embedder.tables import cache_folder, content_hash
 
 
 def record(number: int, **fields) -> dict:
@@ -391,6 +392,68 @@ def test_changed_content_of_the_same_length_makes_a_new_table(tmp_path, load, ca
     assert len(arrow_files(cache)) == 2
 
 
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that were read through for their hash."""
+    read, real = [], tables._hash.__wrapped__
+    monkeypatch.setattr(tables, "_hash", lambda path, *seen: (read.append(path.name), real(path, *seen))[1])
+    return read
+
+
+def test_a_file_that_did_not_change_is_not_read_again_for_its_hash(tmp_path, load, hashed, monkeypatch):
+    monkeypatch.setattr(tables, "CLOCK_TICK", -1.0)
+    path = write(tmp_path / "train.jsonl", [record(1)])
+    first, again = load(path)[0], load(path)[0]
+    assert hashed == ["train.jsonl"]
+    assert first.parts[0].content == again.parts[0].content == content_hash(path)
+    times = path.stat()
+    write(path, [record(2)])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # of the same size and, it says, age
+    (new,) = load(path)
+    assert queries(new) == ["问2"]
+    other = write(tmp_path / "other.jsonl", [record(3)])
+    other.rename(path)
+    assert queries(load(path)[0]) == ["问3"]
+
+
+def test_a_file_that_changed_a_moment_ago_may_change_unseen_and_is_read_again(tmp_path, load, hashed):
+    path = write(tmp_path / "train.jsonl", [record(1)])
+    assert [queries(load(path)[0]) for _ in range(2)] == [["问1"]] * 2
+    assert hashed == ["train.jsonl"] * 2
+
+
+@pytest.mark.parametrize("broken", [None, 57, 58])
+def test_many_processes_read_what_one_reads(broken, tmp_path, load, cache, monkeypatch):
+    """Blocks of a few lines, in one process and in three: the same table, or the same messages."""
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 300)
+    rows = [lines([record(n, neg=["否"] * (n % 5))]) for n in range(100)]
+    rows[3], rows[50] = b"\n", b"  \n"
+    if broken:
+        rows[10] = b"x\n"
+        rows[broken] = '{"query": "问"}\n'.encode("gb18030")
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr(tables, "processes_for", lambda _, count=count: count)
+        path = write(tmp_path / str(count) / "train.jsonl", b"".join(rows))
+        os.utime(path, ns=(count, count))
+        if broken:
+            found.append(refusal(load, path))
+        else:
+            (dataset,) = load(path)
+            found.append((queries(dataset), [dataset.line(row) for row in range(len(dataset))]))
+            arrow_files(cache)[0].unlink()
+    assert found[0] == found[1]
+    if broken:  # what follows the line in another encoding is not read
+        assert [m.split(": ")[:2] for m in found[0]] == [
+            ["train.jsonl:11", "not valid JSON at character 1"],
+            [f"train.jsonl:{broken + 1}", "not UTF-8 (byte 12), it looks like GB18030"],
+        ]
+    else:
+        assert len(found[0][0]) == 98
+        assert found[0][1] == [n for n in range(1, 101) if n not in (4, 51)]
+
+
 def test_a_file_that_is_not_what_its_suffix_says_is_refused_though_its_bytes_are_cached(tmp_path, load):
     load(write(tmp_path / "a.jsonl", SOME))
     assert "Not a gzipped file" in refusal(load, write(tmp_path / "a.jsonl.gz", SOME))[0]
@@ -503,6 +566,11 @@ def hundred(tmp_path, load):
     ((merged,), _) = merge_small(load(*sorted((tmp_path / "parts").iterdir())), small=61, drop=0)
     assert [len(part.rows) for part in merged.parts] == [40, 60]
     return merged
+
+
+@pytest.mark.parametrize("rows", [[], [0], [99, 0, 40, 39, 0], range(30, 50), range(40, 100)])
+def test_many_records_are_read_as_one_by_one(rows, hundred):
+    assert hundred.read(rows) == [hundred[row] for row in rows]
 
 
 def test_a_limited_dataset_is_drawn_by_its_seed_and_stays_in_file_order(hundred):

@@ -288,13 +288,19 @@ def test_the_ratio_is_the_share_of_texts_that_are_shuffled():
     assert {shuffle_chunks(LONG, 0.0, row_rng(0, 0, 0, row)) for row in range(50)} == {LONG}
 
 
-def test_only_the_positive_is_shuffled_and_its_own_text_stays_known():
-    record = Record(query="问", pos=[LONG], neg=[LONG[::-1]])
-    groups = [group_of(record, row=row, group_size=2, shuffle_ratio=1.0) for row in range(30)]
-    assert {group.keys[1] for group in groups} == {LONG[::-1]}
-    assert {group.positives for group in groups} == {(LONG,)}
-    assert len({group.keys[0] for group in groups}) == 6
-    assert {"".join(sorted(group.keys[0])) for group in groups} == {"".join(sorted(LONG))}
+def test_what_stands_for_a_text_does_not_matter():
+    """Selection by numbers that are equal where the texts are draws the same places as selection by the texts."""
+    names = [*RECORD.candidates, "别0", "别1", "别2", "别3"]
+    number = {name: 100 + i for i, name in enumerate(names)}
+    numbered = replace(RECORD, pos=[number[t] for t in RECORD.pos], neg=[number[t] for t in RECORD.neg])
+    by_number = draw_from([number[t] for t in ["正0", "别0", "正1", "别1", "别2", "别3"]])
+    for how in ("first", "random", "teacher"):
+        rule = {"select_positive": how, "random_negatives": 2, "group_size": 5, "with_teacher": True}
+        for row in range(50):
+            texts, numbers = group_of(row=row, **rule), group_of(numbered, row=row, draw=by_number, **rule)
+            assert numbers.keys == tuple(number[t] for t in texts.keys)
+            assert numbers.positives == tuple(number[t] for t in texts.positives)
+            assert numbers.teacher == texts.teacher
 
 
 # Real records.

@@ -13,7 +13,26 @@ TEXTS = ["猫", "今天天气怎么样？", "请帮我查一下明天上午从�
 
 def batch_of(*lengths: int) -> TokenBatch:
     """Texts of these lengths, tokens numbered from 1 through all of them."""
-    return TokenBatch(torch.arange(1, sum(lengths) + 1), lengths)
+    return TokenBatch.of(torch.arange(1, sum(lengths) + 1), lengths)
+
+
+def texts_of(batch: TokenBatch) -> list[list[int]]:
+    """Token ids of each text, by its length alone."""
+    ids = iter(batch.ids.tolist())
+    return [[next(ids) for _ in range(size)] for size in batch.sizes]
+
+
+def assert_whole(batch: TokenBatch) -> None:
+    """Bounds and positions are what a loop over the lengths makes of them, in every type that kernels want."""
+    bounds, positions = [0], []
+    for size in batch.sizes:
+        bounds.append(bounds[-1] + size)
+        positions += range(size)
+    assert (batch.bounds.tolist(), batch.positions.tolist()) == (bounds, positions)
+    assert len(batch.ids) == bounds[-1]
+    assert (batch.ids.dtype, batch.bounds.dtype, batch.positions.dtype) == (torch.int64, torch.int32, torch.int64)
+    assert isinstance(batch.sizes, tuple)
+    assert all(type(size) is int for size in batch.sizes)
 
 
 def rows_one_by_one(batch: TokenBatch, pad_id: int, multiple: int) -> tuple[list, list]:
@@ -62,7 +81,8 @@ def test_chunks_are_the_texts_in_order(count, sizes):
     batch = batch_of(2, 5, 1, 4)
     chunks = list(batch.chunks(count))
     assert [chunk.sizes for chunk in chunks] == sizes
-    assert [len(chunk.ids) for chunk in chunks] == [sum(own) for own in sizes]
+    for chunk in chunks:
+        assert_whole(chunk)
     assert torch.cat([chunk.ids for chunk in chunks]).tolist() == batch.ids.tolist()
 
 
@@ -73,7 +93,79 @@ def test_texts_lie_end_to_end():
     assert batch.sizes == (2, 1, 3)
     assert len(batch) == 3
     moved = batch.to(torch.device("meta"))
-    assert (moved.ids.device.type, moved.sizes) == ("meta", batch.sizes)
+    assert moved.sizes == batch.sizes
+    assert {tensor.device.type for tensor in (moved.ids, moved.bounds, moved.positions)} == {"meta"}
+
+
+LENGTHS = [(3,), (2, 5, 1), (4, 4), (7, 0, 3), (8, 1), (0, 2), (1, 9, 9, 2, 9, 1, 1, 5)]
+
+
+def test_bounds_and_positions_by_hand():
+    batch = TokenBatch.of(torch.tensor([11, 12, 21, 31, 32, 33]), [2, 1, 3])
+    assert batch.bounds.tolist() == [0, 2, 3, 6]
+    assert batch.positions.tolist() == [0, 1, 0, 0, 1, 2]
+    assert batch.sizes == (2, 1, 3)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_bounds_and_positions_are_those_of_a_loop(lengths):
+    assert_whole(batch_of(*lengths))
+    assert_whole(concatenate(texts_of(batch_of(*lengths))))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_piece_is_the_batch_of_its_texts(lengths):
+    batch = batch_of(*lengths)
+    for first in range(len(lengths)):
+        for last in range(first + 1, len(lengths) + 1):
+            piece = batch.piece(first, last)
+            assert_whole(piece)
+            assert texts_of(piece) == texts_of(batch)[first:last]
+
+
+@pytest.mark.parametrize("other", LENGTHS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_joined_batches_are_one(lengths, other):
+    one, two = batch_of(*lengths), batch_of(*other)
+    joined = one.join(two)
+    assert_whole(joined)
+    assert texts_of(joined) == texts_of(one) + texts_of(two)
+    assert len(joined) == len(one) + len(two)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_by_length_the_longest_come_first_and_every_text_is_found_again(lengths):
+    batch = batch_of(*lengths)
+    ordered, place = batch.by_length()
+    assert_whole(ordered)
+    assert ordered.sizes == tuple(sorted(lengths, reverse=True))
+    found, texts = texts_of(ordered), texts_of(batch)
+    assert [found[where] for where in place.tolist()] == texts
+    assert found == sorted(texts, key=len, reverse=True)  # texts of one length stay in order
+
+
+@pytest.mark.parametrize("multiple", [None, 4])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_unpadded_rows_are_the_tokens_again(lengths, multiple):
+    batch = batch_of(*lengths)
+    ids, _ = batch.padded(-7, multiple=multiple)
+    assert torch.equal(batch.unpadded(ids), batch.ids)
+    states = torch.stack([ids, ids * 10], dim=2).double()
+    assert torch.equal(batch.unpadded(states), torch.stack([batch.ids, batch.ids * 10], dim=1).double())
+
+
+def test_unpadded_rows_hand_their_gradient_back():
+    batch = batch_of(2, 0, 3)
+    rows = torch.zeros(3, 4, requires_grad=True)
+    batch.unpadded(rows).sum().backward()
+    assert rows.grad.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
+def test_pinned_batches_are_the_same():
+    batch = batch_of(2, 5).pin_memory()
+    assert batch.ids.is_pinned()
+    assert_whole(batch)
 
 
 def test_tokens_of_a_text_do_not_depend_on_its_neighbours(tiny_bert):

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +53,55 @@ def test_workers_change_nothing_in_any_mode(mode, tiny_bert, folder):
     assert len(set(losses(folder / "none", 6))) == 6
 
 
+def test_prepared_tokens_change_nothing(tiny_bert, folder, capfd):
+    drawn = ("--select_positive", "random", "--random_negatives", 1, "--max_sample_num", 60)
+    for number, choice in enumerate((("never",), ("always",), ("auto", "--dataloader_num_workers", 1))):
+        assert train(tiny_bert, *SAME, *drawn, "--token_cache", *choice, out=f"out{number}", steps=20) == 0
+    never, always, auto = (losses(folder / f"out{number}", 20) for number in range(3))
+    assert never == always == auto  # over the end of the first epoch
+    said = capfd.readouterr().err
+    assert "tokens: made before training, 120 records (--token_cache always)" in said
+    assert "tokens: read from the cache" in said
+    assert len(list((folder / "cache" / "tokens").iterdir())) == 2
+
+
+def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
+    from zh_embedder.collator import RowRequest, TrainRows, TrainSet
+    from zh_embedder.encoder import load_encoder
+    from zh_embedder.losses import info_nce
+    from zh_embedder.records import load_datasets
+    from zh_embedder.selection import SelectionRule
+    from zh_embedder.tiny import build
+    from zh_embedder.trainer import BiEncoder, DenseTrainer
+
+    encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
+    rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:4]
+    shared = rows[0]["pos"][0]  # a positive of one query, a negative of the others, twice of one
+    for row in rows[1:]:
+        row["neg"] = [shared, row["neg"][0]]
+    (dataset,) = load_datasets([records(folder / "rows.jsonl", rows)], cache_dir=str(folder / "cache"))
+    rule = SelectionRule(group_size=4)
+    examples = TrainRows([TrainSet(records=dataset, task="qa", rule=rule, query_prefix="", key_prefix="")], seed=1)
+    asked = [RowRequest(0, row, place < 4, 0, (0, 1, 2, 3, 0), 4) for place, row in enumerate((0, 1, 2, 3, 0))]
+    model = BiEncoder(encoder)
+    found = []
+    for merge in (True, False):
+        batch = model.collator(merge_keys=merge)([examples[request] for request in asked])
+        assert (len(batch.keys) < 20) is merge
+        assert len(batch.queries) == 5
+        queries, keys = model(batch.queries, batch.keys, batch.key_rows)
+        assert (len(queries), len(keys)) == (5, 20)
+        trainer = SimpleNamespace(args=SimpleNamespace(negative_cross_device=False), model=model)
+        loss = info_nce(DenseTrainer.embedded(trainer, batch, queries, keys), temperature=0.05)
+        loss.backward()
+        found.append((loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+        model.zero_grad()
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert len(found[0][1]) > 20
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folder):
     """Read the batch that the plan asks for, encode it text by text, and sum InfoNCE in double precision."""
     from zh_embedder.encoder import Encoder
@@ -69,7 +119,7 @@ def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folde
     offset = 0 if plan.datasets[0] == 0 else len(rows["qa"])
     spec, encoder, rule = (
         read_version("zh_llm_embedder").task(task),
-        Encoder.from_pretrained(base),
+        Encoder.from_pretrained(base, dtype="fp32"),
         SelectionRule(group_size=3),
     )
     queries, keys = [], []
@@ -148,7 +198,10 @@ def test_sentence_transformers_reads_the_encoder_folder_as_we_do(tiny_bert, fold
 
     assert train(tiny_bert, *SAME, "--pooling_method", "cls", "--default_task", "chat") == 0
     texts = ["今天", "杭州的龙井茶什么时候采最好？", "上次说的那盆花，叶子又黄了两片。"]
-    theirs, ours = SentenceTransformer(str(folder / "out/encoder"), device="cpu"), Encoder.from_pretrained("out")
+    theirs, ours = (
+        SentenceTransformer(str(folder / "out/encoder"), device="cpu"),
+        Encoder.from_pretrained("out", dtype="fp32"),
+    )
     for task in ("qa", "chat", "icl"):
         np.testing.assert_allclose(
             theirs.encode(texts, prompt_name=task), ours.encode_queries(texts, task=task), atol=1e-5

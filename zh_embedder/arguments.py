@@ -20,12 +20,16 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.losses import SIMILARITIES
+from zh_embedder.machine import accelerator, best_dtype
 from zh_embedder.old_flags import as_prefix, translate
+from zh_embedder.parallel import cores
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.sampling import PLANS
 from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+MOST_WORKERS = 4  # of a rank that chooses for itself
+TOKEN_CACHE = ("auto", "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
 EXAMPLE = """example:
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/icl \\
@@ -70,6 +74,10 @@ class DataArguments:
     )
     data_root: str | None = option(None, "Folder that 'llm-embedder:' in front of a path points to.")
     dataset_cache_dir: str | None = option(None, "Where prepared tables are kept. Default: ~/.cache/zh_embedder.")
+    token_cache: str = option(
+        "auto",
+        "Token ids of all records made before training and kept: always, never, or auto (where it takes some seconds).",
+    )
     version: str = option("zh_llm_embedder", "Instructions: a name or a YAML file; `zh-embedder versions` lists names.")
     instructions_dir: str | None = option(None, "Folder that is searched for --version first.")
     add_instruction: bool = option(True, "Put the task's instructions in front of queries and keys.")
@@ -97,6 +105,7 @@ class DataArguments:
         if self.inbatch_same_dataset in ("None", "none", ""):
             object.__setattr__(self, "inbatch_same_dataset", None)
         as_prefix("", self.prompt_format, flag="--prompt_format")
+        choose("token_cache", self.token_cache, TOKEN_CACHE)
         choose("inbatch_same_dataset", self.inbatch_same_dataset, tuple(PLANS))
         choose("select_positive", self.select_positive, SELECT_POSITIVE)
         choose("select_negative", self.select_negative, SELECT_NEGATIVE)
@@ -138,7 +147,10 @@ class ModelArguments:
         default=None, repr=False, metadata={"help": "Hub token; better set HF_TOKEN in the environment."}
     )
     fix_position_embedding: bool = option(False, "Do not train the position embeddings.")
-    pad_to_multiple_of: int | None = option(None, "Pad token rows to a multiple of this.")
+    packing: bool = option(
+        True, "Compute no padding, where the base and the device allow it; attention dropout is then off."
+    )
+    pad_to_multiple_of: int | None = option(None, "Pad token rows to a multiple of this, where texts are not packed.")
     sub_batch_size: int | None = option(None, "Encode at most this many texts in one forward.")
 
     def __post_init__(self) -> None:
@@ -160,18 +172,6 @@ class ModelArguments:
     def tied(self) -> bool:
         """Tell whether one encoder serves both sides."""
         return self.tie_encoders and self.key_encoder in (None, self.query_encoder)
-
-
-def cpu_gains_from_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16); elsewhere bf16 is a loss."""
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
-
-
-def accelerator() -> str | None:
-    """Type of the accelerator of this machine, if it has one."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found.type if found is not None else None
 
 
 @dataclass(kw_only=True, repr=False)  # transformers' own repr hides tokens
@@ -197,6 +197,12 @@ class TrainArguments(TrainingArguments):
     knowledge_distillation: bool | None = option(
         None, "False: teacher scores are not used. True: every record must have them. Default: used where they are."
     )
+    dataloader_num_workers: int | None = option(
+        None,
+        f"Processes that prepare batches. Default: 0 on the CPU, else 1 to {MOST_WORKERS}, by the cores of a rank.",
+    )
+    dataloader_persistent_workers: bool = option(True, "Keep these processes from epoch to epoch.")
+    cpu_threads: int | None = option(None, "Threads of a rank on the CPU. Default: its share of the cores.")
     negative_cross_device: bool = option(True, "Keys of all ranks serve as negatives.")
     early_exit_steps: int | None = option(None, "Stop after so many steps, the schedule unchanged.")
     overwrite_output_dir: bool = option(False, "Replace the run that output_dir holds.")
@@ -213,6 +219,7 @@ class TrainArguments(TrainingArguments):
             at_least(name, getattr(self, name), 0)
         at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
         at_least("seed", self.seed, 0)
+        at_least("cpu_threads", self.cpu_threads, 1)
         choose("kd_loss_type", self.kd_loss_type, KD_LOSSES)
         choose("dtype", self.dtype, DTYPES)
         refuse_unused(self)
@@ -220,6 +227,7 @@ class TrainArguments(TrainingArguments):
             # Without this, transformers under torchrun trains unconnected models (docs/log.md).
             self.use_cpu = True
         self.choose_precision()
+        self.choose_workers()
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # unused parameters of the base are frozen
         if self.fsdp and self.use_cpu:
@@ -238,6 +246,13 @@ class TrainArguments(TrainingArguments):
         """Seed of everything that is drawn from the data."""
         return self.data_seed if self.data_seed is not None else self.seed
 
+    def choose_workers(self) -> None:
+        """Choose how many processes prepare batches: on the CPU they would only take cores from the model."""
+        if self.dataloader_num_workers is None:
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun, DeepSpeed
+            forks = not self.use_cpu and accelerator() not in (None, "mps")
+            self.dataloader_num_workers = max(1, min(MOST_WORKERS, cores() // ranks - 1)) if forks else 0
+
     def choose_precision(self) -> None:
         """Set transformers' bf16 and fp16 from --dtype, from its own flags, or from what the hardware does well."""
         on_cpu = self.use_cpu
@@ -252,8 +267,7 @@ class TrainArguments(TrainingArguments):
             self.notes.append("fp16 needs a GPU; precision is chosen for this CPU instead")
             self.dtype = "auto"
         if self.dtype == "auto":
-            gains = cpu_gains_from_bf16() if on_cpu else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-            self.dtype = "bf16" if gains else "fp32"
+            self.dtype = "bf16" if best_dtype("cpu" if on_cpu else "cuda") is torch.bfloat16 else "fp32"
         self.bf16, self.fp16 = self.dtype == "bf16", self.dtype == "fp16"
 
 
@@ -331,11 +345,11 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         raise
     except (ValueError, OSError) as error:
         raise UserError(f"command line: {error}") from None
-    check_together(data, train)
+    check_together(data, model, train)
     return Arguments(data, model, train, tuple(dict.fromkeys([*translated.notes, *train.notes])))
 
 
-def check_together(data: DataArguments, train: TrainArguments) -> None:
+def check_together(data: DataArguments, model: ModelArguments, train: TrainArguments) -> None:
     """Refuse combinations that cannot work."""
     if train.output_dir in (None, "trainer_output"):
         raise UserError("--output_dir: is missing, expected the folder of the run")
@@ -343,5 +357,10 @@ def check_together(data: DataArguments, train: TrainArguments) -> None:
         raise UserError("--train_data: is missing, expected files of JSON Lines")
     if train.deepspeed and "LOCAL_RANK" not in os.environ:
         raise UserError("--deepspeed: start with `torchrun --nproc_per_node=1 run_dense.py ...` or `deepspeed`")
+    if train.torch_compile and train.use_cpu and model.packing:
+        raise UserError(
+            "--torch_compile: on the CPU packed texts would be compiled anew for the lengths of every step, expected "
+            "--torch_compile False, or --no_packing beside it"
+        )
     if data.use_train_config and data.inbatch_same_dataset is None:
         raise UserError("--use_train_config: needs --inbatch_same_dataset, because a mixed step has no single task")

@@ -31,6 +31,11 @@ COMMANDS = {
         "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
         "zh_embedder.evaluation",
     ),
+    "encode": Command(
+        "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",
+        "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
+        "zh_embedder.encoding",
+    ),
     "versions": Command(
         "list the instruction versions, or show one", "zh-embedder versions zh_llm_embedder", "zh_embedder.instructions"
     ),

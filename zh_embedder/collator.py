@@ -1,11 +1,16 @@
 """Rows of a step -> a Batch of token ids: records read, groups selected, texts tokenised, in the loader's workers.
 
-Shapes: B queries of this rank, G keys of a group, M known positives of the query that has most.
+A dataset whose token ids were prepared (`token_cache`) is selected from by the identities of its texts, and no text is
+read. Both ways give the same batch, bit for bit.
+
+Shapes: B queries of this rank, G keys of a group, K distinct keys, M known positives of the query that has most.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from zh_embedder.old_flags import as_prefix
 from zh_embedder.records import TaskDataset
 from zh_embedder.sampling import epoch_steps, plan_epoch, rank_steps
-from zh_embedder.selection import Group, Record, SelectionRule, row_rng, select_group
-from zh_embedder.tokens import TokenBatch, concatenate, tokenize
+from zh_embedder.selection import Record, SelectionRule, row_rng, select_group, shuffle_chunks
+from zh_embedder.tokens import Ids, TokenBatch, TokenKey, TokenRecord, concatenate, tokenize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +38,7 @@ class TrainSet:
     key_prefix: str
     use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
     prompt_format: str = "{}{}"  # of prompt and query; the query comes last
+    tokens: Sequence[TokenRecord] | None = None  # the records as token ids, where they were prepared
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -58,12 +64,14 @@ class RowRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row, read and selected, with its instructions in front."""
+    """One row, read and selected: texts with their instructions in front, or their token ids."""
 
     request: RowRequest
-    query: str
-    group: Group
-    key_prefix: str
+    query: str | Ids
+    keys: Sequence[str | Ids]  # G, the positive first
+    key_texts: Sequence[int]  # G identities; a positive whose chunks were shuffled is still the same text
+    positive_texts: Sequence[int]  # identities of every known positive
+    teacher: Sequence[float] | None  # G scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,8 @@ class Batch:
     """What one rank trains on in one step."""
 
     queries: TokenBatch  # B texts
-    keys: TokenBatch  # B * G texts, group by group, the positive first
+    keys: TokenBatch  # K distinct texts
+    key_rows: Tensor  # (B * G,) which of them each key is: group by group, the positive first
     key_texts: Tensor  # (B * G,) identity of each key's text
     positive_texts: Tensor  # (B, M) identities of the known positives, padded with 0
     counts: Tensor  # (B,) False where the row was repeated to fill the step
@@ -79,15 +88,31 @@ class Batch:
     dataset: int  # index, or MIXED
     step_rows: tuple[int, ...]  # global rows of the whole step
     step_queries: int  # of them, those that count
+    duplicate_tokens: int = 0  # of keys that are there already: not encoded again
 
     @property
     def group_size(self) -> int:
         """Keys of one query."""
-        return len(self.keys) // len(self.queries)
+        return len(self.key_rows) // len(self.queries)
+
+    @property
+    def duplicates(self) -> int:
+        """Keys that are there already."""
+        return len(self.key_rows) - len(self.keys)
+
+    @property
+    def texts(self) -> int:
+        """Queries and keys, duplicates included."""
+        return len(self.queries) + len(self.key_rows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of queries and keys, duplicates included."""
+        return sum(self.queries.sizes) + sum(self.keys.sizes) + self.duplicate_tokens
 
     def tensors(self) -> dict[str, Any]:
         """Return the fields that live on a device."""
-        names = ("queries", "keys", "key_texts", "positive_texts", "counts", "teacher")
+        names = ("queries", "keys", "key_rows", "key_texts", "positive_texts", "counts", "teacher")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
@@ -124,44 +149,117 @@ class TrainRows(Dataset[Example]):
         """Read and select one row."""
         dataset, row = self.locate(request.row)
         chosen = self.sets[dataset]
-        record = chosen.records[row]
+        rng = row_rng(self.seed, request.epoch, dataset, row)
+        if chosen.tokens is not None:
+            return from_tokens(request, chosen.tokens, row, chosen.rule, rng)
+        return from_texts(request, chosen, row, rng)
 
-        def draw_other(rng: np.random.Generator) -> str:
-            other = chosen.records[int(rng.integers(len(chosen)))]
-            texts = other.pos or other.neg
-            return texts[int(rng.integers(len(texts)))]
 
-        group = select_group(record, chosen.rule, row_rng(self.seed, request.epoch, dataset, row), draw_other)
-        return Example(request, chosen.query_text(record), group, chosen.key_prefix)
+def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.Generator) -> Example:
+    """Read and select one row of a dataset whose texts are tokenised by the collator."""
+    record = chosen.records[row]
+
+    def draw_other(rng: np.random.Generator) -> str:
+        other = chosen.records[int(rng.integers(len(chosen)))]
+        texts = other.pos or other.neg
+        return texts[int(rng.integers(len(texts)))]
+
+    group = select_group(record, chosen.rule, rng, draw_other)
+    keys = (shuffle_chunks(group.keys[0], chosen.rule.shuffle_ratio, rng), *group.keys[1:])
+    return Example(
+        request,
+        chosen.query_text(record),
+        [chosen.key_prefix + key for key in keys],
+        [text_identity(key) for key in group.keys],
+        [text_identity(key) for key in group.positives],
+        group.teacher,
+    )
+
+
+def from_tokens(
+    request: RowRequest, records: Sequence[TokenRecord], row: int, rule: SelectionRule, rng: np.random.Generator
+) -> Example:
+    """Do the same with token ids: the same draws from `rng`, so the same group."""
+    record = records[row]
+
+    def draw_other(rng: np.random.Generator) -> TokenKey:
+        other = records[int(rng.integers(len(records)))]
+        keys = other.pos or other.neg
+        return keys[int(rng.integers(len(keys)))]
+
+    group = select_group(record, rule, rng, draw_other)
+    return Example(
+        request,
+        record.query,
+        [key.ids for key in group.keys],
+        [key.text for key in group.keys],
+        [key.text for key in group.positives],
+        group.teacher,
+    )
 
 
 class Collator:
     """Examples of one rank's step -> Batch."""
 
     def __init__(
-        self, tokenizer: Any, *, query_max_length: int, key_max_length: int, key_tokenizer: Any = None
+        self,
+        tokenizer: Any,
+        *,
+        query_max_length: int,
+        key_max_length: int,
+        key_tokenizer: Any = None,
+        merge_keys: bool = True,
     ) -> None:
         self.tokenizer, self.key_tokenizer = tokenizer, key_tokenizer or tokenizer
         self.query_max_length, self.key_max_length = query_max_length, key_max_length
+        self.merge_keys = merge_keys  # encode identical keys once
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        """Tokenise and lay out."""
-        request, groups = examples[0].request, [example.group for example in examples]
-        keys = [example.key_prefix + key for example in examples for key in example.group.keys]
-        known = [[text_identity(text) for text in group.positives] for group in groups]
-        widest = max(map(len, known))
-        teacher = [group.teacher for group in groups]
+        """Tokenise what is still text, and lay out."""
+        request = examples[0].request
+        queries = self.query_ids([e.query for e in examples])
+        keys = self.key_ids([key for e in examples for key in e.keys])
+        distinct, rows = merge(keys) if self.merge_keys else (keys, list(range(len(keys))))
+        widest = max(len(e.positive_texts) for e in examples)
+        teacher = [e.teacher for e in examples]
         return Batch(
-            queries=concatenate(tokenize(self.tokenizer, [e.query for e in examples], self.query_max_length)),
-            keys=concatenate(tokenize(self.key_tokenizer, keys, self.key_max_length)),
-            key_texts=torch.tensor([text_identity(key) for group in groups for key in group.texts]),
-            positive_texts=torch.tensor([ids + [0] * (widest - len(ids)) for ids in known]),
-            counts=torch.tensor([example.request.counts for example in examples]),
+            queries=concatenate(queries),
+            keys=concatenate(distinct),
+            key_rows=torch.tensor(rows),
+            key_texts=torch.tensor([text for e in examples for text in e.key_texts]),
+            positive_texts=torch.tensor(
+                [[*e.positive_texts, *[0] * (widest - len(e.positive_texts))] for e in examples]
+            ),
+            counts=torch.tensor([e.request.counts for e in examples]),
             teacher=None if None in teacher else torch.tensor(teacher, dtype=torch.float32),
             dataset=request.dataset,
             step_rows=request.step_rows,
             step_queries=request.step_queries,
+            duplicate_tokens=sum(map(len, keys)) - sum(map(len, distinct)),
         )
+
+    def query_ids(self, texts: Sequence[str | Ids]) -> list[Ids]:
+        """Token ids of queries, instructions in front."""
+        return token_ids(self.tokenizer, texts, self.query_max_length)
+
+    def key_ids(self, texts: Sequence[str | Ids]) -> list[Ids]:
+        """Token ids of keys, instructions in front."""
+        return token_ids(self.key_tokenizer, texts, self.key_max_length)
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str | Ids], max_length: int) -> list[Ids]:
+    """Token ids of each text; what is token ids already stays as it is."""
+    new = list(dict.fromkeys(text for text in texts if isinstance(text, str)))
+    made = tokenize(tokenizer, new, max_length) if new else []
+    known = {text: np.asarray(ids, np.int32) for text, ids in zip(new, made, strict=True)}
+    return [known[text] if isinstance(text, str) else text for text in texts]
+
+
+def merge(texts: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
+    """Merge identical texts: K distinct ones in order of appearance, and which of them each of the N texts is."""
+    places: dict[bytes, int] = {}
+    rows = [places.setdefault(ids.tobytes(), len(places)) for ids in texts]
+    return [np.frombuffer(ids, np.int32) for ids in places], rows
 
 
 class RankBatches(Sampler[list[RowRequest]]):
@@ -208,3 +306,49 @@ class PlanLoader(DataLoader[Example]):
         """Choose the epoch that the next iteration plans."""
         if isinstance(self.batch_sampler, RankBatches):
             self.batch_sampler.set_epoch(epoch)
+
+
+def start_worker(_: int) -> None:
+    """Prepare a worker: threads that tokenizers started before it was forked would be waited for in vain."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class Waiting:
+    """How long the device has had nothing to do because the next batch was not there: `with waiting: next(batches)`.
+
+    On CUDA the device itself keeps the time, with an event before and one after: the second comes later than the first
+    only where all work was done before the batch came. The host never waits for that.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+        self.seconds = 0.0
+        self.started: Any = None
+        self.gaps: list[tuple[Any, Any]] = []
+
+    def now(self) -> Any:
+        """Return the host's time, or an event on the device's stream."""
+        if not self.on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def __enter__(self) -> None:
+        """Start to wait."""
+        self.started = self.now()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop waiting."""
+        if self.on_cuda:
+            self.gaps.append((self.started, self.now()))
+        else:
+            self.seconds += self.now() - self.started
+
+    def drain(self) -> float:
+        """Return the seconds since the last call."""
+        if self.gaps:
+            self.gaps[-1][1].synchronize()
+        seconds = self.seconds + sum(start.elapsed_time(end) / 1000 for start, end in self.gaps)
+        self.seconds, self.gaps = 0.0, []
+        return seconds

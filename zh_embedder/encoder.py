@@ -1,4 +1,4 @@
-"""An encoder: a Hugging Face model, pooling, an optional linear layer, normalisation. Trains and encodes.
+"""An encoder: the module that trains, with its tokenizer; texts to vectors for users; folders.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest, D dimensions.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,27 +15,29 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside, read_json, write_json
-from zh_embedder.pooling import POOLINGS
-from zh_embedder.spec import OUR_FILE, EncoderSpec, check_lengths, read_spec, within_positions
+from zh_embedder.forward import Forward
+from zh_embedder.machine import keep_memory, resolve_dtype
+from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.st_format import DENSE, Layout, write_layout
-from zh_embedder.tokens import TokenBatch, concatenate, save_tokenizer, tokenize
+from zh_embedder.tokens import concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
 
 DENSE_WEIGHTS = "model.safetensors"
-TOKENS_PER_BATCH = 8192  # padded tokens of one forward in `encode`
+TOKENS_PER_BATCH = 8192  # tokens of one forward in `encode`
+TEXTS_PER_BLOCK = 32768  # tokenised at a time in `encode`
 
 
-class Encoder(nn.Module):
+class Encoder(Forward):
     """Texts to vectors.
 
     >>> encoder = Encoder.from_pretrained("data/outputs/icl/encoder")  # doctest: +SKIP
@@ -43,55 +45,7 @@ class Encoder(nn.Module):
     >>> scores = queries @ encoder.encode_keys(keys, task="icl").T  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        backbone: Any,
-        tokenizer: Any,
-        spec: EncoderSpec,
-        *,
-        pad_to_multiple_of: int | None = None,
-        sub_batch_size: int | None = None,
-    ) -> None:
-        super().__init__()
-        check_lengths(backbone.config, spec)
-        self.backbone, self.tokenizer, self.spec = backbone, tokenizer, spec
-        self.pad_to_multiple_of, self.sub_batch_size = pad_to_multiple_of, sub_batch_size
-        size = backbone.config.hidden_size
-        self.dense = nn.Linear(size, size, bias=False) if spec.dense else None
-        # The pooler of BERT-like models feeds no pooling of ours. It stays, so that a saved model has every weight of
-        # its base, but it takes no gradient: DDP would wait for one.
-        if getattr(backbone, "pooler", None) is not None:
-            backbone.pooler.requires_grad_(False)
-
-    @property
-    def config(self) -> Any:
-        """The Hugging Face configuration of the model inside."""
-        return self.backbone.config
-
-    @property
-    def dimension(self) -> int:
-        """Dimensions of a vector."""
-        return int(self.config.hidden_size)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    def forward(self, tokens: TokenBatch) -> Tensor:
-        """Vectors of N texts, (N, D)."""
-        return torch.cat([self.embed(chunk) for chunk in tokens.chunks(self.sub_batch_size)])
-
-    def embed(self, tokens: TokenBatch) -> Tensor:
-        """Vectors of texts that go through the model together, (N, D)."""
-        # On the right, whatever the tokenizer's side: on the left, padding would move absolute positions.
-        ids, mask = tokens.padded(self.tokenizer.pad_token_id or 0, multiple=self.pad_to_multiple_of)
-        hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, H)
-        vectors = POOLINGS[self.spec.pooling](hidden, mask)  # (N, H)
-        if self.dense is not None:
-            vectors = self.dense(vectors)
-        vectors = vectors.float()
-        return F.normalize(vectors, dim=-1) if self.spec.normalize else vectors
+    precision: str = "fp32"  # of `encode`, unless it is told another
 
     # ---- texts to vectors, for users ----------------------------------------------------------------------------
 
@@ -114,6 +68,7 @@ class Encoder(nn.Module):
         prompt: str = "",
         max_length: int | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
+        dtype: str | None = None,
         show_progress: bool = True,
     ) -> NDArray[np.float32]:
         """Encode texts, longest first, in batches of bounded size; the order of the result is the order given.
@@ -122,14 +77,16 @@ class Encoder(nn.Module):
             texts: one text or many.
             prompt: stands in front of every text.
             max_length: tokens of a text, prompt included; by default the longer of the two sides.
-            tokens_per_batch: padded tokens of one forward.
+            tokens_per_batch: tokens of one forward.
+            dtype: precision of the model: fp32, bf16, fp16, or auto, the fastest that loses no range here; by default
+                the encoder's own (`from_pretrained` says auto).
             show_progress: a progress bar where it takes over 5 seconds.
 
         Returns:
             (N, D) float32, or (D,) for a single string.
 
         Raises:
-            UserError: something that is not a string.
+            UserError: something that is not a string, or a precision that is not known.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
         for index, text in enumerate(many):
@@ -137,33 +94,60 @@ class Encoder(nn.Module):
                 raise reject(f"texts[{index}]", text, "a string")
         limit = max_length or max(self.spec.query_max_length, self.spec.key_max_length)
         vectors = np.zeros((len(many), self.dimension), np.float32)
-        if many:
-            ids = tokenize(self.tokenizer, [prompt + text for text in many], limit)
-            self.encode_tokens(ids, vectors, tokens_per_batch=tokens_per_batch, show_progress=show_progress)
+        bar = Bar(len(many), shown=show_progress)
+        with self.encoding(dtype), bar:
+            # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
+            for first in range(0, len(many), TEXTS_PER_BLOCK):
+                block = many[first : first + TEXTS_PER_BLOCK]
+                ids = tokenize(self.tokenizer, [prompt + text for text in block], limit)
+                out = vectors[first : first + TEXTS_PER_BLOCK]
+                self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
         return vectors[0] if isinstance(texts, str) else vectors
 
-    def encode_tokens(
-        self, ids: Sequence[Sequence[int]], out: NDArray[np.float32], *, tokens_per_batch: int, show_progress: bool
-    ) -> None:
-        """Encode token ids into the rows of `out`."""
-        from tqdm.auto import tqdm
+    @contextmanager
+    def encoding(self, dtype: str | None = None) -> Iterator[None]:
+        """Put the encoder in the state to encode in: no dropout, no gradients, its weights in a precision.
 
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-        training, bar = (
-            self.training,
-            tqdm(total=len(ids), unit=" texts", delay=5, leave=False, disable=not show_progress),
-        )
+        Weights are cast once, not layer by layer in every forward; training goes on from the exact ones.
+        """
+        wanted = resolve_dtype(dtype or self.precision, self.device)
+        training, exact = self.training, {p: p.data for p in self.parameters() if p.dtype is torch.float32}
         self.eval()
-        start = 0
-        with torch.inference_mode(), bar:
-            while start < len(order):
-                count = max(1, tokens_per_batch // len(ids[order[start]]))
-                rows = order[start : start + count]
-                batch = concatenate([ids[i] for i in rows]).to(self.device)
-                out[rows] = self.embed(batch).cpu().numpy()
-                start += count
-                bar.update(len(rows))
-        self.train(training)
+        try:
+            if wanted is not torch.float32:
+                for parameter in exact:
+                    parameter.data = parameter.data.to(wanted)
+            with torch.inference_mode():
+                yield
+        finally:
+            for parameter, data in exact.items():
+                parameter.data = data
+            self.train(training)
+
+    def encode_tokens(
+        self,
+        ids: Sequence[Sequence[int]],
+        out: NDArray[np.float32],
+        *,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        done: Callable[[int, int], None] = lambda _texts, _tokens: None,
+    ) -> None:
+        """Encode token ids into the rows of `out`, within `encoding`; `done` hears of each batch: texts, tokens."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+        start, waiting = 0, None
+        while start < len(order):
+            count = max(1, tokens_per_batch // len(ids[order[start]]))
+            rows = order[start : start + count]
+            tokens = concatenate([ids[i] for i in rows])
+            vectors = self.embed(tokens.to(self.device, non_blocking=True))
+            # The vectors of a batch are fetched when the next is on its way, so that a GPU never waits for the host.
+            if waiting is not None:
+                out[waiting[0]] = waiting[1].cpu().numpy()
+            waiting = rows, vectors
+            start += count
+            done(len(rows), sum(tokens.sizes))
+        if waiting is not None:
+            out[waiting[0]] = waiting[1].cpu().numpy()
 
     # ---- folders --------------------------------------------------------------------------------------------------
 
@@ -174,6 +158,7 @@ class Encoder(nn.Module):
         *,
         device: str | torch.device | None = None,
         pooling: str | None = None,
+        dtype: str = "auto",
         **loading: Any,
     ) -> Encoder:
         """Load an encoder folder of ours, a sentence-transformers folder, or a plain model by hub name or folder.
@@ -182,13 +167,19 @@ class Encoder(nn.Module):
             name_or_path: folder (of a run, a checkpoint or an encoder) or hub name.
             device: where to put it; by default the accelerator, if there is one.
             pooling: overrides what the folder says; where it says nothing, cls.
-            **loading: `cache_dir`, `token`, `trust_remote_code`.
+            dtype: precision of `encode`: fp32, bf16, fp16, or auto, the fastest that loses no range on this device.
+            **loading: `cache_dir`, `token`, `trust_remote_code`, `packing`.
 
         Raises:
             UserError: it cannot be loaded; the message says what to do.
         """
         encoder = load_encoder(name_or_path, pooling=pooling, flag="from_pretrained", **loading)
-        return encoder.to(device or torch.accelerator.current_accelerator() or torch.device("cpu")).eval()
+        encoder.to(device or torch.accelerator.current_accelerator() or torch.device("cpu")).eval()
+        encoder.precision = dtype
+        resolve_dtype(dtype, encoder.device)
+        if encoder.device.type == "cpu":
+            keep_memory()
+        return encoder
 
     def layout(self) -> Layout:
         """What the sentence-transformers files have to say."""
@@ -232,6 +223,21 @@ class Encoder(nn.Module):
         save_file({"linear.weight": weight.contiguous().cpu()}, folder / DENSE_WEIGHTS)
 
 
+class Bar(tqdm):
+    """A bar in texts/s, with tokens/s behind; shown where the work takes over 5 seconds."""
+
+    def __init__(self, texts: int, *, shown: bool = True) -> None:
+        super().__init__(total=texts, unit=" texts", delay=5, leave=False, disable=not shown)
+        self.tokens = 0
+
+    def advance(self, texts: int, tokens: int) -> None:
+        """Count what was encoded."""
+        self.tokens += tokens
+        if not self.disable:
+            self.set_postfix_str(f"{self.tokens / max(1e-9, self.format_dict['elapsed']):,.0f} tokens/s", refresh=False)
+        self.update(texts)
+
+
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Keep transformers' bars for reading and writing weights off the terminal; downloads still show theirs."""
@@ -270,6 +276,7 @@ def load_encoder(
     truncation_side: str | None = None,
     pad_to_multiple_of: int | None = None,
     sub_batch_size: int | None = None,
+    packing: bool = True,
 ) -> Encoder:
     """Load a model with its tokenizer and what its folder says, overridden by what the caller says.
 
@@ -287,6 +294,7 @@ def load_encoder(
         truncation_side: where longer texts are cut.
         pad_to_multiple_of: pad token rows to a multiple of this.
         sub_batch_size: texts of one forward.
+        packing: compute no padding, where the model allows it.
 
     Raises:
         UserError: nothing can be loaded from there; the message says what to do.
@@ -313,7 +321,14 @@ def load_encoder(
     spec = replace(
         spec, pooling=pooling or spec.pooling, dense=spec.dense if dense is None else dense, **(changes or {})
     )
-    encoder = Encoder(backbone, tokenizer, spec, pad_to_multiple_of=pad_to_multiple_of, sub_batch_size=sub_batch_size)
+    encoder = Encoder(
+        backbone,
+        tokenizer,
+        spec,
+        pad_to_multiple_of=pad_to_multiple_of,
+        sub_batch_size=sub_batch_size,
+        packing=packing,
+    )
     if encoder.dense is not None and has_dense and folder:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
     return encoder

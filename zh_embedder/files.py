@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,23 @@ class beside:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def beside_file(target: Path, text: str) -> None:
-    """Write a text file beside its place and rename it there."""
+@contextmanager
+def renamed(target: Path) -> Iterator[Path]:
+    """Give the path beside the target to write a file to; it takes the target's place, or goes if writing fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(text, "utf-8")
-    partial.rename(target)
+    try:
+        yield partial
+        partial.rename(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def beside_file(target: Path, text: str) -> None:
+    """Write a text file beside its place and rename it there."""
+    with renamed(target) as partial:
+        partial.write_text(text, "utf-8")
 
 
 def write_json(path: Path, value: object) -> None:

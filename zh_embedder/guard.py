@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import torch
 from torch import Tensor
@@ -83,9 +83,43 @@ class StepGuard:
         optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What forwards of one rank had to do, and what they did."""
+
+    texts: int = 0  # queries and keys, duplicates included
+    tokens: int = 0  # of them
+    duplicate_tokens: int = 0  # of keys that the step has already: not encoded again
+    computed_tokens: int = 0  # went through the model, padding included
+    padded_tokens: int = 0  # would have, with queries and keys each padded to their longest
+    operations: float = 0.0  # of forward and backward, on real tokens
+    seconds_waited: float = 0.0  # for the loader, with nothing else to do
+
+    def __add__(self, other: Work) -> Work:
+        """Add up, number by number."""
+        return Work(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def rates(self, seconds: float, *, ranks: int, peak: float | None) -> dict[str, float]:
+        """Return the log entries for the work of all ranks together in so many seconds.
+
+        Args:
+            seconds: of one rank.
+            ranks: how many.
+            peak: operations per second that one rank could do at best; None leaves the share of it out.
+        """
+        entries = {
+            "texts_per_second": self.texts / seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "data_wait": self.seconds_waited / ranks / seconds,
+            "padding_avoided": 1 - (self.computed_tokens + self.duplicate_tokens) / max(1, self.padded_tokens),
+            "duplicates_avoided": self.duplicate_tokens / max(1, self.tokens),
+        }
+        return entries if peak is None else {**entries, "mfu": self.operations / seconds / (peak * ranks)}
+
+
 @dataclass(slots=True)
 class Meter:
-    """Sums between two log lines: loss and gradient norm per task on the device, texts and tokens on the host."""
+    """Sums between two log lines: loss and gradient norm per task on the device, work on the host."""
 
     device: torch.device
     losses: dict[str, Tensor] = field(default_factory=dict)
@@ -94,18 +128,16 @@ class Meter:
     norm_steps: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     step_tasks: set[str] = field(default_factory=set)  # tasks since the last update
     datasets: list[int] = field(default_factory=list)  # dataset of each step since the last log
-    texts: int = 0
-    tokens: int = 0
+    work: Work = field(default_factory=Work)
     started: float = field(default_factory=time.perf_counter)
 
-    def step(self, task: str, dataset: int, loss: Tensor, *, texts: int, tokens: int) -> None:
+    def step(self, task: str, dataset: int, loss: Tensor, work: Work) -> None:
         """Count one forward of this rank."""
         self.losses[task] = self.losses.get(task, torch.zeros((), device=self.device)) + loss.detach()
         self.loss_steps[task] += 1
         self.step_tasks.add(task)
         self.datasets.append(dataset)
-        self.texts += texts
-        self.tokens += tokens
+        self.work += work
 
     def update(self, norm: Tensor | float) -> None:
         """Count one update: its norm belongs to a task where all its forwards do."""
@@ -115,18 +147,21 @@ class Meter:
         self.norm_steps[task] += 1
         self.step_tasks.clear()
 
-    def drain(self) -> dict[str, float]:
-        """Return the log entries of all ranks together; every rank must call it at the same step."""
+    def drain(self, *, peak: float | None = None) -> dict[str, float]:
+        """Return the log entries of all ranks together; every rank must call it at the same step.
+
+        Args:
+            peak: operations per second that this rank could do at best, for the share of it (`mfu`).
+        """
         seconds = max(time.perf_counter() - self.started, 1e-9)
         names = sorted(self.losses)
         sums = torch.stack([self.losses[name] for name in names]) if names else torch.zeros(0, device=self.device)
-        counts = torch.tensor([self.texts, self.tokens], dtype=torch.float64)
-        totals = sum_over_ranks(torch.cat([sums.double().cpu(), counts]).to(self.device)).tolist()
-        ranks = sum_over_ranks(torch.ones((), device=self.device)).item()
+        own = torch.tensor([*astuple(self.work), 1.0], dtype=torch.float64)
+        totals = sum_over_ranks(torch.cat([sums.double().cpu(), own]).to(self.device)).tolist()
+        ranks = int(totals[-1])
         entries = {f"loss/{n}": total / ranks / self.loss_steps[n] for n, total in zip(names, totals, strict=False)}
         entries |= {f"grad_norm/{n}": v.item() / self.norm_steps[n] for n, v in sorted(self.norms.items())}
-        entries |= {"texts_per_second": totals[-2] / seconds, "tokens_per_second": totals[-1] / seconds}
-        return entries
+        return entries | Work(*totals[len(names) : -1]).rates(seconds, ranks=ranks, peak=peak)
 
 
 def same_on_all_ranks(values: Sequence[int], device: torch.device) -> bool:

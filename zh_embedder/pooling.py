@@ -1,6 +1,6 @@
 """From token states to one vector per text. One function and one table row per method.
 
-Shapes: N texts, L tokens of the longest, H hidden size. `mask` is 1 on real tokens, 0 on padding, on whichever side.
+Shapes: N texts, T tokens of all texts end to end, H hidden size. Text i lies between bounds[i] and bounds[i + 1].
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor
 PoolingFn = Callable[[Tensor, Tensor], Tensor]
 
 
-def cls(hidden: Tensor, mask: Tensor) -> Tensor:
-    """First real token. hidden (N, L, H), mask (N, L) -> (N, H)."""
-    first = mask.to(torch.int8).argmax(dim=1)  # (N,) 0 with right padding
-    return hidden[torch.arange(len(hidden), device=hidden.device), first]
+def cls(hidden: Tensor, bounds: Tensor) -> Tensor:
+    """First token. hidden (T, H), bounds (N + 1,) -> (N, H)."""
+    return hidden[bounds[:-1]]
 
 
-def mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real tokens. hidden (N, L, H), mask (N, L) -> (N, H)."""
-    weight = mask.unsqueeze(-1).to(hidden.dtype)  # (N, L, 1)
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+def mean(hidden: Tensor, bounds: Tensor) -> Tensor:
+    """Mean over the tokens, summed in fp32. hidden (T, H), bounds (N + 1,) -> (N, H)."""
+    positions = torch.arange(len(hidden), dtype=bounds.dtype, device=bounds.device)
+    owners = torch.bucketize(positions, bounds[1:], right=True)  # (T,) the text of each token
+    sums = torch.zeros(len(bounds) - 1, hidden.shape[1], device=hidden.device)
+    sums = sums.index_add(0, owners, hidden.float())
+    return (sums / bounds.diff().unsqueeze(1)).to(hidden.dtype)
 
 
-def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Last real token. hidden (N, L, H), mask (N, L) -> (N, H)."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (positions * mask.to(positions.dtype)).argmax(dim=1)  # (N,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+def last_token(hidden: Tensor, bounds: Tensor) -> Tensor:
+    """Last token. hidden (T, H), bounds (N + 1,) -> (N, H)."""
+    return hidden[bounds[1:] - 1]
 
 
 POOLINGS: Mapping[str, PoolingFn] = {"cls": cls, "mean": mean, "last_token": last_token}

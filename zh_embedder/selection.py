@@ -1,13 +1,15 @@
 """Which positive and which negatives of a record travel this epoch. Pure: a function of (record, seed, epoch, row).
 
 A record's candidates are its positives then its negatives (the order of its teacher scores); with `history` the
-history is the list of negatives, from which the teacher takes the positive.
+history is the list of negatives, from which the teacher takes the positive. What stands for a candidate is the
+caller's: its text, or anything that is equal exactly where the texts are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +20,25 @@ SELECT_NEGATIVE = ("random", "first", "teacher+", "teacher-")
 DRAWS_PER_NEGATIVE = 20
 UNSCORED = 1e4  # below the lowest score: its softmax is 0, its logarithm finite
 SHUFFLED_FROM = 100  # characters: shorter positives are not cut (FlagEmbedding's rule for shuffle_ratio)
+
+Key = TypeVar("Key", bound=Hashable)
+Key_co = TypeVar("Key_co", bound=Hashable, covariant=True)
+
+
+class Choosable(Protocol[Key_co]):
+    """What selection needs of a record."""
+
+    @property
+    def pos(self) -> Sequence[Key_co]:
+        """Positives; none where the teacher is to find one."""
+
+    @property
+    def neg(self) -> Sequence[Key_co]:
+        """Negatives, or history."""
+
+    @property
+    def teacher_scores(self) -> Sequence[float] | None:
+        """Of positives then negatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +58,12 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(Generic[Key]):
     """The keys of one query that travel together: the positive, then the negatives."""
 
-    keys: tuple[str, ...]  # G texts, the positive first
-    positives: tuple[str, ...]  # every known positive: none of them may serve as a negative
+    keys: tuple[Key, ...]  # G of them, the positive first
+    positives: tuple[Key, ...]  # every known positive, the chosen one first: none of them may serve as a negative
     teacher: tuple[float, ...] | None  # G scores, aligned with `keys`
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The keys as the file has them: a positive whose chunks were shuffled is still the same text."""
-        return (self.positives[0], *self.keys[1:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +83,8 @@ def row_rng(seed: int, epoch: int, dataset: int, row: int) -> np.random.Generato
     return np.random.default_rng((seed, epoch, dataset, row))
 
 
-def pick_positive(record: Record, how: str, rng: np.random.Generator) -> int:
-    """Index of the positive among `record.candidates`."""
+def pick_positive(record: Choosable[Hashable], how: str, rng: np.random.Generator) -> int:
+    """Index of the positive among the record's candidates."""
     scores = record.teacher_scores
     if not record.pos and how != "teacher":
         raise UserError(f"select_positive {how!r}: the record has history and no pos; use select_positive teacher")
@@ -110,8 +126,11 @@ def shuffle_chunks(text: str, ratio: float, rng: np.random.Generator) -> str:
 
 
 def select_group(
-    record: Record, rule: SelectionRule, rng: np.random.Generator, draw_other: Callable[[np.random.Generator], str]
-) -> Group:
+    record: Choosable[Key],
+    rule: SelectionRule,
+    rng: np.random.Generator,
+    draw_other: Callable[[np.random.Generator], Key],
+) -> Group[Key]:
     """Form the group of one record for one epoch.
 
     Args:
@@ -125,30 +144,29 @@ def select_group(
         A group of exactly `rule.group_size` keys. Where the dataset has nothing else to offer, the positive itself
         fills the last places, with its own teacher score: it is known, so InfoNCE masks it.
     """
-    texts = record.candidates
+    candidates = [*record.pos, *record.neg]
     scores = record.teacher_scores
     chosen = pick_positive(record, rule.select_positive, rng)
-    positives = tuple(dict.fromkeys([texts[chosen], *record.pos]))
-    own = [i for i in range(len(record.pos), len(texts)) if texts[i] not in positives]
+    positives = tuple(dict.fromkeys([candidates[chosen], *record.pos]))
+    own = [i for i in range(len(record.pos), len(candidates)) if candidates[i] not in positives]
 
     wanted = rule.group_size - 1
     from_own = wanted - rule.random_negatives if own else 0
     picked = pick_negatives(own, scores, from_own, rule.select_negative, rng)
-    seen = {*positives, *(texts[i] for i in picked)}
-    others: list[str] = []
+    seen = {*positives, *(candidates[i] for i in picked)}
+    others: list[Key] = []
     for _ in range(DRAWS_PER_NEGATIVE * (wanted - len(picked))):
         if len(others) == wanted - len(picked):
             break
-        text = draw_other(rng)
-        if text not in seen:
-            others.append(text)
-            seen.add(text)
-    fill = [texts[chosen]] * (wanted - len(picked) - len(others))
+        key = draw_other(rng)
+        if key not in seen:
+            others.append(key)
+            seen.add(key)
+    fill = [candidates[chosen]] * (wanted - len(picked) - len(others))
 
-    positive = shuffle_chunks(texts[chosen], rule.shuffle_ratio, rng)
     teacher = None
     if rule.with_teacher and scores is not None:
         floor = min(scores) - UNSCORED  # the teacher never saw another record's key: no share of the target
         known = [scores[i] for i in [chosen, *picked]]
         teacher = tuple(map(float, [*known, *[floor] * len(others), *[scores[chosen]] * len(fill)]))
-    return Group((positive, *(texts[i] for i in picked), *others, *fill), positives, teacher)
+    return Group((candidates[chosen], *(candidates[i] for i in picked), *others, *fill), positives, teacher)

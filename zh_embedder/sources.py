@@ -9,26 +9,34 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from zh_embedder.errors import UserError, nearest
 
 SUFFIXES = (".jsonl", ".json")
 COMPRESSIONS = (".gz", ".zst")
 ROOT_PREFIX = "llm-embedder:"
+BLOCK_BYTES = 1 << 22
 BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
-def is_data_file(path: Path) -> bool:
+def kind(path: Path) -> str:
+    """Return the suffix that says what a file holds, its compression left out: `.jsonl` of `train.jsonl.gz`."""
+    return next((suffix for suffix in reversed(path.suffixes) if suffix not in COMPRESSIONS), "")
+
+
+def is_data_file(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
     """Tell whether a name in a folder is a data file: .jsonl or .json, plain, .gz or .zst."""
-    suffixes = [s for s in path.suffixes if s not in COMPRESSIONS]
-    return path.is_file() and bool(suffixes) and suffixes[-1] in SUFFIXES and not path.name.startswith(".")
+    return path.is_file() and kind(path) in suffixes and not path.name.startswith(".")
 
 
-def find_files(specs: Sequence[str], *, data_root: str | None, flag: str = "--train_data") -> list[Path]:
+def find_files(
+    specs: Sequence[str], *, data_root: str | None, flag: str = "--train_data", suffixes: Sequence[str] = SUFFIXES
+) -> list[Path]:
     """Turn files, folders and globs, each possibly behind `llm-embedder:`, into files, in the order given.
 
-    The same file given twice is there twice. A folder gives its data files, subfolders included, sorted.
+    The same file given twice is there twice. A folder gives its data files (those with one of `suffixes`), subfolders
+    included, sorted.
 
     Raises:
         UserError: nothing is there; the nearest name beside it is offered.
@@ -42,9 +50,9 @@ def find_files(specs: Sequence[str], *, data_root: str | None, flag: str = "--tr
             name = str(Path(data_root) / spec.removeprefix(ROOT_PREFIX))
         path = Path(name).expanduser()
         if path.is_dir():
-            found = [p for p in sorted(path.rglob("*")) if is_data_file(p)]
+            found = [p for p in sorted(path.rglob("*")) if is_data_file(p, suffixes)]
             if not found:
-                raise UserError(f"{flag}: no .jsonl or .json file (plain, .gz or .zst) in folder {name}")
+                raise UserError(f"{flag}: no {' or '.join(suffixes)} file (plain, .gz or .zst) in folder {name}")
         elif path.is_file():
             found = [path]
         else:
@@ -67,21 +75,54 @@ def open_bytes(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str | UserError]]:
-    """Yield (line number, text) of every line, or an error in the text's place; blank lines are yielded as ''."""
+class Block(NamedTuple):
+    """Whole lines of a file."""
+
+    first: int  # number of the first of them
+    raw: bytes
+
+
+def read_blocks(path: Path) -> Iterator[Block | UserError]:
+    """Yield a file's lines, some megabytes at a time; where it cannot be read on, an error in their place."""
+    number = 1
     try:
         with open_bytes(path) as stream:
-            for number, raw in enumerate(stream, start=1):
-                if number == 1 and raw[:2] in BOMS:
-                    yield 1, UserError(f"{path}:1: the file is {BOMS[raw[:2]]}, expected UTF-8")
-                    return
-                try:
-                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                except UnicodeDecodeError as error:
-                    yield number, UserError(f"{path}:{number}: {not_utf8(raw, error)}")
-                    return  # a file in another encoding is one mistake, not one for each of its lines
+            while raw := stream.read(BLOCK_BYTES):
+                raw += stream.readline()
+                yield Block(number, raw)
+                number += raw.count(b"\n")
     except (OSError, EOFError, zlib.error) as error:
-        yield 0, UserError(f"{path}: cannot be read: {error}")
+        yield UserError(f"{path}: cannot be read: {error}")
+
+
+def block_lines(path: Path, block: Block) -> Iterator[tuple[int, str | UserError]]:
+    """Yield (line number, text) of every line; at an error, which comes in the text's place, the file ends."""
+    if block.first == 1 and block.raw[:2] in BOMS:
+        yield 1, UserError(f"{path}:1: the file is {BOMS[block.raw[:2]]}, expected UTF-8")
+        return
+    encoding = "utf-8-sig" if block.first == 1 else "utf-8"
+    whole = block.raw.removesuffix(b"\n")
+    try:
+        yield from enumerate(map(str.strip, whole.decode(encoding).split("\n")), start=block.first)
+    except UnicodeDecodeError:
+        for number, raw in enumerate(whole.split(b"\n"), start=block.first):
+            try:
+                yield number, raw.decode(encoding if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield number, UserError(f"{path}:{number}: {not_utf8(raw, error)}")
+                return  # a file in another encoding is one mistake, not one for each of its lines
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str | UserError]]:
+    """Yield (line number, text) of every line, or an error in the text's place; blank lines are yielded as ''."""
+    for block in read_blocks(path):
+        if isinstance(block, UserError):
+            yield 0, block
+            return
+        for number, text in block_lines(path, block):
+            yield number, text
+            if isinstance(text, UserError):
+                return
 
 
 def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:

@@ -5,32 +5,35 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from contextlib import closing, contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zh_embedder.errors import MAX_SHOWN, UserError, summarise
-from zh_embedder.sources import COMPRESSIONS, read_lines
+from zh_embedder.files import beside_file
+from zh_embedder.parallel import in_order, processes_for
+from zh_embedder.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
 from zh_embedder.validation import parse_line
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset as ArrowTable
-    from datasets import Features
     from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = "1"  # part of every cache key: a change of the row format must not find old tables
-ROWS_PER_WRITE = 2000
 LOCK_TRIES = 100
+CLOCK_TICK = 2.0  # seconds in which a file may change twice and have the same times
 
 
-def cache_folder(given: str | None) -> Path:
+def cache_folder(given: str | None, kind: str = "records") -> Path:
     """Return where prepared tables live: the flag, else $ZH_EMBEDDER_CACHE, else ~/.cache/zh_embedder."""
     chosen = given or os.environ.get("ZH_EMBEDDER_CACHE") or str(Path("~/.cache/zh_embedder").expanduser())
-    return Path(chosen) / "records"
+    return Path(chosen) / kind
 
 
 @lru_cache(maxsize=1024)
@@ -49,12 +52,23 @@ def content_hash(path: Path) -> str:
     return _hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
-def features() -> Features:
+def memo_of(path: Path, cache: Path) -> Path:
+    """Return where the hash of a file is kept, so that no run reads it through only to learn that it is the same.
+
+    A file that changes gets another place: no program can set the time at which its inode last changed.
+    """
+    stat = path.stat()
+    seen = (SCHEMA, str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return cache.with_name("hashes") / hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def row_schema() -> pa.Schema:
     """Return the Arrow schema of rows."""
     from datasets import Features, List, Value
 
     text, number = Value("string"), Value("float64")
-    return Features(
+    features = Features(
         {
             "line": Value("int64"),
             "kind": text,
@@ -68,6 +82,48 @@ def features() -> Features:
             "label": text,
         }
     )
+    return features.arrow_schema
+
+
+class Parsed(NamedTuple):
+    """What the lines of a block came to."""
+
+    rows: pa.RecordBatch | None  # None where a line is wrong
+    written: int
+    blank: int
+    wrong: int
+    messages: list[str]
+    ignored: set[str]
+    ends: bool  # the file cannot be read on
+
+
+def parse_block(path: Path, block: Block | UserError) -> Parsed:
+    """Check the lines of a block and lay their rows out as the table has them."""
+    import pyarrow as pa
+
+    if isinstance(block, UserError):
+        return Parsed(None, 0, 0, 1, [str(block)], set(), ends=True)
+    rows: list[dict[str, Any]] = []
+    messages: list[str] = []
+    ignored: set[str] = set()
+    blank, ends = 0, False
+    for number, text in block_lines(path, block):
+        try:
+            if isinstance(text, UserError):
+                ends = True
+                raise text
+            if not text:
+                blank += 1
+                continue
+            row, unknown = parse_line(text, f"{path}:{number}")
+        except UserError as error:
+            messages.append(str(error))
+            continue
+        row["line"] = number
+        rows.append(row)
+        ignored |= unknown
+    laid_out = None if messages else pa.RecordBatch.from_pylist(rows, schema=row_schema())
+    return Parsed(laid_out, len(rows), blank, len(messages), messages[:MAX_SHOWN], ignored, ends)
 
 
 def write_table(path: Path, target: Path) -> None:
@@ -76,40 +132,33 @@ def write_table(path: Path, target: Path) -> None:
     Raises:
         UserError: up to 20 messages with file and line, then how many more there are.
     """
-    from datasets.arrow_writer import ArrowWriter
+    import pyarrow as pa
     from tqdm.auto import tqdm
 
     messages: list[str] = []
     wrong = blank = written = 0
     ignored: set[str] = set()
     beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    writer = ArrowWriter(path=str(beside), features=features(), writer_batch_size=ROWS_PER_WRITE)
+    pieces = path.stat().st_size // BLOCK_BYTES
+    parsed = in_order(partial(parse_block, path), read_blocks(path), processes=processes_for(pieces))
+    bar = tqdm(desc=f"reading {path.name}", unit=" records", delay=5, leave=False)
     try:
-        for number, text in tqdm(read_lines(path), desc=f"reading {path.name}", unit=" records", delay=5, leave=False):
-            try:
-                if isinstance(text, UserError):
-                    raise text
-                if not text:
-                    blank += 1
-                    continue
-                row, unknown = parse_line(text, f"{path}:{number}")
-            except UserError as error:
-                wrong += 1
-                if len(messages) < MAX_SHOWN:
-                    messages.append(str(error))
-                continue
-            ignored |= unknown
-            if not wrong:
-                writer.write({**row, "line": number})
-                written += 1
+        with closing(parsed), pa.ipc.new_stream(str(beside), row_schema()) as writer, bar:
+            for block in parsed:
+                bar.update(block.written)
+                blank, wrong, written = blank + block.blank, wrong + block.wrong, written + block.written
+                messages += block.messages[: MAX_SHOWN - len(messages)]
+                ignored |= block.ignored
+                if not wrong and block.rows is not None:
+                    writer.write_batch(block.rows)
+                if block.ends:
+                    break
         if not wrong and not written:
             messages, wrong = [f"{path}: the file holds no records"], 1
         if wrong:
             raise summarise(messages, total=wrong)
-        writer.finalize()
         beside.rename(target)
     finally:
-        writer.close()
         beside.unlink(missing_ok=True)
     if blank:
         logger.info("%s: %d blank lines skipped", path, blank)
@@ -148,16 +197,21 @@ def acquire(lock: FileLock, folder: Path) -> list[Path]:
     raise missing
 
 
-def load_table(path: Path, cache: Path) -> ArrowTable:
-    """Return a file's rows as a memory-mapped table, prepared once by whichever process comes first.
+def load_table(path: Path, cache: Path) -> tuple[ArrowTable, str]:
+    """Return a file's rows as a memory-mapped table, prepared once by whichever process comes first, and its hash.
 
     Ranks need no word from each other: the file's content names the table, and a lock makes the others wait.
     """
     from datasets import Dataset
 
-    target = cache / f"{content_hash(path)}.arrow"
+    memo, seen = memo_of(path, cache), time.time()
+    content = memo.read_text("utf-8") if memo.is_file() else content_hash(path)
+    target = cache / f"{content}.arrow"
     if not target.is_file():
         with one_at_a_time(target.with_suffix(".lock")):
             if not target.is_file():
                 write_table(path, target)
-    return Dataset.from_file(str(target))
+    if not memo.is_file() and path.stat().st_ctime < seen - CLOCK_TICK:
+        with suppress(OSError):  # a cache that may only be read serves too
+            beside_file(memo, content)
+    return Dataset.from_file(str(target)), content

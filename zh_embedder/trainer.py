@@ -16,21 +16,23 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from zh_embedder.arguments import TrainArguments
-from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet
+from zh_embedder.attention import obstacle
+from zh_embedder.checkpoints import KEY_FOLDER, PLAN_FILE, QUERY_FOLDER, load_weights
+from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet, Waiting, start_worker
 from zh_embedder.encoder import Encoder
 from zh_embedder.errors import UserError
 from zh_embedder.files import beside_file
 from zh_embedder.gather import gather_values, gather_with_grad, wait_for_all, world
-from zh_embedder.guard import Meter, StepGuard, same_on_all_ranks
+from zh_embedder.guard import Meter, StepGuard, Work, same_on_all_ranks
 from zh_embedder.losses import EmbeddedBatch, LossTerm, total_loss
+from zh_embedder.machine import DTYPES, matmul_peak
 from zh_embedder.sampling import MIXED
 from zh_embedder.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
 
-QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
-PLAN_FILE, ARGS_FILE, STAGING = "plan.json", "args.json", ".partial"
-SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_second", "epoch")
+ARGS_FILE, STAGING = "args.json", ".partial"
+SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_second", "mfu", "data_wait", "epoch")
 
 
 class BiEncoder(nn.Module):
@@ -41,9 +43,26 @@ class BiEncoder(nn.Module):
         self.query = query
         self.key = key
 
-    def forward(self, queries: TokenBatch, keys: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Vectors of queries (B, D) and keys (B * G, D)."""
-        return self.query(queries), (self.key or self.query)(keys)
+    def forward(self, queries: TokenBatch, keys: TokenBatch, key_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of queries (B, D) and keys (B * G, D), whose key_rows (B * G,) are places in K distinct ones.
+
+        Tied, queries and keys go through the model as one stream.
+        """
+        if self.key is not None:
+            return self.query(queries), self.key(keys)[key_rows]
+        vectors = self.query(queries.join(keys))
+        return vectors[: len(queries)], vectors[len(queries) :][key_rows]
+
+    def collator(self, *, merge_keys: bool = True) -> Collator:
+        """Return what makes batches for these encoders."""
+        query, spec = self.query, self.query.spec
+        return Collator(
+            query.tokenizer,
+            query_max_length=spec.query_max_length,
+            key_max_length=spec.key_max_length,
+            key_tokenizer=self.key.tokenizer if self.key is not None else None,
+            merge_keys=merge_keys,
+        )
 
     @property
     def config(self) -> Any:
@@ -96,18 +115,26 @@ class DenseTrainer(Trainer):
         self.terms, self.mode = tuple(terms), mode
         self.fingerprint, self.settings = dict(fingerprint), settings
         self.staging: Path | None = None
-        # Counted once, and before ZeRO 3 leaves each rank a part of every weight.
-        embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
-        self.weights = sum(p.numel() for p in model.query.parameters()) - embeddings
         super().__init__(model=model, args=args, train_dataset=self.rows)
         self.model_accepts_loss_kwargs = False
         # The queries of a step are weighed by their share of it, never by what transformers counts.
         self.step_guard = StepGuard(args.device, self.describe_rows)
         self.meter = Meter(args.device)
+        self.waiting = Waiting(args.device)
         self.remove_callback(ProgressCallback)
         self.add_callback(Progress())
         if args.early_exit_steps:
             self.add_callback(EarlyExit(args.early_exit_steps))
+
+    def why_padded(self) -> str | None:
+        """Say why texts go through the query encoder with padding; None where they do not."""
+        return self.model.query.why_padded or obstacle(self.args.device, DTYPES[self.args.dtype])
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Train; the clock of the log starts here, behind the measuring of the machine's peak."""
+        self.peak()
+        self.meter = Meter(self.args.device)
+        return super().train(*args, **options)
 
     # ---- data -----------------------------------------------------------------------------------------------------
 
@@ -124,13 +151,10 @@ class DenseTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of our own, not prepared by accelerate: the plan has given each rank its slice already."""
-        query, key = self.model.query, self.model.key
-        collator = Collator(
-            query.tokenizer,
-            query_max_length=query.spec.query_max_length,
-            key_max_length=query.spec.key_max_length,
-            key_tokenizer=key.tokenizer if key is not None else None,
-        )
+        # Sharded weights are gathered forward by forward: every rank must make as many forwards as the others.
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        in_parts = self.model.query.sub_batch_size or self.why_padded() is not None
+        collator = self.model.collator(merge_keys=not (sharded and in_parts))
         workers = self.args.dataloader_num_workers
         return PlanLoader(
             self.rows,
@@ -140,8 +164,14 @@ class DenseTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),  # or every epoch would draw from the global state that dropout uses
         )
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        """Take the batches of an update, and the time that it takes; a resumed run's first loader is not ours."""
+        with self.waiting:
+            return super().get_batch_samples(*args, **options)
 
     def describe_rows(self, rows: tuple[int, ...]) -> str:
         """Name the task, the dataset and the records of a step, for messages."""
@@ -160,8 +190,8 @@ class DenseTrainer(Trainer):
         return inputs.to(self.args.device, non_blocking=True)
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """Count 6 operations per token and weight, embeddings left out."""
-        return 6 * self.weights * (sum(inputs.queries.sizes) + sum(inputs.keys.sizes))
+        """Count the operations of forward and backward."""
+        return int(self.work(inputs).operations)
 
     # ---- the step -------------------------------------------------------------------------------------------------
 
@@ -169,20 +199,28 @@ class DenseTrainer(Trainer):
         """Loss of this rank's queries against the keys of all ranks."""
         if not self.meter.datasets and self.state.global_step == self._initial_global_step:
             logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
-        queries, keys = model(inputs.queries, inputs.keys)
+        queries, keys = model(inputs.queries, inputs.keys, inputs.key_rows)
         with torch.autocast(queries.device.type, enabled=False):
             batch = self.embedded(inputs, queries.float(), keys.float())
             loss = total_loss(batch, self.terms[max(inputs.dataset, 0)])
         self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
         task = "mixed" if inputs.dataset == MIXED else self.rows.sets[inputs.dataset].task
-        self.meter.step(
-            task,
-            inputs.dataset,
-            loss,
-            texts=len(inputs.queries) + len(inputs.keys),
-            tokens=sum(inputs.queries.sizes) + sum(inputs.keys.sizes),
-        )
+        self.meter.step(task, inputs.dataset, loss, self.work(inputs))
         return loss
+
+    def work(self, inputs: Batch) -> Work:
+        """Return what a step has to do on this rank, and what is done."""
+        dtype = DTYPES[self.args.dtype]
+        queries, keys, key = inputs.queries.sizes, inputs.keys.sizes, self.model.key
+        parts = [(self.model.query, queries + keys)] if key is None else [(self.model.query, queries), (key, keys)]
+        return Work(
+            texts=inputs.texts,
+            tokens=inputs.tokens,
+            duplicate_tokens=inputs.duplicate_tokens,
+            computed_tokens=sum(encoder.computed_tokens(sizes, dtype) for encoder, sizes in parts),
+            padded_tokens=len(queries) * max(queries) + len(inputs.key_rows) * max(keys),
+            operations=3 * sum(encoder.operations(sizes) for encoder, sizes in parts),
+        )
 
     def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
@@ -193,7 +231,7 @@ class DenseTrainer(Trainer):
         if self.args.negative_cross_device:
             first = rank * len(keys)
             keys, labels = gather_with_grad(keys), gather_values(labels)
-        group = first + torch.arange(len(inputs.keys), device=queries.device).view(len(queries), -1)
+        group = first + torch.arange(len(inputs.key_rows), device=queries.device).view(len(queries), -1)
         return EmbeddedBatch(
             queries=queries,
             keys=keys,
@@ -237,9 +275,14 @@ class DenseTrainer(Trainer):
                     self.args.world_size,
                     self.count_datasets(datasets),
                 )
-            logs |= self.meter.drain()
+            self.meter.work += Work(seconds_waited=self.waiting.drain())
+            logs |= self.meter.drain(peak=self.peak())
             self.meter = Meter(self.args.device)
         super().log(logs, start_time)
+
+    def peak(self) -> float:
+        """Operations per second of a matrix product in this run's precision: measured once."""
+        return matmul_peak(self.args.device, DTYPES[self.args.dtype])
 
     def count_datasets(self, datasets: Sequence[int]) -> str:
         """Name datasets with how often each was trained."""
@@ -308,33 +351,6 @@ class DenseTrainer(Trainer):
                     f"{value}: the order of the data would not continue. Use the same, or start a new run from its "
                     f"weights with --query_encoder {checkpoint / QUERY_FOLDER}"
                 )
-
-
-def load_weights(encoder: Encoder, folder: Path) -> None:
-    """Load the weights of an encoder folder into an encoder of the same shape."""
-    from safetensors.torch import load_file
-
-    from zh_embedder.encoder import DENSE_WEIGHTS, dense_weight
-    from zh_embedder.st_format import DENSE
-
-    encoder.backbone.load_state_dict(load_file(folder / "model.safetensors"))
-    if encoder.dense is not None:
-        encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint folder has everything that resuming needs."""
-    weights = checkpoint / QUERY_FOLDER / "model.safetensors"
-    engine = (checkpoint / "optimizer.pt").is_file() or any(checkpoint.glob("global_step*"))
-    random_states = any(checkpoint.glob("rng_state*.pth"))
-    named = (checkpoint / "trainer_state.json", checkpoint / PLAN_FILE, weights)
-    return engine and random_states and all(path.is_file() for path in named)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Return the whole checkpoints of a run, oldest first."""
-    found = [p for p in run.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
-    return [p for p in sorted(found, key=lambda p: int(p.name.split("-")[-1])) if is_whole(p)]
 
 
 class Progress(ProgressCallback):

@@ -95,10 +95,14 @@ def train(args: Arguments) -> None:
         UserError: anything that the user can mend; nothing has been written then.
     """
     from zh_embedder.instructions import read_version
+    from zh_embedder.machine import prepare
     from zh_embedder.records import check_trainable, load_datasets, merge_small
     from zh_embedder.sources import find_files
+    from zh_embedder.tables import cache_folder
+    from zh_embedder.token_cache import with_tokens
 
     check_world(args)
+    prepare(args.train.device, threads=args.train.cpu_threads)
     for note in args.notes:
         logger.info("flags: %s", note)
     version = read_version(args.data.version, directory=args.data.instructions_dir)
@@ -117,6 +121,13 @@ def train(args: Arguments) -> None:
     else:
         clear_output(args)
     describe(args, trainer, resume)
+    trainer.rows.sets = with_tokens(
+        trainer.rows.sets,
+        trainer.model.collator(),
+        cache=cache_folder(args.data.dataset_cache_dir, "tokens"),
+        choice=args.data.token_cache,
+        device=args.train.device,
+    )
     seed_rank(args)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model()
@@ -140,7 +151,7 @@ def find_resume(args: Arguments) -> Path | None:
     Raises:
         UserError: there is none, or it is not whole.
     """
-    from zh_embedder.trainer import checkpoints, is_whole
+    from zh_embedder.checkpoints import checkpoints, is_whole
 
     asked = args.train.resume_from_checkpoint
     if asked is None or str(asked).lower() in ("false", "none", ""):
@@ -185,7 +196,6 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
 
     from zh_embedder.collator import TrainSet
     from zh_embedder.settings import plan_datasets
-    from zh_embedder.tables import content_hash
     from zh_embedder.trainer import BiEncoder, DenseTrainer
 
     plans = plan_datasets(datasets, version, args.data, args.train, metric=args.model.dense_metric)
@@ -211,7 +221,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     ]
     fingerprint = {
         "datasets": {plan.records.name: len(plan.records) for plan in plans},
-        "files": {plan.records.name: content_hash(Path(plan.records.path)) for plan in plans},
+        "files": {plan.records.name: plan.records.parts[0].content for plan in plans},
     }
     return DenseTrainer(
         model,
@@ -285,6 +295,7 @@ def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> 
             truncation_side=model.truncation_side,
             pad_to_multiple_of=model.pad_to_multiple_of,
             sub_batch_size=model.sub_batch_size,
+            packing=model.packing,
         )
         for flag, name in names.items()
     ]
@@ -329,8 +340,24 @@ def cut_share(trainer: DenseTrainer, index: int) -> tuple[float, float]:
     return shares[0], shares[1]
 
 
+def how_packed(trainer: DenseTrainer) -> str:
+    """Say whether padding is computed, and what that means for the base's dropout."""
+    query = trainer.model.query
+    reason = trainer.why_padded()
+    if reason is not None:
+        return f"texts are padded, those of like lengths together: {reason}"
+    dropout = getattr(query.config, "attention_probs_dropout_prob", None) or getattr(
+        query.config, "attention_dropout", 0
+    )
+    off = f"; attention dropout ({dropout:g} in the base) is off" if dropout else ""
+    last = ", the last layer computed for first tokens alone" if query.trimmed else ""
+    return f"texts are packed: no padding is computed{last}{off}"
+
+
 def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> None:
     """Log what will be trained, before step 1."""
+    import torch
+
     from zh_embedder.sampling import steps_of, waiting_rows
 
     if not first_rank():
@@ -355,7 +382,9 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         f"{len(batches)} steps an epoch of {step_rows} queries ({args.train.world_size} ranks x "
         f"{args.train.per_device_train_batch_size}), same-dataset batches: {trainer.mode or 'no, mixed'}",
         f"{total:,} parameters, {trained:,} trained; pooling {spec.pooling}{' + dense' if spec.dense else ''}, metric "
-        f"{spec.metric}, precision {args.train.dtype}, device {args.train.device.type}",
+        f"{spec.metric}, precision {args.train.dtype}, device {args.train.device.type}"
+        + (f", {torch.get_num_threads()} threads a rank" if args.train.device.type == "cpu" else ""),
+        how_packed(trainer),
     ]
     for dataset, size, waiting in zip(sets, sizes, waiting_rows(sizes, step_rows), strict=True):
         if size < step_rows and trainer.mode is not None:

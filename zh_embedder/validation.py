@@ -30,10 +30,43 @@ GROUP_FIELDS = (
 PAIR_FIELDS = ("text1", "text2", "score", "task")
 LABELLED_FIELDS = ("text", "label", "task")
 CARRIED_FIELDS = ("id", "group", "pos_index", "neg_index", "title")  # part of the format, of no use to training
+KNOWN: dict[tuple[str, ...], frozenset[str]] = {
+    fields: frozenset((*fields, *CARRIED_FIELDS)) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS)
+}
 ARRAY = "a JSON array, expected JSON Lines: one object per line (`jq -c '.[]' FILE` makes them)"
 ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label")
 
 Row = dict[str, Any]
+
+
+def parse_object(text: str, where: str, example: str) -> Row:
+    """Parse one line that holds a JSON object whose strings are whole characters.
+
+    Args:
+        text: the line.
+        where: `path:line`, for messages.
+        example: an object such as is expected.
+
+    Raises:
+        UserError: it holds anything else.
+    """
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith("["):
+            raise UserError(f"{where}: {ARRAY}") from None
+        raise UserError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from None
+    except ValueError as error:  # Python reads whole numbers up to 4300 digits
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{where}: JSON nested too deeply, expected one flat object") from None
+    if isinstance(raw, list):
+        raise UserError(f"{where}: {ARRAY}")
+    if not isinstance(raw, dict):
+        raise reject(where, raw, f"an object such as {example}")
+    if "\\ud" in text or "\\uD" in text:
+        check_surrogates(raw, where)
+    return raw
 
 
 def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
@@ -49,22 +82,7 @@ def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
     Raises:
         UserError: broken JSON, or a field that is missing or wrong.
     """
-    try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.lstrip().startswith("["):
-            raise UserError(f"{where}: {ARRAY}") from None
-        raise UserError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from None
-    except ValueError as error:  # Python reads whole numbers up to 4300 digits
-        raise UserError(f"{where}: not valid JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"{where}: JSON nested too deeply, expected one flat object") from None
-    if isinstance(raw, list):
-        raise UserError(f"{where}: {ARRAY}")
-    if not isinstance(raw, dict):
-        raise reject(where, raw, 'an object such as {"query": ..., "pos": [...], "task": ...}')
-    if "\\ud" in text.lower():
-        check_surrogates(raw, where)
+    raw = parse_object(text, where, '{"query": ..., "pos": [...], "task": ...}')
     if "text1" in raw or "text2" in raw:
         return pair_row(raw, where), unused(raw, PAIR_FIELDS)
     if "text" in raw and "label" in raw:
@@ -72,9 +90,9 @@ def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
     return group_row(raw, where), unused(raw, GROUP_FIELDS)
 
 
-def unused(raw: Mapping[str, Any], known: Sequence[str]) -> set[str]:
+def unused(raw: Mapping[str, Any], known: tuple[str, ...]) -> set[str]:
     """Return the fields that training does not use and the formats do not name."""
-    return set(raw) - set(known) - set(CARRIED_FIELDS)
+    return raw.keys() - KNOWN[known]
 
 
 def check_surrogates(raw: Mapping[str, Any], where: str) -> None:
@@ -107,7 +125,7 @@ def check_text(value: object, where: str) -> str:
     """Return a string that is more than white space."""
     if not isinstance(value, str):
         raise reject(where, value, "a string")
-    if not value.strip():
+    if not value or value.isspace():
         raise reject(where, value, "a string that is not empty")
     return value
 
@@ -121,6 +139,8 @@ def text_list(raw: Mapping[str, Any], name: str, where: str) -> list[str]:
         raise reject(f"{where}: {name}", value, f"a list of strings: [{json.dumps(value[:20], ensure_ascii=False)}]")
     if not isinstance(value, list):
         raise reject(f"{where}: {name}", value, "a list of strings")
+    if all(isinstance(text, str) and text and not text.isspace() for text in value):
+        return value  # nearly always: no message is laid out for every text
     return [check_text(text, f"{where}: {name}[{index}]") for index, text in enumerate(value)]
 
 

@@ -1,0 +1,35 @@
+"""Checkpoint folders of a run: which are whole, and their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zh_embedder.encoder import DENSE_WEIGHTS, Encoder, dense_weight
+from zh_embedder.st_format import DENSE
+
+QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
+PLAN_FILE = "plan.json"
+
+
+def load_weights(encoder: Encoder, folder: Path) -> None:
+    """Load the weights of an encoder folder into an encoder of the same shape."""
+    from safetensors.torch import load_file
+
+    encoder.backbone.load_state_dict(load_file(folder / "model.safetensors"))
+    if encoder.dense is not None:
+        encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint folder has everything that resuming needs."""
+    weights = checkpoint / QUERY_FOLDER / "model.safetensors"
+    engine = (checkpoint / "optimizer.pt").is_file() or any(checkpoint.glob("global_step*"))
+    random_states = any(checkpoint.glob("rng_state*.pth"))
+    named = (checkpoint / "trainer_state.json", checkpoint / PLAN_FILE, weights)
+    return engine and random_states and all(path.is_file() for path in named)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the whole checkpoints of a run, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
+    return [p for p in sorted(found, key=lambda p: int(p.name.split("-")[-1])) if is_whole(p)]
