@@ -90,7 +90,8 @@ class Bench:
             warmup=args.warmup,
             steps=args.steps,
             seconds=args.seconds,
-            flags=contender.flags(setting.kind),
+            threads=args.threads,
+            flags=contender.flags(setting.kind, setting.shape),
         )
 
 
@@ -130,9 +131,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def chosen(args: argparse.Namespace, *, bf16: bool) -> list[Contender]:
+def chosen(args: argparse.Namespace, known: list[Contender]) -> list[Contender]:
     """Return the contenders that were asked for."""
-    known = contenders(args.device, bf16=bf16)
     if not args.contenders:
         return known
     found: list[Contender] = []
@@ -202,9 +202,9 @@ def bench_in(folder: Path, args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     pythons = Pythons(args.peers_python, args.peers_path, args.threads)
     bench = Bench(args, folder, pythons, describe(args.device))
-    names = chosen(args, bf16=bench.machine["gains_from_bf16"])
-    firsts = {c.is_peer: c for c in reversed(names)}  # one of each interpreter
-    found = {"peers" if peer else "ours": versions(pythons, c) for peer, c in firsts.items()}
+    found = versions(pythons)
+    flash = "flash-attn" in found["peers"]
+    names = chosen(args, contenders(args.device, bf16=bench.machine["gains_from_bf16"], flash=flash))
     missing = {c.name: "not installed" for c in names if c.needs not in found["peers" if c.is_peer else "ours"]}
     said = header(bench, found)
     sys.stderr.write(said + "\n")

@@ -20,7 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 GIVE_UP = 3600  # seconds of one run
 # What the shell of this moment happens to hold is nobody's default.
 NOT_INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", "GLIBC_TUNABLES", "LD_PRELOAD")
-DISTRIBUTIONS = ("torch", "transformers", "sentence-transformers", "FlagEmbedding", "accelerate", "tokenizers")
+DISTRIBUTIONS = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "FlagEmbedding",
+    "accelerate",
+    "tokenizers",
+    "flash-attn",
+)
 VERSIONS = """
 import importlib.metadata as m, json, sys
 found = {}
@@ -46,25 +54,34 @@ class Pythons:
 
     def environment(self, contender: Contender, *, ranks: int) -> dict[str, str]:
         """The environment of a worker: clean, and with as many threads as a careful user would give the tuned ones."""
-        kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        if contender.is_peer and self.peers_path:
-            kept["PYTHONPATH"] = os.pathsep.join(filter(None, [self.peers_path, kept.get("PYTHONPATH")]))
+        kept = self.clean(peer=contender.is_peer)
         if self.threads or contender.threads:
             kept["OMP_NUM_THREADS"] = str(self.threads or max(1, cores() // ranks))
         return kept
 
+    def clean(self, *, peer: bool) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+        kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        if peer and self.peers_path:
+            kept["PYTHONPATH"] = os.pathsep.join(filter(None, [self.peers_path, kept.get("PYTHONPATH")]))
+        return kept
 
-def versions(pythons: Pythons, contender: Contender) -> dict[str, str]:
-    """Return the versions of what a contender's interpreter has installed of all that matters here."""
-    found = subprocess.run(
-        [pythons.of(contender), "-c", VERSIONS, *DISTRIBUTIONS],
-        env=pythons.environment(contender, ranks=1),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(found.stdout)
+
+def versions(pythons: Pythons) -> dict[str, dict[str, str]]:
+    """Return the versions of all that matters here, as our interpreter and the peers' have it installed."""
+    interpreters = {"ours": (sys.executable, False), "peers": (pythons.peers, True)}
+    return {
+        who: json.loads(
+            subprocess.run(
+                [python, "-c", VERSIONS, *DISTRIBUTIONS],
+                env=pythons.clean(peer=peer),
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for who, (python, peer) in interpreters.items()
+    }
 
 
 def command(pythons: Pythons, contender: Contender, job: Job) -> list[str]:

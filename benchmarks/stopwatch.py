@@ -33,6 +33,7 @@ class Job:
     warmup: int  # steps, or calls of encode, before the clock counts
     steps: int  # at most so many are measured
     seconds: float  # no further step is begun after so many measured seconds
+    threads: int | None  # of a rank, where the user pins them for all
     flags: dict  # the contender's own
 
     @property

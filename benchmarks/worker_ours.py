@@ -29,6 +29,7 @@ def train(job: Job) -> int:
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": job.on_cpu,
+        **({"cpu_threads": job.threads} if job.threads else {}),
         **job.flags,
     }
     argv = [word for name, value in words.items() for word in (f"--{name}", str(value))]

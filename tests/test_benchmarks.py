@@ -20,7 +20,8 @@ WORK = Work(texts=72, tokens=720, flops=7.2e9)
 def job(tmp_path, **changes) -> Job:
     values = {
         **{"kind": "train", "base": "", "data": "", "out": str(tmp_path), "device": "cpu", "ranks": 1, "batch": 8},
-        **{"group": 8, "max_length": 512, "temperature": 0.02, "warmup": 2, "steps": 3, "seconds": 100.0, "flags": {}},
+        **{"group": 8, "max_length": 512, "temperature": 0.02, "warmup": 2, "steps": 3, "seconds": 100.0},
+        **{"threads": None, "flags": {}},
     }
     return Job(**{**values, **changes})
 
@@ -220,7 +221,10 @@ def test_every_peer_is_measured_at_its_defaults_and_at_its_best():
     assert names[0] == "ours"
     for program in ("flagembedding", "sentence-transformers"):
         assert {f"{program} default", f"{program} best"} <= set(names)
-    assert not any(c.train or c.encode for c in contenders("cuda", bf16=True) if c.name.endswith("default"))
+    for device in ("cpu", "cuda"):
+        for c in contenders(device, bf16=True):
+            own = [c.flags(kind, shape) for kind in ("train", "encode") for shape in SHAPES]
+            assert any(own) != (c.name == "ours" or c.name.endswith("default"))
 
 
 @pytest.mark.slow
