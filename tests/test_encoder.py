@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from zh_embedder.encoder import Encoder, load_encoder
+from zh_embedder.encoder import Bar, Encoder, load_encoder
 from zh_embedder.errors import UserError
 from zh_embedder.files import read_json, write_json
 from zh_embedder.pooling import POOLINGS
@@ -145,6 +145,160 @@ def test_encoding_is_without_dropout_and_leaves_training_as_it_was(tiny_bert):
     encoder.eval()
     encoder.encode(TEXTS)
     assert not encoder.training
+
+
+# ---- precision ------------------------------------------------------------------------------------------------------
+
+
+def exact_weights(encoder) -> dict:
+    """The storage of every weight, and a copy of what is in it."""
+    return {name: (p.data_ptr(), p.detach().clone()) for name, p in encoder.named_parameters()}
+
+
+def assert_exact(encoder, before) -> None:
+    """Every weight is back, in its own storage, bit for bit."""
+    for name, parameter in encoder.named_parameters():
+        where, value = before[name]
+        assert parameter.data_ptr() == where, name
+        assert parameter.dtype is torch.float32
+        assert torch.equal(parameter, value), name
+
+
+def precisions_seen(encoder, monkeypatch) -> list:
+    """Precision of the weights, and whether in training, at each forward."""
+    seen, embed = [], encoder.embed
+
+    def watched(tokens):
+        seen.append(({p.dtype for p in encoder.parameters()}, encoder.training))
+        return embed(tokens)
+
+    monkeypatch.setattr(encoder, "embed", watched)
+    return seen
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "gains", "expected"),
+    [
+        ("fp32", True, torch.float32),
+        ("bf16", False, torch.bfloat16),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+    ],
+)
+def test_vectors_in_a_precision_and_the_exact_weights_afterwards(tiny_bert, asked, gains, expected, dense, monkeypatch):
+    monkeypatch.setattr("zh_embedder.machine.cpu_gains_from_bf16", lambda: gains)
+    encoder = load(tiny_bert, dense=dense).train()
+    before, exact = exact_weights(encoder), load(tiny_bert, dense=dense).encode(TEXTS)
+    seen = precisions_seen(encoder, monkeypatch)
+    vectors = encoder.encode(TEXTS, dtype=asked, tokens_per_batch=40)
+    assert len(seen) > 2
+    assert all(one == ({expected}, False) for one in seen)
+    assert_exact(encoder, before)
+    assert encoder.training
+    assert vectors.dtype == np.float32
+    if expected is torch.float32:
+        np.testing.assert_allclose(vectors, exact, **CLOSE)
+    else:
+        assert (vectors * exact).sum(axis=1).min() > 0.999
+        assert np.abs(vectors - exact).max() > 1e-5  # it really was another precision
+    np.testing.assert_allclose(encoder.encode(TEXTS), exact, **CLOSE)  # its own is fp32
+
+
+def test_an_encoder_has_a_precision_of_its_own(tiny_bert, monkeypatch):
+    encoder = Encoder.from_pretrained(str(tiny_bert), device="cpu", dtype="bf16")
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    seen = precisions_seen(encoder, monkeypatch)
+    encoder.encode(TEXTS)
+    encoder.encode(TEXTS, dtype="fp32")
+    assert [dtypes for dtypes, _ in seen] == [{torch.bfloat16}, {torch.float32}]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_after_a_crash_the_weights_are_exact(tiny_bert, dtype, monkeypatch):
+    encoder = load(tiny_bert, dense=True).train()
+    before, embed, calls = exact_weights(encoder), encoder.embed, []
+
+    def crash(tokens):
+        calls.append(tokens)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return embed(tokens)
+
+    monkeypatch.setattr(encoder, "embed", crash)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        encoder.encode(TEXTS, dtype=dtype, tokens_per_batch=40)
+    assert_exact(encoder, before)
+    assert encoder.training
+
+
+def test_training_goes_on_from_the_exact_weights(tiny_bert):
+    """The optimizer holds the weights: encoding in between must not put others in their place."""
+    found = []
+    for between in (False, True):
+        encoder = load(tiny_bert)
+        optimizer = torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(2):
+            encoder(concatenate(tokenize(encoder.tokenizer, TEXTS, 512)))[:, 0].sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if between:
+                encoder.encode(TEXTS, dtype="bf16")
+        found.append(encoder.encode(TEXTS))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["bf61", "float16", "int8"])
+def test_an_unknown_precision_is_refused(tiny_bert, name):
+    encoder = load(tiny_bert).train()
+    before = exact_weights(encoder)
+    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+        encoder.encode(TEXTS, dtype=name)
+    assert_exact(encoder, before)
+    assert encoder.training
+    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+        Encoder.from_pretrained(str(tiny_bert), device="cpu", dtype=name)
+
+
+# ---- blocks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 8, 100])
+def test_blocks_change_nothing(encoder, block, monkeypatch):
+    expected = encoder.encode(TEXTS)
+    monkeypatch.setattr("zh_embedder.encoder.TEXTS_PER_BLOCK", block)
+    tokenised = []
+    monkeypatch.setattr(
+        "zh_embedder.encoder.tokenize",
+        lambda tokenizer, texts, limit: (tokenised.append(len(texts)), tokenize(tokenizer, texts, limit))[1],
+    )
+    np.testing.assert_allclose(encoder.encode(TEXTS, tokens_per_batch=64), expected, **CLOSE)
+    assert sum(tokenised) == len(TEXTS)
+    assert max(tokenised) <= block  # what is held as Python integers at a time
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 40, 8192])
+def test_who_listens_hears_of_every_batch(encoder, tokens_per_batch):
+    ids = tokenize(encoder.tokenizer, TEXTS, 128)
+    out, heard = np.full((len(ids), 32), np.nan, np.float32), []
+    with encoder.encoding():
+        encoder.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=lambda *counts: heard.append(counts))
+    np.testing.assert_allclose(out, encoder.encode(TEXTS), **CLOSE)
+    assert sum(texts for texts, _ in heard) == len(TEXTS)
+    assert sum(tokens for _, tokens in heard) == sum(map(len, ids))
+    assert len(heard) == {1: len(TEXTS), 8192: 1}.get(tokens_per_batch, len(heard))
+    assert all(type(count) is int for counts in heard for count in counts)
+
+
+def test_a_bar_counts_texts_and_tokens():
+    with Bar(5, shown=False) as bar:
+        bar.advance(2, 30)
+        bar.advance(3, 12)
+        assert bar.tokens == 42
+    with Bar(5) as bar:
+        bar.advance(2, 30)
+        assert (bar.n, bar.total, bar.unit) == (2, 5, " texts")
+        assert bar.postfix.endswith(" tokens/s")
 
 
 # ---- instructions ---------------------------------------------------------------------------------------------------

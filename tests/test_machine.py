@@ -212,21 +212,24 @@ def test_cores_of_a_system_that_binds_no_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "environment", "threads"),
+    ("asked", "environment", "ranks", "threads"),
     [
-        (3, None, 3),
-        (3, "7", 3),  # who asks is heard
-        (None, None, 5),
-        (None, "1", 5),  # torchrun's word, not a user's
-        (None, "4", None),  # a user's: torch has heard it already
+        (3, None, "2", 3),
+        (3, "7", "1", 3),  # who asks is heard
+        (None, None, "2", 5),
+        (None, "1", "2", 5),  # torchrun's word, not a user's
+        (None, "4", "2", None),  # a user's: torch has heard it already
+        (None, "1", "1", None),  # the same: torchrun says nothing to a single rank
+        (None, None, "1", None),
     ],
 )
-def test_a_rank_gets_its_threads(asked, environment, threads, monkeypatch):
+def test_a_rank_gets_its_threads(asked, environment, ranks, threads, monkeypatch):
     given = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     monkeypatch.setattr(machine, "share_of_cores", lambda: 5)
     monkeypatch.setattr(machine, "keep_memory", lambda: given.append("memory"))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     prepare(CPU, threads=asked)

@@ -65,6 +65,23 @@ def test_prepared_tokens_change_nothing(tiny_bert, folder, capfd):
     assert len(list((folder / "cache" / "tokens").iterdir())) == 2
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_packed_and_padded_runs_have_the_same_losses(pooling, folder, capfd):
+    """Twenty seeded steps without dropout, keys of one record repeated in others; cls computes a trimmed last layer."""
+    from zh_embedder.tiny import build
+
+    base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling=pooling)
+    for out, more in (("packed", ()), ("padded", ("--no_packing",))):
+        assert train(base, *SAME, "--learning_rate", 3e-4, *more, out=out, steps=20) == 0
+    said = capfd.readouterr().err
+    assert ("the last layer computed for first tokens alone" in said) is (pooling == "cls")
+    assert "texts are padded, those of like lengths together: packing is switched off" in said
+    packed, padded = losses(folder / "packed", 20), losses(folder / "padded", 20)
+    np.testing.assert_allclose(packed, padded, rtol=1e-5)
+    assert len(set(packed)) == 20
+    assert abs(packed[0] - packed[-1]) > 0.05  # weights moved
+
+
 def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
     from zh_embedder.collator import RowRequest, TrainRows, TrainSet
     from zh_embedder.encoder import load_encoder

@@ -25,7 +25,7 @@ from transformers.utils import logging as hf_logging
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside, read_json, write_json
 from zh_embedder.forward import Forward
-from zh_embedder.machine import keep_memory, resolve_dtype
+from zh_embedder.machine import accelerator, keep_memory, resolve_dtype
 from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.st_format import DENSE, Layout, write_layout
 from zh_embedder.tokens import concatenate, save_tokenizer, tokenize
@@ -174,7 +174,7 @@ class Encoder(Forward):
             UserError: it cannot be loaded; the message says what to do.
         """
         encoder = load_encoder(name_or_path, pooling=pooling, flag="from_pretrained", **loading)
-        encoder.to(device or torch.accelerator.current_accelerator() or torch.device("cpu")).eval()
+        encoder.to(device or torch.device(accelerator() or "cpu")).eval()
         encoder.precision = dtype
         resolve_dtype(dtype, encoder.device)
         if encoder.device.type == "cpu":

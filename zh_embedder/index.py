@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.losses import SIMILARITIES
+from zh_embedder.machine import accelerator
 
 TILE = 16384  # keys scored at a time
 QUERIES = 1024  # queries scored at a time
@@ -37,7 +38,7 @@ def search(
     Returns:
         Scores and key indices, both (Q, min(H, K)), best first.
     """
-    place = torch.device(device) if device else torch.accelerator.current_accelerator() or torch.device("cpu")
+    place = torch.device(device or accelerator() or "cpu")
 
     def placed(rows: NDArray[np.float32]) -> Tensor:
         vectors = torch.from_numpy(np.ascontiguousarray(rows)).to(place)

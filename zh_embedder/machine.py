@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 
 from zh_embedder.errors import reject, unknown_name
+from zh_embedder.parallel import cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices that measure the peak
@@ -108,12 +109,13 @@ def prepare(device: torch.device, *, threads: int | None = None) -> None:
 
     Args:
         device: where the run computes.
-        threads: of this rank, on the CPU; by default its share of the cores, because torchrun gives each rank one
-            thread however many cores there are.
+        threads: of this rank, on the CPU. By default torch's choice; but where torchrun starts several ranks it gives
+            each one thread, however many cores there are, and then it is the rank's share of them.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         return
     keep_memory()
-    if threads is not None or os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    several = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+    if threads is not None or (several and os.environ.get("OMP_NUM_THREADS", "1") == "1"):
         torch.set_num_threads(threads or share_of_cores())
