@@ -30,7 +30,14 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")])
 def test_a_precision_by_its_name(name, dtype):
-    assert resolve_dtype(name, CPU) == resolve_dtype(name, CUDA) == getattr(torch, dtype)
+    assert resolve_dtype(name, CUDA) == getattr(torch, dtype)
+    if name != "fp16":
+        assert resolve_dtype(name, CPU) == getattr(torch, dtype)
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(UserError, match=r"^dtype: got 'fp16', expected auto, fp32 or bf16: fp16 needs a GPU"):
+        resolve_dtype("fp16", CPU)
 
 
 def test_an_unknown_precision_is_refused_with_the_nearest():

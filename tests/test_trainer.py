@@ -65,58 +65,39 @@ def test_prepared_tokens_change_nothing(tiny_bert, folder, capfd):
     assert len(list((folder / "cache" / "tokens").iterdir())) == 2
 
 
+RATES = {"adamw_torch": 3e-4, "sgd": 0.05}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", RATES)
+@pytest.mark.parametrize("keys", ["distinct", "duplicate"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_packed_and_padded_runs_have_the_same_losses(pooling, folder, capfd):
-    """Twenty seeded steps without dropout, keys of one record repeated in others; cls computes a trimmed last layer."""
+def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder, capfd):
+    """The same base, data and seed, 20 steps without dropout, fp32."""
     from zh_embedder.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling=pooling)
-    for out, more in (("packed", ()), ("padded", ("--no_packing",))):
-        assert train(base, *SAME, "--learning_rate", 3e-4, *more, out=out, steps=20) == 0
+    rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:48]
+    if keys == "duplicate":
+        for number, row in enumerate(rows[1:], start=1):  # one negative of all, and one of every eight
+            row["neg"] = [rows[0]["pos"][0], rows[number // 8 * 8 - 1]["pos"][0]]
+    data = records(folder / "own.jsonl", rows)
+    own = ("--train_data", data, "--optim", optimizer, "--learning_rate", RATES[optimizer])
+    for out, choice in (("packed", "--packing"), ("padded", "--no_packing")):
+        assert train(base, *SAME, *own, choice, out=out, steps=20) == 0
     said = capfd.readouterr().err
-    assert ("the last layer computed for first tokens alone" in said) is (pooling == "cls")
-    assert "texts are padded, those of like lengths together: packing is switched off" in said
-    packed, padded = losses(folder / "packed", 20), losses(folder / "padded", 20)
+    trimmed = ", the last layer computed for first tokens alone" if pooling == "cls" else ""
+    assert said.count(f"texts are packed: no padding is computed{trimmed}\n") == 1
+    assert said.count("texts are padded, those of like lengths together: packing is switched off\n") == 1
+    packed, padded = (losses(folder / out, 20) for out in ("packed", "padded"))
+    assert len(packed) == 20
     np.testing.assert_allclose(packed, padded, rtol=1e-5)
-    assert len(set(packed)) == 20
-    assert abs(packed[0] - packed[-1]) > 0.05  # weights moved
-
-
-def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
-    from zh_embedder.collator import RowRequest, TrainRows, TrainSet
-    from zh_embedder.encoder import load_encoder
-    from zh_embedder.losses import info_nce
-    from zh_embedder.records import load_datasets
-    from zh_embedder.selection import SelectionRule
-    from zh_embedder.tiny import build
-    from zh_embedder.trainer import BiEncoder, DenseTrainer
-
-    encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
-    rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:4]
-    shared = rows[0]["pos"][0]  # a positive of one query, a negative of the others, twice of one
-    for row in rows[1:]:
-        row["neg"] = [shared, row["neg"][0]]
-    (dataset,) = load_datasets([records(folder / "rows.jsonl", rows)], cache_dir=str(folder / "cache"))
-    rule = SelectionRule(group_size=4)
-    examples = TrainRows([TrainSet(records=dataset, task="qa", rule=rule, query_prefix="", key_prefix="")], seed=1)
-    asked = [RowRequest(0, row, place < 4, 0, (0, 1, 2, 3, 0), 4) for place, row in enumerate((0, 1, 2, 3, 0))]
-    model = BiEncoder(encoder)
-    found = []
-    for merge in (True, False):
-        batch = model.collator(merge_keys=merge)([examples[request] for request in asked])
-        assert (len(batch.keys) < 20) is merge
-        assert len(batch.queries) == 5
-        queries, keys = model(batch.queries, batch.keys, batch.key_rows)
-        assert (len(queries), len(keys)) == (5, 20)
-        trainer = SimpleNamespace(args=SimpleNamespace(negative_cross_device=False), model=model)
-        loss = info_nce(DenseTrainer.embedded(trainer, batch, queries, keys), temperature=0.05)
-        loss.backward()
-        found.append((loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
-        model.zero_grad()
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
-    assert len(found[0][1]) > 20
-    for one, other in zip(found[0][1], found[1][1], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    start, one, other = (weights(p) for p in (base, folder / "packed/encoder", folder / "padded/encoder"))
+    moved = {name: (one[name] - start[name]).abs().max().item() for name in start}
+    apart = {name: (one[name] - other[name]).abs().max().item() for name in start}
+    assert max(moved.values()) > 1e-4
+    # Adam divides by the size of a gradient: where that is near zero, the order of a sum decides its sign.
+    assert optimizer != "sgd" or max(apart.values()) < 1e-2 * max(moved.values())
 
 
 def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folder):

@@ -99,9 +99,7 @@ def keep_memory() -> bool:
 
 def share_of_cores() -> int:
     """Cores that this process may use, divided among the ranks of this machine."""
-    # macOS and Windows bind no process to cores.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def prepare(device: torch.device, *, threads: int | None = None) -> None:

@@ -173,6 +173,7 @@ def fingerprint(tokenizer: Any) -> str | None:
     backend.no_truncation()  # state of the last call
     backend.no_padding()
     settings = [type(tokenizer).__qualname__, tokenizer.truncation_side, tokenizer.split_special_tokens]
+    settings += map(str, empty_text(tokenizer))
     settings += [f"{name} {version(name)}" for name in ("tokenizers", "transformers")]
     return hashlib.blake2b(f"{settings}\n{backend.to_str()}".encode(), digest_size=16).hexdigest()
 
