@@ -100,6 +100,43 @@ def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder
     assert optimizer != "sgd" or max(apart.values()) < 1e-2 * max(moved.values())
 
 
+def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
+    from zh_embedder.collator import RowRequest, TrainRows, TrainSet
+    from zh_embedder.encoder import load_encoder
+    from zh_embedder.losses import info_nce
+    from zh_embedder.records import load_datasets
+    from zh_embedder.selection import SelectionRule
+    from zh_embedder.tiny import build
+    from zh_embedder.trainer import BiEncoder, DenseTrainer
+
+    encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
+    rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:4]
+    shared = rows[0]["pos"][0]  # a positive of one query, a negative of the others, twice of one
+    for row in rows[1:]:
+        row["neg"] = [shared, row["neg"][0]]
+    (dataset,) = load_datasets([records(folder / "rows.jsonl", rows)], cache_dir=str(folder / "cache"))
+    rule = SelectionRule(group_size=4)
+    examples = TrainRows([TrainSet(records=dataset, task="qa", rule=rule, query_prefix="", key_prefix="")], seed=1)
+    asked = [RowRequest(0, row, place < 4, 0, (0, 1, 2, 3, 0), 4) for place, row in enumerate((0, 1, 2, 3, 0))]
+    model = BiEncoder(encoder)
+    found = []
+    for merge in (True, False):
+        batch = model.collator(merge_keys=merge)([examples[request] for request in asked])
+        assert (len(batch.keys) < 20) is merge
+        assert len(batch.queries) == 5
+        queries, keys = model(batch.queries, batch.keys, batch.key_rows)
+        assert (len(queries), len(keys)) == (5, 20)
+        trainer = SimpleNamespace(args=SimpleNamespace(negative_cross_device=False), model=model)
+        loss = info_nce(DenseTrainer.embedded(trainer, batch, queries, keys), temperature=0.05)
+        loss.backward()
+        found.append((loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+        model.zero_grad()
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert len(found[0][1]) > 20
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folder):
     """Read the batch that the plan asks for, encode it text by text, and sum InfoNCE in double precision."""
     from zh_embedder.encoder import Encoder
