@@ -43,11 +43,12 @@ def test_a_mistake_is_raised_where_the_results_are_read(processes):
     def fails(item: int) -> int:
         return 1 // (5 - item)
 
+    before = psutil.Process().children()  # multiprocessing's own tracker may be there from other tests
     results = in_order(fails, range(10), processes=processes)
     assert [next(results) for _ in range(5)] == [0, 0, 0, 0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(before)
 
 
 def test_little_work_starts_no_processes_and_much_work_one_for_each_core(monkeypatch):
