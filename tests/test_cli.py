@@ -142,7 +142,7 @@ def test_versions_are_listed_with_their_tasks_from_anywhere(capsys, tmp_path, mo
     code, out, err = run(capsys, "versions")
     assert (code, err) == (0, "")
     found = {line.split()[0]: line for line in out.splitlines()}
-    assert found.keys() == {"bge_zh", "none", "zh_llm_embedder"}
+    assert found.keys() == {"bge_zh", "none", "qwen3", "zh_llm_embedder"}
     assert "chat, convsearch, icl, law, lrlm, qa, sts, title, tool" in found["zh_llm_embedder"]
     assert "every other task" in found["bge_zh"]
 

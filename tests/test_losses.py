@@ -8,24 +8,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from zh_embedder.embedded import EmbeddedBatch, excluded, other_queries, own_scores, similarity
 from zh_embedder.errors import UserError
-from zh_embedder.losses import (
-    LOSSES,
-    EmbeddedBatch,
-    LossTerm,
-    excluded,
-    info_nce,
-    own_scores,
-    ranked_distillation,
-    similarity,
-    teacher_kl,
-    total_loss,
-)
+from zh_embedder.losses import false_negatives, info_nce, margin_mse, ranked_distillation, teacher_kl, triplet
+from zh_embedder.objectives import LOSSES, LossTerm, total_loss
+from zh_embedder.validation import GROUP
 
 T = 0.3  # a temperature at which no softmax of these tests underflows
 VARIANTS = [  # every loss with every option that changes its meaning
     ("info_nce", {"temperature": T}),
     ("info_nce", {"temperature": T, "in_batch": False}),
+    ("info_nce", {"temperature": T, "query_to_query": True}),
+    ("info_nce", {"temperature": T, "key_to_key": True}),
+    ("info_nce", {"temperature": T, "key_to_query": True}),
+    ("info_nce", {"temperature": T, "query_to_query": True, "key_to_key": True, "false_negative_margin": 0.1}),
+    ("info_nce", {"temperature": T, "false_negative_margin": 0.0}),
+    ("info_nce", {"temperature": T, "false_negative_percent": 20.0}),
+    ("triplet", {}),
+    ("triplet", {"margin": 1.5}),
+    ("margin_mse", {}),
+    ("margin_mse", {"scale": 3.0}),
+    ("m3_distillation", {"temperature": T, "teacher_temperature": 0.5}),
+    ("m3_distillation", {"temperature": T, "in_batch": False}),
     ("teacher_kl", {"temperature": T}),
     ("teacher_kl", {"temperature": T, "teacher_temperature": 0.5, "student_temperature": 2.0}),
     ("ranked_distillation", {"temperature": T}),
@@ -33,7 +37,9 @@ VARIANTS = [  # every loss with every option that changes its meaning
     ("ranked_distillation", {"temperature": T, "teacher_temperature": 0.5}),
     ("ranked_distillation", {"temperature": T, "in_batch": False}),
 ]
-IN_BATCH = [v for v in VARIANTS if v[0] != "teacher_kl" and v[1].get("in_batch", True)]
+OWN_GROUP = ("teacher_kl", "triplet", "margin_mse")  # look at a query's own keys alone
+IN_BATCH = [v for v in VARIANTS if v[0] not in OWN_GROUP and v[1].get("in_batch", True)]
+BY_TEXT = [v for v in IN_BATCH if not any(name.startswith("false_negative") for name in v[1])]  # not by score
 each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
 each_metric = pytest.mark.parametrize("metric", ["cos", "ip", "l2"])
 
@@ -58,12 +64,62 @@ def may_be_negative(batch, query, key):
     return bool(batch.key_counts[key]) and batch.key_texts[key].item() not in known
 
 
-def naive_info_nce(batch, query, scores, group, teacher, *, temperature, in_batch=True):
-    total = 0.0
+def naive_info_nce(
+    batch,
+    query,
+    scores,
+    group,
+    teacher,
+    *,
+    temperature,
+    in_batch=True,
+    query_to_query=False,
+    key_to_key=False,
+    key_to_query=False,
+    false_negative_margin=None,
+    false_negative_percent=None,
+):
+    best = scores[group[0]]
+
+    def counted(value):
+        if false_negative_margin is not None and value > best + false_negative_margin:
+            return 0.0
+        if false_negative_percent is not None and value > best + abs(best) * false_negative_percent / 100:
+            return 0.0
+        return math.exp(value / temperature)
+
+    total = math.exp(best / temperature)
     for key in range(len(scores)) if in_batch else group:
-        if key == group[0] or may_be_negative(batch, query, key):
-            total += math.exp(scores[key] / temperature)
-    return -math.log(math.exp(scores[group[0]] / temperature) / total)
+        if key != group[0] and may_be_negative(batch, query, key):
+            total += counted(scores[key])
+    positive = batch.keys[group[0]].tolist()
+    for key in range(len(scores)) if key_to_key else []:
+        if key != group[0] and may_be_negative(batch, query, key):
+            total += counted(score(batch.metric, positive, batch.keys[key].tolist()))
+    g = len(group)
+    for other, vector in enumerate(batch.step_queries.tolist()):
+        same = batch.query_texts[other] == batch.query_texts[group[0] // g]
+        if same or not may_be_negative(batch, query, other * g):
+            continue  # itself, its twin, a repeated one, or one that was asked for a known positive
+        if query_to_query:
+            total += counted(score(batch.metric, batch.queries[query].tolist(), vector))
+        if key_to_query:
+            total += counted(score(batch.metric, positive, vector))
+    return -math.log(math.exp(best / temperature) / total)
+
+
+def naive_triplet(batch, query, scores, group, teacher, *, margin=0.2):
+    known = batch.positive_texts[query].tolist()
+    negatives = [key for key in group[1:] if batch.key_texts[key].item() not in known]
+    return sum(max(0.0, scores[key] - scores[group[0]] + margin) for key in negatives) / max(1, len(negatives))
+
+
+def naive_margin_mse(batch, query, scores, group, teacher, *, scale=1.0):
+    known, squares = batch.positive_texts[query].tolist(), []
+    for place, key in enumerate(group[1:], 1):
+        if batch.key_texts[key].item() not in known:
+            squares.append((scale * (scores[group[0]] - scores[key]) - (teacher[0] - teacher[place])) ** 2)
+    return sum(squares) / max(1, len(squares))
 
 
 def naive_teacher_kl(
@@ -89,8 +145,15 @@ def naive_ranked_distillation(
     return loss
 
 
+def naive_m3_distillation(*arguments, **options):
+    return naive_ranked_distillation(*arguments, sort=False, **options)
+
+
 NAIVE = {
     "info_nce": naive_info_nce,
+    "triplet": naive_triplet,
+    "margin_mse": naive_margin_mse,
+    "m3_distillation": naive_m3_distillation,
     "teacher_kl": naive_teacher_kl,
     "ranked_distillation": naive_ranked_distillation,
 }
@@ -111,8 +174,12 @@ def make_batch(*, seed=0, metric="cos", ranks=3, rank=1, b=3, g=4, d=5):
     rng = np.random.default_rng(seed)
     keys_total = ranks * b * g
     queries, keys = (torch.tensor(rng.normal(size=(n, d))) for n in (b, keys_total))
+    step_queries = torch.tensor(np.random.default_rng((seed, 1)).normal(size=(ranks * b, d)))
+    step_queries[rank * b : (rank + 1) * b] = queries
     if metric == "cos":
-        queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
+        step_queries, keys = F.normalize(step_queries, dim=-1), F.normalize(keys, dim=-1)
+    query_texts = torch.arange(1, ranks * b + 1)
+    query_texts[2] = query_texts[rank * b + 1]  # another rank has this rank's second query too
     texts = torch.arange(1, keys_total + 1)
     group = rank * b * g + torch.arange(b * g).view(b, g)
     positives = torch.zeros(b, 3, dtype=torch.long)
@@ -122,7 +189,7 @@ def make_batch(*, seed=0, metric="cos", ranks=3, rank=1, b=3, g=4, d=5):
     counts = torch.ones(keys_total, dtype=torch.bool)
     counts[-2 * g :] = False  # the last two rows of the last rank were repeated
     return EmbeddedBatch(
-        queries=queries,
+        queries=step_queries[rank * b : (rank + 1) * b].clone(),
         keys=keys,
         group=group,
         weights=torch.tensor(rng.uniform(0.1, 1.0, size=b)),
@@ -131,6 +198,8 @@ def make_batch(*, seed=0, metric="cos", ranks=3, rank=1, b=3, g=4, d=5):
         key_counts=counts,
         teacher=torch.tensor(rng.normal(size=(b, g))),
         metric=metric,
+        step_queries=step_queries,
+        query_texts=query_texts,
     )
 
 
@@ -147,14 +216,15 @@ def test_a_loss_is_its_formula_summed_by_two_loops(name, options, metric, seed):
 def test_a_gradient_is_the_slope_of_the_loss(name, options, metric):
     batch = make_batch(metric=metric, d=3)
 
-    def loss(queries, keys):
-        return LOSSES[name](replace(batch, queries=queries, keys=keys), **options)
+    def loss(queries, keys, others):
+        return LOSSES[name](replace(batch, queries=queries, keys=keys, step_queries=others), **options)
 
-    torch.autograd.gradcheck(loss, (batch.queries.requires_grad_(), batch.keys.requires_grad_()))
+    vectors = [v.requires_grad_() for v in (batch.queries, batch.keys, batch.step_queries)]
+    torch.autograd.gradcheck(loss, vectors)
 
 
 def test_every_loss_is_in_the_tables_of_this_file():
-    assert {name for name, _ in VARIANTS} == LOSSES.keys() == NAIVE.keys()
+    assert {name for name, _ in VARIANTS} == {n for n, loss in LOSSES.items() if loss.data == GROUP} == NAIVE.keys()
 
 
 # By hand. D = 1, the query is 1, so that a key ln(n) has the score ln(n) and exp(score) = n.
@@ -232,7 +302,7 @@ def test_sorting_matters_only_where_negatives_stand_unsorted():
 
 @each_variant
 def test_weights_are_the_share_of_each_query(name, options):
-    batch = make_batch()
+    batch = make_batch(seed=1)
     each = [
         LOSSES[name](replace(batch, weights=torch.eye(3, dtype=torch.float64)[query]), **options).item()
         for query in range(3)
@@ -240,6 +310,91 @@ def test_weights_are_the_share_of_each_query(name, options):
     weighted = sum(w * loss for w, loss in zip(batch.weights.tolist(), each, strict=True))
     assert len({round(loss, 9) for loss in each}) == 3
     assert LOSSES[name](batch, **options).item() == pytest.approx(weighted)
+
+
+def test_triplet_by_hand():
+    batch = by_hand(math.e**0.5, 1, math.e**0.4, math.e**2, group=[0, 1, 2, 3], texts=[1, 2, 3, 1])
+    # scores .5 and 0, .4, 2; the last is a copy of the positive: (0 + .1) / 2 at a margin of .2
+    assert triplet(batch, margin=0.2).item() == pytest.approx(0.05)
+
+
+def test_margin_mse_by_hand():
+    e = math.e
+    batch = by_hand(e**0.5, 1, e**0.4, group=[0, 1, 2], teacher=[e**3, e**1, e**2])
+    # margins .5 and .1, the teacher's 2 and 1
+    assert margin_mse(batch).item() == pytest.approx((1.5**2 + 0.9**2) / 2)
+    assert margin_mse(batch, scale=4.0).item() == pytest.approx((0.0**2 + 0.6**2) / 2)
+
+
+def test_margin_mse_does_not_count_copies_of_the_positive():
+    batch = by_hand(math.e**0.5, 1, math.e**0.5, group=[0, 1, 2], texts=[1, 2, 1], teacher=[math.e**3, 1, math.e**3])
+    assert margin_mse(batch).item() == pytest.approx((0.5 - 3) ** 2)
+
+
+def test_margin_mse_does_not_learn_from_keys_that_the_teacher_never_saw():
+    batch = by_hand(1, 1, 2, group=[0, 1, 2])
+    batch = replace(batch, teacher=torch.tensor([[3.0, 1.0, 1.0 - 1e4]], dtype=torch.float64))
+    assert margin_mse(batch).item() == pytest.approx(4.0)  # (0 - 2) ** 2, from the first negative alone
+
+
+def test_the_other_sides_of_info_nce_by_hand():
+    # D = 1, as above, and two queries: 1 for the positive 3, 2 for the positive 5. The products are logarithms.
+    batch = EmbeddedBatch(
+        queries=torch.tensor([[1.0], [2.0]]),
+        keys=torch.tensor([[3.0], [5.0]]),
+        group=torch.tensor([[0], [1]]),
+        weights=torch.tensor([1.0, 0.0]),
+        key_texts=torch.tensor([1, 2]),
+        positive_texts=torch.tensor([[1], [2]]),
+        key_counts=torch.tensor([True, True]),
+        metric="ip",
+        step_queries=torch.tensor([[1.0], [2.0]]),
+        query_texts=torch.tensor([8, 9]),
+    )
+    e = math.e
+    plain = e**3 + e**5
+    for options, more in (
+        ({}, 0),
+        ({"query_to_query": True}, e**2),
+        ({"key_to_key": True}, e**15),
+        ({"key_to_query": True}, e**6),
+        ({"query_to_query": True, "key_to_key": True, "key_to_query": True}, e**2 + e**15 + e**6),
+    ):
+        expected = math.log((plain + more) / e**3)
+        assert info_nce(batch, temperature=1.0, **options).item() == pytest.approx(expected), options
+
+
+def test_a_margin_leaves_out_what_scores_above_the_positive_by_more_by_hand():
+    e = math.e
+    batch = by_hand(e**0.5, e**0.55, e**0.61, e**0.4, group=[0])
+    values = [e**0.5, e**0.55, e**0.61, e**0.4]
+
+    def loss(*kept):
+        return math.log(sum(values[i] for i in kept) / values[0])
+
+    assert info_nce(batch, temperature=1.0).item() == pytest.approx(loss(0, 1, 2, 3))
+    assert info_nce(batch, temperature=1.0, false_negative_margin=0.1).item() == pytest.approx(loss(0, 1, 3))
+    assert info_nce(batch, temperature=1.0, false_negative_margin=0.0).item() == pytest.approx(loss(0, 3))
+    assert info_nce(batch, temperature=1.0, false_negative_percent=20.0).item() == pytest.approx(loss(0, 1, 3))
+    assert info_nce(batch, temperature=1.0, false_negative_percent=5.0).item() == pytest.approx(loss(0, 3))
+
+
+def test_what_is_left_out_is_counted_by_hand():
+    batch = by_hand(3, 4, 5, 2, 9, group=[0], known=[3], texts=[1, 2, 3, 4, 5], counts=[True, True, True, True, False])
+    assert [n.item() for n in false_negatives(batch)] == [1, 0]  # the key of text 3
+    assert [n.item() for n in false_negatives(batch, margin=0.0)] == [1, 1]  # and 4; 5 is known, 9 was repeated
+    assert [n.item() for n in false_negatives(batch, margin=1.0)] == [1, 0]
+    nobody = replace(batch, weights=torch.zeros(1))
+    assert [n.item() for n in false_negatives(nobody, margin=0.0)] == [0, 0]  # a repeated query
+
+
+def test_only_other_questions_for_other_answers_stand_beside_a_query():
+    batch = make_batch()
+    assert other_queries(batch).tolist() == [
+        [False, False, True, False, True, True, True, False, False],  # those of rank 0 are for known positives
+        [True, True, False, True, False, True, True, False, False],  # the third is the same text
+        [True, True, True, True, True, False, True, False, False],
+    ]
 
 
 # Masks.
@@ -263,21 +418,21 @@ def test_only_known_positives_and_repeated_rows_are_excluded():
 
 
 @each_metric
-@pytest.mark.parametrize(("name", "options"), IN_BATCH)
+@pytest.mark.parametrize(("name", "options"), BY_TEXT)
 def test_a_key_of_another_query_whose_text_is_a_known_positive_is_never_a_negative(name, options, metric):
     batch = make_batch(metric=metric)
     first = replace(batch, weights=torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
     known, unknown = 0, 1  # columns of rank 0: the first is a known positive of our query 0, the second is nobody's
     gradient = key_gradient(first, name, options)
     assert gradient[known] == 0
-    assert gradient[unknown] > 1e-6
+    assert gradient[unknown] > 1e-8
     # Without the knowledge it would be one.
     positives = batch.positive_texts.clone()
     positives[0, 1:] = 0
-    assert key_gradient(replace(first, positive_texts=positives), name, options)[known] > 1e-6
+    assert key_gradient(replace(first, positive_texts=positives), name, options)[known] > 1e-8
 
 
-@pytest.mark.parametrize(("name", "options"), IN_BATCH)
+@pytest.mark.parametrize(("name", "options"), BY_TEXT)
 def test_two_queries_with_the_same_positive_do_not_push_it_away(name, options):
     batch = make_batch(ranks=1, rank=0)
     texts, keys = torch.arange(1, 13), batch.keys.clone()
@@ -288,6 +443,7 @@ def test_two_queries_with_the_same_positive_do_not_push_it_away(name, options):
         key_texts=texts,
         positive_texts=texts[batch.group[:, :1]],
         key_counts=torch.ones(12, dtype=torch.bool),
+        query_texts=torch.arange(1, 4),
     )
     pulls = key_gradient(replace(shared, weights=torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)), name, options)
     assert pulls[4] == 0
@@ -331,6 +487,8 @@ def step(queries, keys, teacher, rows, unique, *, metric):
         key_counts=counts.repeat_interleave(g),
         teacher=teacher[rows],
         metric=metric,
+        step_queries=queries[rows],
+        query_texts=1 + torch.tensor(rows),
     )
 
 
@@ -416,7 +574,8 @@ def test_the_total_is_the_weighted_sum_of_its_terms():
     assert total_loss(batch, terms).item() == pytest.approx(0.2 * math.log(11 / 3) + math.log(4 / 3))
 
 
-@pytest.mark.parametrize("name", ["teacher_kl", "ranked_distillation"])
+@pytest.mark.parametrize("name", ["teacher_kl", "ranked_distillation", "m3_distillation", "margin_mse"])
 def test_distillation_without_teacher_scores_says_so(name):
-    with pytest.raises(UserError, match=f"^{name}: the records have no teacher_scores"):
+    said = "ranked_distillation" if name == "m3_distillation" else name
+    with pytest.raises(UserError, match=f"^{said}: the records have no teacher_scores"):
         LOSSES[name](replace(make_batch(), teacher=None))

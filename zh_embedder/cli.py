@@ -36,6 +36,11 @@ COMMANDS = {
         "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
         "zh_embedder.encoding",
     ),
+    "losses": Command(
+        "list the losses with their options and the records they learn from, or explain one",
+        "zh-embedder losses info_nce",
+        "zh_embedder.objectives",
+    ),
     "versions": Command(
         "list the instruction versions, or show one", "zh-embedder versions zh_llm_embedder", "zh_embedder.instructions"
     ),

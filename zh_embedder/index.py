@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zh_embedder.losses import SIMILARITIES
+from zh_embedder.embedded import SIMILARITIES
 from zh_embedder.machine import accelerator
 
 TILE = 16384  # keys scored at a time

@@ -1,113 +1,130 @@
-"""Losses as pure functions of an `EmbeddedBatch`. No loss knows ranks, models or config.
+"""Losses of queries with their keys, as pure functions of an `EmbeddedBatch`. No loss knows ranks, models or config.
 
-Shapes: B local queries, P keys visible to them (all ranks), G keys of a query's group, D dimensions, M known positives.
-Every loss returns a scalar: the sum over local queries of `weights[b]` times the loss of query b. With weights of
+Every loss here returns a scalar: the sum over local queries of `weights[b]` times the loss of query b. With weights of
 1 / B that is the plain mean; with several ranks or masked rows the trainer chooses them so that DDP's average is the
-gradient of the whole step.
+gradient of the whole step. Losses of pairs and of labelled texts stand in `pair_losses`; `objectives` lists them all.
 
-Add a loss: write `name(batch, *, options) -> scalar` and list it in LOSSES.
+Shapes: as in `embedded`.
 """
 
 from __future__ import annotations
-
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.errors import UserError, unknown_name
-
-NEVER = float("-inf")
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedBatch:
-    """Everything that a loss may look at."""
-
-    queries: Tensor  # (B, D) local queries
-    keys: Tensor  # (P, D) keys of the step
-    group: Tensor  # (B, G) columns of each query's own keys, the positive first
-    weights: Tensor  # (B,) share of each query in the step's loss; 0 where a row was repeated to fill the step
-    key_texts: Tensor  # (P,) identity of each key's text
-    positive_texts: Tensor  # (B, M) identities of all known positives of a query, padded with 0
-    key_counts: Tensor  # (P,) False where the key belongs to a repeated row
-    teacher: Tensor | None = None  # (B, G) teacher scores, aligned with `group`
-    metric: str = "cos"  # cos, ip or l2
+from zh_embedder.embedded import (
+    NEVER,
+    EmbeddedBatch,
+    excluded,
+    known_positives,
+    need,
+    other_queries,
+    own_scores,
+    scores_of,
+    similarity,
+    skipped,
+    weighted_sum,
+)
+from zh_embedder.errors import UserError
+from zh_embedder.selection import UNSCORED
 
 
-def cos_or_ip(queries: Tensor, keys: Tensor) -> Tensor:
-    """Inner product, (B, D) x (P, D) -> (B, P). Vectors come normalised when the metric is cos."""
-    return queries @ keys.T
-
-
-def negative_l2(queries: Tensor, keys: Tensor) -> Tensor:
-    """Minus the squared Euclidean distance, (B, D) x (P, D) -> (B, P): ranks as faiss' L2 index does."""
-    squares = (queries**2).sum(dim=1, keepdim=True) + (keys**2).sum(dim=1)
-    return 2 * queries @ keys.T - squares
-
-
-SIMILARITIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cos": cos_or_ip,
-    "ip": cos_or_ip,
-    "l2": negative_l2,
-}
-
-
-def similarity(batch: EmbeddedBatch) -> Tensor:
-    """Scores of each local query against each key of the step, (B, P)."""
-    return SIMILARITIES[batch.metric](batch.queries, batch.keys)
-
-
-def excluded(batch: EmbeddedBatch) -> Tensor:
-    """Which keys must not serve as negatives of which query, (B, P).
-
-    True for a key whose text is a known positive of the query and for the keys of repeated rows; always False for the
-    query's own positive.
-    """
-    mask = (~batch.key_counts).expand(len(batch.queries), -1).clone()  # (B, P)
-    for known in batch.positive_texts.unbind(dim=1):  # (B,) one known positive of each query at a time: no (B, P, M)
-        mask |= batch.key_texts == known.unsqueeze(1)
-    return mask.scatter(1, batch.group[:, :1], False)
-
-
-def skipped(batch: EmbeddedBatch, *, in_batch: bool) -> Tensor:
-    """Keys that a query's sum leaves out, (B, P): the excluded ones and, without in-batch negatives, all others' keys.
-
-    A repeated row still sees its own positive: it weighs nothing, but must stay finite.
-    """
-    skip = excluded(batch)
-    return skip if in_batch else skip | torch.ones_like(skip).scatter(1, batch.group, False)
-
-
-def own_scores(batch: EmbeddedBatch) -> Tensor:
-    """Scores of each query against its own group only, (B, G)."""
-    own = batch.keys[batch.group]  # (B, G, D)
-    if batch.metric == "l2":
-        return -((batch.queries.unsqueeze(1) - own) ** 2).sum(dim=-1)
-    return torch.einsum("bd,bgd->bg", batch.queries, own)
-
-
-def weighted_sum(batch: EmbeddedBatch, per_query: Tensor) -> Tensor:
-    """Reduce (B,) to the scalar that every loss returns."""
-    return (batch.weights * per_query).sum()
-
-
-def info_nce(batch: EmbeddedBatch, *, temperature: float = 0.01, in_batch: bool = True) -> Tensor:
+def info_nce(
+    batch: EmbeddedBatch,
+    *,
+    temperature: float = 0.01,
+    in_batch: bool = True,
+    query_to_query: bool = False,
+    key_to_key: bool = False,
+    key_to_query: bool = False,
+    false_negative_margin: float | None = None,
+    false_negative_percent: float | None = None,
+) -> Tensor:
     """InfoNCE: pick the positive out of every key of the step (van den Oord et al. 2018, arXiv 1807.03748).
 
-    Per query: -log(exp(s+ / t) / sum over keys of exp(s / t)), known positives and repeated rows left out of the sum.
+    Per query: -log(exp(s+ / t) / sum over keys of exp(s / t)), known positives and repeated rows left out of the sum;
+    sentence-transformers' MultipleNegativesRanking. The sum may also take scores between queries, between the positive
+    and all other keys, and between the positive and all other queries: all three are GTE's loss (Li et al. 2023, arXiv
+    2308.03281), the first two Qwen3-Embedding's (Zhang et al. 2025, arXiv 2506.05176), there with a margin of 0.1.
 
     Args:
         batch: see `EmbeddedBatch`.
         temperature: divides the scores; smaller is sharper.
         in_batch: False scores each query against its own group only (FlagEmbedding's `no_in_batch_neg`).
+        query_to_query: the step's other queries are negatives too.
+        key_to_key: the step's other keys are negatives of the positive too.
+        key_to_query: the step's other queries are negatives of the positive too.
+        false_negative_margin: leave out what scores above the positive by more than this.
+        false_negative_percent: leave out what scores above the positive by more than this percentage of its score.
     """
-    logits = (similarity(batch) / temperature).masked_fill(skipped(batch, in_batch=in_batch), NEVER)
-    return weighted_sum(batch, F.cross_entropy(logits, batch.group[:, 0], reduction="none"))
+    scores = [similarity(batch)]
+    skip = [skipped(batch, in_batch=in_batch)]
+    positive = batch.group[:, 0]
+    positives = batch.keys[positive]
+    if query_to_query or key_to_query:
+        queries = need(batch.step_queries, "queries of other ranks")
+        for wanted, vectors in ((query_to_query, batch.queries), (key_to_query, positives)):
+            if wanted:
+                scores.append(scores_of(batch, vectors, queries))
+                skip.append(~other_queries(batch))
+    if key_to_key:
+        scores.append(scores_of(batch, positives, batch.keys))
+        skip.append(excluded(batch).scatter(1, batch.group[:, :1], True))
+    every, left_out = torch.cat(scores, dim=1), torch.cat(skip, dim=1)
+    left_out = left_out | too_high(every, positive, margin=false_negative_margin, percent=false_negative_percent)
+    logits = (every / temperature).masked_fill(left_out, NEVER)
+    return weighted_sum(batch, F.cross_entropy(logits, positive, reduction="none"))
+
+
+def too_high(scores: Tensor, positive: Tensor, *, margin: float | None, percent: float | None) -> Tensor:
+    """Which scores, (B, C), are so far above the one in column `positive`, (B,), that the key cannot be a negative.
+
+    NV-Retriever (Moreira et al. 2024, arXiv 2407.15831) has both rules, there below the positive and in mining.
+    """
+    own = scores.detach().gather(1, positive.unsqueeze(1))  # (B, 1)
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    if margin is not None:
+        mask |= scores.detach() > own + margin
+    if percent is not None:
+        mask |= scores.detach() > own + own.abs() * (percent / 100)
+    return mask
+
+
+def false_negatives(
+    batch: EmbeddedBatch, *, margin: float | None = None, percent: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Count what InfoNCE leaves out of the step's keys, for the log: by text and by score, two scalars.
+
+    Repeated rows are not counted, nor is a query's own positive.
+    """
+    real = (batch.weights > 0).unsqueeze(1) & batch.key_counts
+    known = (known_positives(batch, batch.key_texts) & real).scatter(1, batch.group[:, :1], False)
+    if margin is None and percent is None:
+        return known.sum(), torch.zeros_like(known.sum())
+    high = too_high(similarity(batch), batch.group[:, 0], margin=margin, percent=percent)
+    return known.sum(), (high & real & ~known).sum()
+
+
+def own_negatives(batch: EmbeddedBatch) -> Tensor:
+    """Which of a group's keys but the first are negatives, and no known positives that fill it up, (B, G - 1)."""
+    own = batch.key_texts[batch.group[:, 1:]].unsqueeze(2)  # (B, G - 1, 1)
+    return (own != batch.positive_texts.unsqueeze(1)).all(dim=2)
+
+
+def mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each row's values where the mask is true, 0 where it never is: (B, C) -> (B,)."""
+    return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def triplet(batch: EmbeddedBatch, *, margin: float = 0.2) -> Tensor:
+    """Triplet loss: the positive stands above every negative of its group by a margin (Schroff et al. 2015).
+
+    Per query: mean over its negatives of max(0, s- - s+ + margin), s being scores of the metric: with cosines that is
+    the triplet loss of cosine distances (arXiv 1503.03832).
+    """
+    scores = own_scores(batch)
+    return weighted_sum(batch, mean_where(F.relu(scores[:, 1:] - scores[:, :1] + margin), own_negatives(batch)))
 
 
 def need_teacher(batch: EmbeddedBatch, loss: str) -> Tensor:
@@ -136,6 +153,24 @@ def teacher_kl(
     student = F.log_softmax(own_scores(batch) / temperature / student_temperature, dim=-1)  # (B, G)
     target = F.log_softmax(teacher / teacher_temperature, dim=-1)
     return weighted_sum(batch, F.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1))
+
+
+def margin_mse(batch: EmbeddedBatch, *, scale: float = 1.0) -> Tensor:
+    """MarginMSE: the student's margins are the teacher's (Hofstätter et al. 2020, arXiv 2010.02666).
+
+    Per query: mean over its scored negatives of (scale * (s+ - s-) - (t+ - t-)) ** 2.
+
+    Args:
+        batch: see `EmbeddedBatch`.
+        scale: of the student's scores; cosines lie within -1 and 1, a cross-encoder's logits often do not.
+
+    Raises:
+        UserError: the records have no teacher scores.
+    """
+    teacher, scores = need_teacher(batch, "margin_mse"), own_scores(batch)
+    scored = teacher[:, 1:] > teacher[:, :1] - UNSCORED / 2  # a key of another record was never scored
+    difference = scale * (scores[:, :1] - scores[:, 1:]) - (teacher[:, :1] - teacher[:, 1:])
+    return weighted_sum(batch, mean_where(difference**2, scored & own_negatives(batch)))
 
 
 def ranked_distillation(
@@ -172,36 +207,14 @@ def ranked_distillation(
     return weighted_sum(batch, per_query)
 
 
-LossFn = Callable[..., Tensor]
-LOSSES: Mapping[str, LossFn] = {
-    "info_nce": info_nce,
-    "teacher_kl": teacher_kl,
-    "ranked_distillation": ranked_distillation,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossTerm:
-    """One summand of a dataset's loss: `weight * LOSSES[name](batch, **options)`.
+def m3_distillation(
+    batch: EmbeddedBatch, *, temperature: float = 0.01, teacher_temperature: float = 1.0, in_batch: bool = True
+) -> Tensor:
+    """FlagEmbedding's `m3_kd_loss`: `ranked_distillation` in the order of the records.
 
     Raises:
-        UserError: no such loss, or no such option of it.
+        UserError: the records have no teacher scores.
     """
-
-    name: str
-    weight: float = 1.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse unknown names before step 1, not at it."""
-        if self.name not in LOSSES:
-            raise unknown_name("loss", self.name, LOSSES)
-        known = list(inspect.signature(LOSSES[self.name]).parameters)[1:]
-        for option in self.options:
-            if option not in known:
-                raise unknown_name(f"loss {self.name}", option, known)
-
-
-def total_loss(batch: EmbeddedBatch, terms: tuple[LossTerm, ...]) -> Tensor:
-    """Weighted sum of the terms, a scalar."""
-    return torch.stack([term.weight * LOSSES[term.name](batch, **term.options) for term in terms]).sum()
+    return ranked_distillation(
+        batch, temperature=temperature, teacher_temperature=teacher_temperature, sort=False, in_batch=in_batch
+    )
