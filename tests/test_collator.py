@@ -67,7 +67,8 @@ def one_set(tmp_path, cache):
 
     def make(*records: dict, query_prefix="", key_prefix="", use_prompts=True, **rule) -> TrainSet:
         path = tmp_path / "train.jsonl"
-        lines = [json.dumps({"query": "问", "task": "qa", **record}, ensure_ascii=False) for record in records]
+        query = {} if "text" in records[0] or "text1" in records[0] else {"query": "问"}
+        lines = [json.dumps({**query, "task": "qa", **record}, ensure_ascii=False) for record in records]
         path.write_text("\n".join(lines), "utf-8")
         (dataset,) = load_datasets([path], cache_dir=cache)
         rule = SelectionRule(**{"group_size": 3, **rule})
@@ -100,7 +101,10 @@ def plain(batch: Batch) -> dict:
         "key_texts": batch.key_texts.tolist(),
         "positive_texts": batch.positive_texts.tolist(),
         "counts": batch.counts.tolist(),
-        "teacher": None if batch.teacher is None else batch.teacher.tolist(),
+        **{
+            name: None if getattr(batch, name) is None else getattr(batch, name).tolist()
+            for name in ("teacher", "query_texts", "scores", "labels")
+        },
         "step": (batch.dataset, batch.step_rows, batch.step_queries),
     }
 
@@ -550,3 +554,42 @@ def test_a_records_prompt_is_joined_by_the_format_of_the_flags():
     )
     assert train_set.query_text(Record("问", ["答"], [], None, "找答案")) == "Instruct: 找答案\nQuery: 问"
     assert train_set.query_text(Record("问", ["答"], [])) == "指令：问"
+
+
+# ---- pairs and labelled texts ---------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_a_query_with_one_key_and_its_score(collator, tokenizer, one_set):
+    rows = [{"text1": f"甲{i}", "text2": f"乙{i}", "score": i / 2} for i in range(3)]
+    chosen = one_set(*rows, query_prefix="问：", key_prefix="答：", group_size=1)
+    batch = collated(collator, [chosen], requests(2, 0, 1))
+    assert texts_of(tokenizer, batch.queries) == ["问：甲2", "问：甲0", "问：甲1"]
+    assert texts_of(tokenizer, batch.keys) == ["答：乙2", "答：乙0", "答：乙1"]
+    assert batch.scores.tolist() == [1.0, 0.0, 0.5]
+    assert batch.labels is None
+    assert (batch.group_size, batch.texts, batch.duplicates) == (1, 6, 0)
+
+
+def test_labelled_texts_are_queries_that_serve_as_each_others_keys(collator, tokenizer, one_set):
+    rows = [{"text": text, "label": label} for text, label in (("甲", "喜"), ("乙", 3), ("丙", "喜"), ("甲", "怒"))]
+    batch = collated(collator, [one_set(*rows, query_prefix="问：", group_size=1)], requests(0, 1, 2, 3))
+    assert texts_of(tokenizer, batch.queries) == ["问：甲", "问：乙", "问：丙", "问：甲"]
+    assert len(batch.keys) == 0
+    assert batch.key_rows.tolist() == [0, 1, 2, 3]
+    first, second, third, fourth = batch.labels.tolist()
+    assert first == third
+    assert len({first, second, fourth}) == 3
+    assert torch.equal(batch.key_texts, batch.query_texts)
+    assert batch.key_texts[0] == batch.key_texts[3]
+    assert len(set(batch.key_texts.tolist())) == 3
+    assert (batch.group_size, batch.texts, batch.duplicates) == (1, 4, 0)
+    assert batch.tokens == sum(batch.queries.sizes)
+    assert batch.padded_tokens == 4 * max(batch.queries.sizes)
+    moved = batch.to(torch.device("meta"))
+    assert {t.device.type for t in (moved.labels, moved.query_texts, moved.queries.ids)} == {"meta"}
+
+
+def test_queries_are_the_same_text_only_with_the_same_instruction(collator, one_set):
+    rows = [{"pos": ["答"], "prompt": "甲："}, {"pos": ["答"], "prompt": "乙："}, {"pos": ["答"], "prompt": "甲："}]
+    texts = collated(collator, [one_set(*rows, group_size=1)], requests(0, 1, 2)).query_texts.tolist()
+    assert texts[0] == texts[2] != texts[1]

@@ -4,10 +4,10 @@ import gzip
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,17 @@ import pytest
 
 from zh_embedder import sources, tables
 from zh_embedder.errors import UserError
-from zh_embedder.records import check_trainable, column, filter_scores, limit_rows, load_datasets, merge_small
+from zh_embedder.records import (
+    column,
+    filter_scores,
+    limit_rows,
+    load_datasets,
+    merge_small,
+    score_range,
+    scores_sample,
+    with_parts,
+)
+from zh_embedder.selection import Record
 from zh_embedder.sources import find_files
 from zh_embedder.tables import cache_folder, content_hash
 
@@ -272,15 +282,39 @@ def test_a_name_ending_in_no_in_batch_neg_switches_in_batch_negatives_off(name, 
 
 
 @pytest.mark.parametrize(
-    ("other", "kind"),
-    [({"text1": "甲", "text2": "乙", "score": 1, "task": "sts"}, "pair"), ({"text": "甲", "label": "a"}, "labelled")],
+    ("other", "kind", "expected"),
+    [
+        (
+            {"text1": "甲", "text2": "乙", "score": 1, "task": "sts"},
+            "pair",
+            Record("甲", ["乙"], [], None, None, score=1.0),
+        ),
+        ({"text": "甲", "label": 7}, "labelled", Record("甲", [], [], None, None, label="7")),
+    ],
 )
-def test_pairs_and_labelled_texts_load_but_are_refused_for_training(other, kind, tmp_path, load):
+def test_pairs_and_labelled_texts_are_datasets_of_their_own(other, kind, expected, tmp_path, load):
     path = write(tmp_path / "mixed.jsonl", [record(0), other, other])
     group, odd = load(path)
-    check_trainable([group])
-    with pytest.raises(UserError, match=re.escape(f"{path}:2: {kind} records cannot be trained on yet")):
-        check_trainable([group, odd])
+    assert (group.kind, odd.kind) == ("group", kind)
+    assert odd[1] == odd.read([0, 1])[0] == expected
+    assert odd.line(0) == 2
+
+
+def test_the_range_of_the_scores_is_that_of_the_datasets_rows(tmp_path, load):
+    rows = [{"text1": "甲", "text2": "乙", "score": s, "task": "sts"} for s in (2, 5, -1, 0)]
+    (pairs,) = load(write(tmp_path / "pairs.jsonl", rows))
+    assert score_range(pairs) == (-1.0, 5.0)
+    assert score_range(with_parts(pairs, [replace(pairs.parts[0], rows=np.array([0, 3]))])) == (0.0, 2.0)
+
+
+def test_a_sample_of_teacher_scores_is_of_the_datasets_rows(tmp_path, load, monkeypatch):
+    rows = [{"query": f"问{i}", "pos": ["甲"], "neg": ["乙"], "teacher_scores": [i, 0]} for i in range(20)]
+    (scored,) = load(write(tmp_path / "scored.jsonl", rows))
+    assert scores_sample(scored) == [[i, 0.0] for i in range(20)]
+    monkeypatch.setattr("zh_embedder.records.SCORES_SAMPLE", 5)
+    some = scores_sample(scored)
+    assert len(some) == 5
+    assert len({first for first, _ in some}) == 5
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -675,7 +709,6 @@ def test_every_real_training_file_loads_with_the_counts_of_its_readme(real_data,
     assert [d.task for d in found] == [name.split("/")[0] for name in REAL]
     assert sum(len(d) for d in found) == 20_342
     assert len({d.name for d in found}) == len(found)
-    check_trainable(found)
 
 
 @pytest.mark.real

@@ -56,7 +56,8 @@ def written(tmp_path, cache):
 
     def make(records, name="train.jsonl", **changes) -> TrainSet:
         path = tmp_path / name
-        lines = [json.dumps({"query": "问", "task": "qa", **record}, ensure_ascii=False) for record in records]
+        query = {} if "text" in records[0] or "text1" in records[0] else {"query": "问"}
+        lines = [json.dumps({**query, "task": "qa", **record}, ensure_ascii=False) for record in records]
         path.write_text("\n".join(lines), "utf-8")
         (dataset,) = load_datasets([path], cache_dir=cache)
         return set_of(dataset, **changes)
@@ -132,6 +133,14 @@ def test_records_with_a_prompt_history_or_no_negatives(use_prompts, written, col
         written(prompts, "a.jsonl", rule=drawn, use_prompts=use_prompts, prompt_format="{}｜{}"),
         written(history, "b.jsonl", rule=teacher, key_prefix=""),
     ]
+    assert same_batches(sets, tmp_path, collator, batch_size=4) == 8
+
+
+def test_pairs_and_labelled_texts(written, collator, tmp_path):
+    alone = SelectionRule(group_size=1)
+    pairs = [{"text1": f"甲{i}", "text2": "乙", "score": i / 7} for i in range(20)]
+    labels = [{"text": f"丙{i}", "label": i % 3} for i in range(20)]
+    sets = [written(rows, f"{i}.jsonl", rule=alone) for i, rows in enumerate((pairs, labels))]
     assert same_batches(sets, tmp_path, collator, batch_size=4) == 8
 
 

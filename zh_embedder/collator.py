@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zh_embedder.old_flags import as_prefix
 from zh_embedder.records import TaskDataset
-from zh_embedder.sampling import epoch_steps, plan_epoch, rank_steps
+from zh_embedder.sampling import Shares, epoch_steps, plan_epoch, rank_steps
 from zh_embedder.selection import Record, SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.tokens import Ids, TokenBatch, TokenKey, TokenRecord, concatenate, tokenize
 
@@ -72,6 +72,8 @@ class Example:
     key_texts: Sequence[int]  # G identities; a positive whose chunks were shuffled is still the same text
     positive_texts: Sequence[int]  # identities of every known positive
     teacher: Sequence[float] | None  # G scores
+    score: float | None = None  # of a pair
+    label: int | None = None  # identity of the label of a labelled text, which has no keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Batch:
     keys: TokenBatch  # K distinct texts
     key_rows: Tensor  # (B * G,) which of them each key is: group by group, the positive first
     key_texts: Tensor  # (B * G,) identity of each key's text
+    query_texts: Tensor  # (B,) identities of the queries, instructions included
     positive_texts: Tensor  # (B, M) identities of the known positives, padded with 0
     counts: Tensor  # (B,) False where the row was repeated to fill the step
     teacher: Tensor | None  # (B, G)
@@ -89,6 +92,8 @@ class Batch:
     step_rows: tuple[int, ...]  # global rows of the whole step
     step_queries: int  # of them, those that count
     duplicate_tokens: int = 0  # of keys that are there already: not encoded again
+    scores: Tensor | None = None  # (B,) of pairs
+    labels: Tensor | None = None  # (B,) identities of labels
 
     @property
     def group_size(self) -> int:
@@ -98,12 +103,18 @@ class Batch:
     @property
     def duplicates(self) -> int:
         """Keys that are there already."""
-        return len(self.key_rows) - len(self.keys)
+        return self.texts - len(self.queries) - len(self.keys)
 
     @property
     def texts(self) -> int:
-        """Queries and keys, duplicates included."""
-        return len(self.queries) + len(self.key_rows)
+        """Queries and keys, duplicates included; labelled texts are queries that serve as keys."""
+        return len(self.queries) + (len(self.key_rows) if len(self.keys) else 0)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens of queries and keys, duplicates included, each side padded to its longest."""
+        keys = len(self.key_rows) * max(self.keys.sizes) if len(self.keys) else 0
+        return len(self.queries) * max(self.queries.sizes) + keys
 
     @property
     def tokens(self) -> int:
@@ -112,8 +123,8 @@ class Batch:
 
     def tensors(self) -> dict[str, Any]:
         """Return the fields that live on a device."""
-        names = ("queries", "keys", "key_rows", "key_texts", "positive_texts", "counts", "teacher")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor | TokenBatch)}
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Move to a device."""
@@ -127,6 +138,11 @@ class Batch:
 def text_identity(text: str) -> int:
     """Return a 63-bit identity of a text, never 0: equal on every rank and in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 or 1
+
+
+def ids_identity(ids: Ids) -> int:
+    """Return the same of a text's token ids."""
+    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little") >> 1 or 1
 
 
 class TrainRows(Dataset[Example]):
@@ -158,6 +174,8 @@ class TrainRows(Dataset[Example]):
 def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.Generator) -> Example:
     """Read and select one row of a dataset whose texts are tokenised by the collator."""
     record = chosen.records[row]
+    if record.label is not None:
+        return labelled(request, chosen.query_text(record), text_identity(record.label))
 
     def draw_other(rng: np.random.Generator) -> str:
         other = chosen.records[int(rng.integers(len(chosen)))]
@@ -173,6 +191,7 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
         [text_identity(key) for key in group.keys],
         [text_identity(key) for key in group.positives],
         group.teacher,
+        record.score,
     )
 
 
@@ -181,6 +200,8 @@ def from_tokens(
 ) -> Example:
     """Do the same with token ids: the same draws from `rng`, so the same group."""
     record = records[row]
+    if record.label is not None:
+        return labelled(request, record.query, record.label)
 
     def draw_other(rng: np.random.Generator) -> TokenKey:
         other = records[int(rng.integers(len(records)))]
@@ -195,7 +216,13 @@ def from_tokens(
         [key.text for key in group.keys],
         [key.text for key in group.positives],
         group.teacher,
+        record.score,
     )
+
+
+def labelled(request: RowRequest, text: str | Ids, label: int) -> Example:
+    """Return a labelled text: a query that has no keys, because the step's texts are each other's."""
+    return Example(request, text, (), (), (), None, label=label)
 
 
 class Collator:
@@ -220,15 +247,19 @@ class Collator:
         queries = self.query_ids([e.query for e in examples])
         keys = self.key_ids([key for e in examples for key in e.keys])
         distinct, rows = merge(keys) if self.merge_keys else (keys, list(range(len(keys))))
+        query_texts = [ids_identity(ids) for ids in queries]
+        key_texts = [text for e in examples for text in e.key_texts]
+        if not keys:  # labelled texts: the vectors of the queries are those of the keys
+            rows, key_texts = list(range(len(queries))), query_texts
         widest = max(len(e.positive_texts) for e in examples)
-        teacher = [e.teacher for e in examples]
+        teacher, scores, labels = ([getattr(e, n) for e in examples] for n in ("teacher", "score", "label"))
         return Batch(
             queries=concatenate(queries),
             keys=concatenate(distinct),
             key_rows=torch.tensor(rows),
-            key_texts=torch.tensor([text for e in examples for text in e.key_texts]),
+            key_texts=torch.tensor(key_texts),
             positive_texts=torch.tensor(
-                [[*e.positive_texts, *[0] * (widest - len(e.positive_texts))] for e in examples]
+                [[*e.positive_texts, *[0] * (widest - len(e.positive_texts))] for e in examples], dtype=torch.int64
             ),
             counts=torch.tensor([e.request.counts for e in examples]),
             teacher=None if None in teacher else torch.tensor(teacher, dtype=torch.float32),
@@ -236,6 +267,9 @@ class Collator:
             step_rows=request.step_rows,
             step_queries=request.step_queries,
             duplicate_tokens=sum(map(len, keys)) - sum(map(len, distinct)),
+            query_texts=torch.tensor(query_texts),
+            scores=None if None in scores else torch.tensor(scores, dtype=torch.float32),
+            labels=None if None in labels else torch.tensor(labels),
         )
 
     def query_ids(self, texts: Sequence[str | Ids]) -> list[Ids]:
@@ -266,9 +300,17 @@ class RankBatches(Sampler[list[RowRequest]]):
     """The steps of one rank, epoch by epoch: its slice of the plan that every rank computes."""
 
     def __init__(
-        self, sizes: Sequence[int], *, mode: str | None, batch_size: int, rank: int, ranks: int, seed: int
+        self,
+        sizes: Sequence[int],
+        *,
+        mode: str | None,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+        seed: int,
+        shares: Shares = None,
     ) -> None:
-        self.sizes, self.mode, self.seed, self.epoch = tuple(sizes), mode, seed, 0
+        self.sizes, self.shares, self.mode, self.seed, self.epoch = tuple(sizes), shares, mode, seed, 0
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
 
     @property
@@ -278,7 +320,7 @@ class RankBatches(Sampler[list[RowRequest]]):
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch."""
-        return epoch_steps(self.sizes, step_rows=self.step_size, mode=self.mode)
+        return epoch_steps(self.sizes, step_rows=self.step_size, mode=self.mode, shares=self.shares)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration plans."""
@@ -286,8 +328,10 @@ class RankBatches(Sampler[list[RowRequest]]):
 
     def __iter__(self) -> Iterator[list[RowRequest]]:
         """Yield the row requests of each step."""
-        epoch = self.epoch
-        plan = plan_epoch(self.sizes, step_rows=self.step_size, mode=self.mode, seed=self.seed, epoch=epoch)
+        epoch, sizes = self.epoch, self.sizes
+        plan = plan_epoch(
+            sizes, step_rows=self.step_size, mode=self.mode, seed=self.seed, epoch=epoch, shares=self.shares
+        )
         for index, step in enumerate(rank_steps(plan, rank=self.rank, batch_size=self.batch_size)):
             whole = tuple(plan.rows[index].tolist())
             yield [

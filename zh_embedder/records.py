@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from zh_embedder.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.selection import Record
 from zh_embedder.tables import cache_folder, load_table
-from zh_embedder.validation import GROUP
 
 if TYPE_CHECKING:
     from datasets import Dataset as ArrowTable
+
+
+SCORES_SAMPLE = 4096  # records whose teacher scores are looked at before training
+RECORD_COLUMNS = tuple(f.name for f in fields(Record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class TaskDataset:
         for part in self.parts:
             if row < len(part.rows):
                 raw = part.table[int(part.rows[row])]
-                return Record(raw["query"], raw["pos"], raw["neg"], raw["teacher_scores"], raw["prompt"])
+                return Record(*(raw[name] for name in RECORD_COLUMNS))
             row -= len(part.rows)
         raise IndexError(row)
 
@@ -63,7 +66,7 @@ class TaskDataset:
         for part in self.parts:
             here = [row for row in rows if first <= row < first + len(part.rows)]
             raw = part.table[part.rows[np.asarray(here, np.int64) - first].tolist()]
-            records = zip(*(raw[name] for name in ("query", "pos", "neg", "teacher_scores", "prompt")), strict=True)
+            records = zip(*(raw[name] for name in RECORD_COLUMNS), strict=True)
             found |= {row: Record(*record) for row, record in zip(here, records, strict=True)}
             first += len(part.rows)
         return [found[row] for row in rows]
@@ -172,6 +175,20 @@ def short_names(files: Sequence[Path]) -> list[str]:
     return names
 
 
+def score_range(dataset: TaskDataset) -> tuple[float, float]:
+    """Lowest and highest score of a dataset's pairs."""
+    import pyarrow.compute as pc
+
+    found = [pc.min_max(column(part.table, "score").take(part.rows)) for part in dataset.parts]
+    return min(f["min"].as_py() for f in found), max(f["max"].as_py() for f in found)
+
+
+def scores_sample(dataset: TaskDataset) -> list[list[float]]:
+    """Teacher scores of up to `SCORES_SAMPLE` of a dataset's records, drawn evenly."""
+    kept = limit_rows(dataset, SCORES_SAMPLE, seed=0)
+    return [s for part in kept.parts for s in column(part.table, "teacher_scores").take(part.rows).to_pylist()]
+
+
 def filter_scores(dataset: TaskDataset, *, minimum: float | None, margin: float | None) -> TaskDataset:
     """Drop records whose best teacher score is below `minimum`, or whose best and worst differ by less than `margin`.
 
@@ -231,13 +248,3 @@ def merge_small(datasets: Sequence[TaskDataset], *, small: int, drop: int) -> tu
             notes.append(f"small_threshold {small}: {merged.name} holds {', '.join(d.name for d in group)}")
         kept.append(merged)
     return kept, notes
-
-
-def check_trainable(datasets: Sequence[TaskDataset]) -> None:
-    """Refuse record kinds that no built loss can learn from."""
-    for dataset in datasets:
-        if dataset.kind != GROUP:
-            raise UserError(
-                f"{dataset.path}:{dataset.line(0)}: {dataset.kind} records cannot be trained on yet: InfoNCE and "
-                "distillation need query and pos; losses for scored pairs and labelled texts come with a later release"
-            )

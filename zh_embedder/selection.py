@@ -50,6 +50,8 @@ class Record:
     neg: Sequence[str]
     teacher_scores: Sequence[float] | None = None  # pos then neg
     prompt: str | None = None  # this record's own query instruction
+    score: float | None = None  # of a pair: how alike `query` and its one positive are
+    label: str | None = None  # of a labelled text, which is `query`
 
     @property
     def candidates(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "1"  # part of every name: a change of the layout must not find old files
+FORMAT = "2"  # part of every name: a change of the layout must not find old files
 ROWS_PER_BLOCK = 512
 BLOCKS_KEPT = 4096  # of whose arrays a reader remembers where they lie
 SAMPLE = 64  # records of a dataset that are timed
@@ -55,13 +56,15 @@ class Block(NamedTuple):
     positives: NDArray[np.int32]  # how many of a record's keys
     score_ends: NDArray[np.int32]  # of records, in scores
     scores: NDArray[np.float64]
+    pair_scores: NDArray[np.float64]  # of records; not a number where there is none
+    labels: NDArray[np.int64]  # identities; 0 where there is none
 
 
 def views(batch: pa.RecordBatch) -> Block:
     """Return the arrays of a block, without a copy."""
     query, keys, texts, scores = (batch.column(name) for name in ("query", "keys", "texts", "teacher_scores"))
     parts = [query.offsets, query.values, keys.offsets, texts.values, keys.values.offsets, keys.values.values]
-    parts += [batch.column("positives"), scores.offsets, scores.values]
+    parts += [batch.column("positives"), scores.offsets, scores.values, batch.column("score"), batch.column("label")]
     return Block(*(part.to_numpy(zero_copy_only=True) for part in parts))
 
 
@@ -99,12 +102,14 @@ class TokenTable(Sequence[TokenRecord]):
         first, last = block.key_ends[i], block.key_ends[i + 1]
         texts, ends = block.texts[first:last].tolist(), block.id_ends[first : last + 1].tolist()
         keys = [TokenKey(t, block.ids[a:b]) for t, a, b in zip(texts, ends[:-1], ends[1:], strict=True)]
-        positives = int(block.positives[i])
+        positives, score, label = int(block.positives[i]), float(block.pair_scores[i]), int(block.labels[i])
         return TokenRecord(
             block.query_ids[block.query_ends[i] : block.query_ends[i + 1]],
             keys[:positives],
             keys[positives:],
             block.scores[block.score_ends[i] : block.score_ends[i + 1]].tolist() or None,
+            None if math.isnan(score) else score,
+            label or None,
         )
 
 
@@ -117,7 +122,8 @@ def schema() -> pa.Schema:
 
     ids = pa.list_(pa.int32())
     fields = {"query": ids, "keys": pa.list_(ids), "texts": pa.list_(pa.int64()), "positives": pa.int32()}
-    return pa.schema({**fields, "teacher_scores": pa.list_(pa.float64())})
+    numbers = {"teacher_scores": pa.list_(pa.float64()), "score": pa.float64(), "label": pa.int64()}
+    return pa.schema({**fields, **numbers})
 
 
 def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.RecordBatch:
@@ -137,6 +143,8 @@ def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.
         pa.ListArray.from_arrays(ends, identities),
         pa.array([len(record.pos) for record in records], pa.int32()),
         pa.array(scores, pa.list_(pa.float64())),
+        pa.array([math.nan if record.score is None else record.score for record in records], pa.float64()),
+        pa.array([0 if record.label is None else text_identity(record.label) for record in records], pa.int64()),
     ]
     return pa.record_batch(columns, schema=schema())
 
@@ -152,7 +160,8 @@ def ragged(texts: Sequence[Ids]) -> pa.ListArray:
     """Return token ids of several texts as one Arrow array."""
     import pyarrow as pa
 
-    return pa.ListArray.from_arrays(ends_of([len(ids) for ids in texts]), pa.array(np.concatenate(texts)))
+    flat = np.concatenate([np.empty(0, np.int32), *texts])  # labelled texts have no keys
+    return pa.ListArray.from_arrays(ends_of([len(ids) for ids in texts]), pa.array(flat))
 
 
 def write_tokens(chosen: TrainSet, target: Path, collator: Collator) -> None:

@@ -113,11 +113,13 @@ class TokenRecord:
     pos: Sequence[TokenKey]
     neg: Sequence[TokenKey]
     teacher_scores: Sequence[float] | None  # pos then neg
+    score: float | None = None  # of a pair
+    label: int | None = None  # identity of the label of a labelled text
 
 
 def concatenate(texts: Sequence[Sequence[int] | Ids]) -> TokenBatch:
     """Lay token ids of several texts end to end."""
-    flat = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in texts])
+    flat = np.concatenate([np.empty(0, np.int64), *(np.asarray(ids, dtype=np.int64) for ids in texts)])
     return TokenBatch.of(torch.from_numpy(flat), [len(ids) for ids in texts])
 
 
