@@ -13,6 +13,7 @@ from zh_embedder.instructions import (
     read_version,
     single_instruction,
 )
+from zh_embedder.objectives import LossTerm
 
 BGE = "为这个句子生成表示以用于检索相关文章："  # the colon is full-width
 ONE_TASK = 'tasks:\n  qa:\n    query: "{mark}"\n    key: ""\n'
@@ -91,7 +92,7 @@ def test_known_versions_are_the_files_that_names_find(tmp_path, monkeypatch):
     write(tmp_path / "instructions" / "none.yaml", ONE_TASK)
     write(tmp_path / "given" / "mine.yml", ONE_TASK)
     found = known_versions(directory="given")
-    assert set(found) == {"bge_zh", "mine", "none", "zh_llm_embedder"}
+    assert set(found) == {"bge_zh", "mine", "none", "qwen3", "zh_llm_embedder"}
     assert all(find_version(name, directory="given") == path for name, path in found.items())
 
 
@@ -259,6 +260,24 @@ CHOICE, WHOLE, NUMBER, SWITCH = "unknown name", "a whole number", "a finite numb
         ("teacher_temperature", "null", NUMBER),
         ("student_temperature", "-1.0", "got -1.0, expected a number above 0"),
         ("student_temperature", "{}", NUMBER),
+        ("teacher_temperature", "autos", NUMBER),
+        ("weight", "0", "got 0, expected a number above 0"),
+        ("dataset_weights", "2", "got 2, expected a mapping of names to values"),
+        ("loss", "info_nec", "loss: unknown name 'info_nec'; did you mean 'info_nce'?"),
+        ("loss", "[]", "got [], expected at least one loss"),
+        ("loss", "3", "got 3, expected the name of a loss, or a mapping"),
+        ("loss", "[triplet, triplet]", "expected each loss once"),
+        ("loss", "{name: info_nce, temprature: 1.0}", "unknown name 'temprature'; did you mean 'temperature'?"),
+        ("loss", "{name: info_nce, temperature: 0}", "loss info_nce: temperature: got 0, expected a number above 0"),
+        ("loss", "{name: info_nce, in_batch: 1}", "loss info_nce: in_batch: got 1, expected true or false"),
+        ("loss", "{name: info_nce, weight: 0}", "loss info_nce: weight: got 0, expected a number above 0"),
+        ("loss", "{name: triplet, margin: -1}", "loss triplet: margin: got -1, expected 0 or more"),
+        (
+            "loss",
+            "{name: cosine_regression, score_range: [5, 0]}",
+            "score_range: got [5, 0], expected the lower number",
+        ),
+        ("loss", "{name: cosine_regression, score_range: 5}", "score_range: got 5, expected two numbers"),
         ("stable_distill", "1", SWITCH),
         ("stable_distill", "'true'", SWITCH),
     ],
@@ -267,6 +286,23 @@ def test_a_wrong_training_setting_is_refused_with_its_line_and_name(name, value,
     message = refused(tmp_path, f"{QA}    training:\n      {name}: {value}\n")
     assert message.startswith(f"mine.yaml:6: tasks.qa.training.{name}: ")
     assert expected in message
+
+
+def test_dataset_weights_and_a_loss_beside_its_older_spelling_are_refused(tmp_path):
+    start = f"{QA}    training:\n"
+    message = refused(tmp_path, f"{start}      dataset_weights: {{cmrc2018: 0}}\n")
+    assert "tasks.qa.training.dataset_weights.cmrc2018: got 0, expected a number above 0" in message
+    message = refused(tmp_path, f"{start}      distill_weight: 0\n      loss: info_nce\n")
+    assert message.startswith("mine.yaml:7: tasks.qa.training.loss: stands beside distill_weight")
+
+
+def test_a_task_names_its_losses_with_weights_and_options(tmp_path):
+    path = tmp_path / "mine.yaml"
+    losses = "[{name: info_nce, weight: 0.2, temperature: 0.02}, margin_mse]"
+    path.write_text(f"{QA}    training: {{loss: {losses}, weight: 2, teacher_temperature: auto}}\n", "utf-8")
+    training = read_version(str(path)).task("qa").training
+    expected = (LossTerm(name="info_nce", weight=0.2, options={"temperature": 0.02}), LossTerm(name="margin_mse"))
+    assert training == TaskTraining(loss=expected, weight=2, teacher_temperature="auto")
 
 
 def test_every_training_setting_has_its_wrong_values_above():

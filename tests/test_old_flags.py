@@ -70,7 +70,7 @@ def test_a_flag_that_is_not_built_yet_is_refused_by_name_unless_it_asks_for_noth
         assert (out.argv, out.notes) == ([], [f"--{name} {nothing} changes nothing"])
 
 
-@pytest.mark.parametrize("name", ["load_encode", "use_mrl", "group_by_length"])
+@pytest.mark.parametrize("name", ["load_encode", "unified_finetuning", "group_by_length"])
 def test_a_switch_that_is_not_built_yet_is_refused_alone_too(name):
     with pytest.raises(UserError, match=f"^--{name}: "):
         translate([f"--{name}"])
@@ -117,6 +117,14 @@ def test_a_flag_that_transformers_5_kept_is_passed_on_untouched(name):
         ("--sub_batch_size 32", "--sub_batch_size 32"),
         ("--sub_batch_size none", ""),
         ("--sub_batch_size -1", ""),
+        ("--use_mrl True --mrl_dims 64 32", "--matryoshka_dims 64 32"),
+        ("--use_mrl --mrl_dims 64", "--matryoshka_dims 64"),
+        ("--use_mrl False --mrl_dims 64 32", ""),
+        ("--use_lora True --lora_rank 8", "--lora_rank 8"),
+        ("--use_lora", "--lora_rank 64"),
+        ("--use_lora False", ""),
+        ("--pooling_method decoder", "--pooling_method last_token"),
+        ("--pooling_method cls dense", "--pooling_method cls dense"),
         ("--no_cuda", "--use_cpu"),
         ("--max_steps -1", "--max_steps=-1"),  # a dash in a value must not look like a flag
         ("--query-max-len=64 --fp16", "--query_max_length 64 --fp16"),
@@ -133,6 +141,8 @@ def test_an_old_flag_becomes_ours(old, ours):
         ("--warmup_ratio much", "--warmup_ratio: got 'much', expected a share"),
         ("--warmup_ratio nan", "--warmup_ratio: got 'nan', expected a share"),
         ("--warmup_ratio", "--warmup_ratio: got '', expected one value"),
+        ("--use_mrl True", "--use_mrl: needs --mrl_dims"),
+        ("--use_lora False --lora_rank 8", "--use_lora: got False beside --lora_rank"),
         ("--normalize_embeddings perhaps", "--normalize_embeddings: got 'perhaps', expected True or False"),
         ("--knowledge_distillation 2", "--knowledge_distillation: got '2', expected True or False"),
         ("--sub_batch_size 1 2", "--sub_batch_size: got '1 2', expected one value"),

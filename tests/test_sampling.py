@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from zh_embedder.errors import UserError
-from zh_embedder.sampling import MIXED, PLANS, Plan, epoch_steps, plan_epoch, rank_steps, waiting_rows
+from zh_embedder.sampling import (
+    MIXED,
+    PLANS,
+    Plan,
+    epoch_steps,
+    plan_epoch,
+    rank_steps,
+    shares_of,
+    steps_of,
+    waiting_rows,
+)
 
 SIZES = (23, 3, 8, 16)  # with steps of 8 rows: 2 steps and 7 rows over, less than a step, exactly 1, exactly 2
 STEP = 8
@@ -299,3 +309,72 @@ def test_empty_datasets_are_refused(mode, sizes):
 def test_a_step_without_rows_is_refused():
     with pytest.raises(UserError, match="step batch: got 0 rows, expected at least 1"):
         plan(step_rows=0)
+
+
+# Shares.
+
+BIG = (160, 32, 16, 4)  # with steps of 8: 20, 4 and 2 steps, and one whose rows are cycled
+
+
+@pytest.mark.parametrize(
+    ("temperature", "weights", "expected"),
+    [
+        (0.0, (1, 1, 1), (1 / 2, 1 / 2 * 1 / 4, 1 / 2 * 3 / 4)),  # two tasks the same; within one, by size
+        (0.5, (1, 1, 1), (10 / 12, 2 / 12 * 1 / 4, 2 / 12 * 3 / 4)),  # roots of 100 and 4
+        (1.0, (1, 2, 2), (100 / 108, 2 / 108, 6 / 108)),
+        (1.0, (1, 8, 1), (100 / 111, 8 / 111, 3 / 111)),
+    ],
+)
+def test_shares_by_hand(temperature, weights, expected):
+    found = shares_of((100, 1, 3), ("qa", "tool", "tool"), weights, temperature)
+    assert found == pytest.approx(expected)
+    assert sum(found) == pytest.approx(1)
+
+
+def test_without_temperature_and_weights_sizes_decide():
+    assert shares_of((100, 1, 3), ("qa", "tool", "tool"), (1, 1, 1), 1.0) is None
+    assert shares_of((100, 1, 3), ("qa", "tool", "tool"), (2, 2, 2), 1.0) is None  # the same for all
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        (None, [20, 4, 2, 1]),
+        ((0.25, 0.25, 0.25, 0.25), [7, 7, 7, 6]),  # 27 steps in all
+        ((0.97, 0.01, 0.01, 0.01), [26, 1, 1, 1]),  # nobody starves: 29 steps in all
+        ((0.5, 0.3, 0.15, 0.05), [14, 8, 4, 1]),  # 13.5, 8.1, 4.05, 1.35: the largest rest is rounded up
+    ],
+)
+def test_steps_by_shares_by_hand(shares, expected):
+    assert steps_of(BIG, 8, shares) == expected
+
+
+@pytest.mark.parametrize("mode", ONCE)
+def test_a_plan_by_shares_has_the_steps_that_they_give(mode):
+    shares = (0.25, 0.25, 0.25, 0.25)
+    for epoch in range(3):
+        p = plan_epoch(BIG, step_rows=8, mode=mode, seed=3, epoch=epoch, shares=shares)
+        assert len(p) == epoch_steps(BIG, step_rows=8, mode=mode, shares=shares) == 27
+        assert np.bincount(p.datasets).tolist() == [7, 7, 7, 6]
+        for dataset, rows, counts in zip(p.datasets, p.rows, p.counts, strict=True):
+            assert set(rows.tolist()) <= rows_of(BIG, dataset)
+            assert len(set(rows[counts].tolist())) == counts.sum() == min(8, BIG[dataset])  # no row twice in a step
+
+
+def test_a_dataset_passed_through_again_has_had_all_its_rows_before():
+    p = plan_epoch((64, 16), step_rows=8, mode="epoch", seed=3, epoch=0, shares=(0.4, 0.6))
+    seen = p.rows[p.datasets == 1].flatten()  # 6 steps of two each pass
+    assert sorted(seen.tolist()) == sorted([*range(64, 80)] * 3)
+    steps_seen = p.rows[p.datasets == 1].tolist()
+    assert len({tuple(sorted(step)) for step in steps_seen}) == 6  # every pass is shuffled anew
+
+
+def test_rows_that_shares_leave_out_are_counted():
+    assert waiting_rows(BIG, 8, (0.25, 0.25, 0.25, 0.25)) == [160 - 56, 0, 0, 0]
+
+
+def test_random_steps_are_drawn_by_shares():
+    p = plan_epoch((8000, 80), step_rows=8, mode="random", seed=3, epoch=0, shares=(0.2, 0.8))
+    assert 0.75 < (p.datasets == 1).mean() < 0.85
+    plain = plan_epoch((8000, 80), step_rows=8, mode="random", seed=3, epoch=0)
+    assert (plain.datasets == 1).mean() < 0.05

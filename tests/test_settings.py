@@ -8,10 +8,10 @@ import pytest
 from zh_embedder.arguments import DataArguments, TrainArguments
 from zh_embedder.errors import UserError
 from zh_embedder.instructions import TaskSpec, TaskTraining, Version, read_version
-from zh_embedder.losses import LossTerm
+from zh_embedder.objectives import LossTerm
 from zh_embedder.records import load_datasets
 from zh_embedder.selection import SelectionRule
-from zh_embedder.settings import plan_datasets
+from zh_embedder.settings import dataset_shares, plan_datasets
 
 PLAIN = {"pos": ["甲"], "neg": ["乙", "丙"]}
 SCORED = {**PLAIN, "teacher_scores": [0.9, 0.5, 0.1]}
@@ -26,7 +26,9 @@ def dataset(tmp_path):
     def make(*records: dict, name: str = "train.jsonl", task: str | None = "qa"):
         path = tmp_path / name
         own = {"task": task} if task else {}
-        lines = [json.dumps({"query": f"问{i}", **own, **r}, ensure_ascii=False) for i, r in enumerate(records)]
+        if "pos" in records[0] or "history" in records[0]:
+            records = [{"query": f"问{i}", **r} for i, r in enumerate(records)]
+        lines = [json.dumps({**own, **r}, ensure_ascii=False) for r in records]
         path.write_text("\n".join(lines), "utf-8")
         (found,) = load_datasets([path], cache_dir=str(tmp_path / "cache"))
         return found
@@ -77,7 +79,8 @@ def kl(weight: float = 1.0, **options) -> LossTerm:
 
 def ranked(weight: float = 1.0, *, sort: bool, **options) -> LossTerm:
     defaults = {"temperature": 0.05, "teacher_temperature": 1.0, "in_batch": True}
-    return LossTerm(name="ranked_distillation", weight=weight, options={**defaults, **options, "sort": sort})
+    name = "ranked_distillation" if sort else "m3_distillation"
+    return LossTerm(name=name, weight=weight, options={**defaults, **options})
 
 
 # ---- the loss -------------------------------------------------------------------------------------------------------
@@ -471,3 +474,150 @@ def test_the_published_settings_of_each_task_hold(dataset):
     }
     assert all(math.isclose(one.terms[0].options["temperature"], 0.05) for one in found.values())
     assert {one.notes for one in found.values()} == {()}
+
+
+# ---- losses by name -------------------------------------------------------------------------------------------------
+
+PAIR = {"text1": "甲", "text2": "乙", "score": 0.5}
+LABELLED = {"text": "甲", "label": "喜"}
+
+
+def names_of(found) -> list[str]:
+    return [term.name for term in found.terms]
+
+
+def test_pairs_and_labelled_texts_have_losses_of_their_own(dataset):
+    assert plan_one(dataset(PAIR)).terms == (LossTerm(name="cosent"),)
+    assert plan_one(dataset(LABELLED)).terms == (LossTerm(name="supervised_contrastive"),)
+    assert plan_one(dataset(PAIR)).rule == SelectionRule(group_size=1)
+
+
+def test_records_choose_what_fits_them(dataset):
+    chosen = {"loss": ["info_nce", "margin_mse", "angle", "supervised_contrastive"], "teacher_temperature": 2.0}
+    assert names_of(plan_one(dataset(PAIR), **chosen)) == ["angle"]
+    assert names_of(plan_one(dataset(LABELLED), **chosen)) == ["supervised_contrastive"]
+    scored = plan_one(dataset(SCORED), **chosen)
+    assert scored.terms == (NCE, LossTerm(name="margin_mse"))
+    assert scored.rule.with_teacher
+    plain = plan_one(dataset(PLAIN), **chosen)
+    assert plain.terms == (NCE,)
+    assert "loss margin_mse left out: not every record has teacher_scores" in plain.notes
+
+
+def test_a_tasks_own_losses_stand_in_front_of_those_of_the_flag(dataset):
+    own = version(loss=(LossTerm(name="triplet", weight=0.5, options={"margin": 0.1}),))
+    assert names_of(plan_one(dataset(PLAIN), of=own, loss=["info_nce"])) == ["info_nce"]
+    found = plan_one(dataset(PLAIN), of=own, loss=["info_nce"], use_train_config=True)
+    assert found.terms == own.task("qa").training.loss
+
+
+@pytest.mark.parametrize(
+    ("record", "chosen", "expected"),
+    [
+        (PAIR, ["info_nce"], "these are scored pairs, and loss info_nce cannot learn from them, expected cosine_reg"),
+        (LABELLED, ["cosent"], "these are labelled texts, and loss cosent cannot learn from them, expected supervised"),
+        (
+            PLAIN,
+            ["cosent"],
+            "these are queries with keys, and loss cosent cannot learn from them, expected info_nce or",
+        ),
+        (PLAIN, ["margin_mse"], "these are queries with keys; without teacher_scores in every record, and loss margin"),
+        (ALONE, ["triplet"], "without neg in every record, and loss triplet cannot learn from them, expected info_nce"),
+    ],
+)
+def test_a_loss_that_fits_no_record_is_refused_with_those_that_do(record, chosen, expected, dataset):
+    message = refused(dataset(record), loss=chosen)
+    assert "train.jsonl:1: task qa: " in message
+    assert expected in message
+
+
+def test_scores_out_of_range_are_refused_with_the_option_that_helps(dataset):
+    stars = dataset(*({**PAIR, "score": score} for score in (0, 3, 5)))
+    message = refused(stars, loss=["cosine_regression"])
+    assert "the scores lie within 0 and 5, expected within 0 and 1; its option score_range changes that" in message
+    below = dataset({**PAIR, "score": -0.5}, name="below.jsonl")
+    assert "the scores lie within -0.5 and -0.5, expected within 0 and 1" in refused(below, loss=["cosine_regression"])
+    own = version(loss=(LossTerm(name="cosine_regression", options={"score_range": [0, 5]}),))
+    assert names_of(plan_one(stars, of=own, use_train_config=True)) == ["cosine_regression"]
+    alike = dataset(PAIR, {**PAIR, "score": 0.4}, name="alike.jsonl")
+    assert "expected some above and some below its option threshold, 0.5" in refused(alike, loss=["contrastive"])
+
+
+def test_labelled_texts_need_one_encoder(dataset):
+    with pytest.raises(UserError, match="expected --tie_encoders True"):
+        plan_datasets([dataset(LABELLED)], version(), *flags(), metric="cos", tied=False)
+
+
+def test_kinds_cannot_stand_in_one_step(dataset):
+    both = [dataset(PLAIN), dataset(PAIR, name="pairs.jsonl")]
+    assert "queries with keys and scored pairs cannot stand in one step" in refused(*both, inbatch_same_dataset=None)
+    assert len(plan(*both)) == 2
+
+
+def test_steps_that_mix_datasets_have_the_losses_that_fit_all(dataset):
+    both = [dataset(PLAIN), dataset(ALONE, name="alone.jsonl")]
+    found = plan(*both, inbatch_same_dataset=None, loss=["info_nce", "triplet"])
+    assert [names_of(one) for one in found] == [["info_nce"], ["info_nce"]]
+    assert "steps mix datasets, and others offer less: info_nce alone" in found[0].notes
+    own = {name: TaskSpec(name=name, query="", key="", training=TaskTraining(loss=(LossTerm(name=loss),))) for
+           name, loss in (("qa", "info_nce"), ("tool", "triplet"))}  # fmt: skip
+    sets = [dataset(PLAIN), dataset(PLAIN, name="tool.jsonl", task="tool")]
+    of = Version(name="mine", source="mine.yaml", tasks=own)
+    assert "no loss fits all datasets" in refused(*sets, of=of, inbatch_same_dataset=None, use_train_config=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("0.1", {"false_negative_margin": 0.1}),
+        ("10%", {"false_negative_percent": 10.0}),
+        ("none", {}),
+    ],
+)
+def test_a_margin_for_false_negatives_is_an_option_of_info_nce(text, options, dataset):
+    assert plan_one(dataset(PLAIN), false_negative_margin=text).terms == (nce(1.0, **options),)
+
+
+# ---- teachers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_temperature_is_found_for_each_dataset(dataset):
+    found = plan_one(dataset(SCORED), teacher_temperature="auto", contrastive_weight=0.0)
+    (term,) = found.terms
+    (note,) = (note for note in found.notes if "teacher_temperature" in note)
+    assert note == f"teacher_temperature {term.options['teacher_temperature']:g}: the entropy of the targets is 0.5"
+    assert 0.1 < term.options["teacher_temperature"] < 1
+    sharper = plan_one(dataset(SCORED), teacher_temperature="auto", contrastive_weight=0.0, teacher_entropy=0.3)
+    assert sharper.terms[0].options["teacher_temperature"] < term.options["teacher_temperature"]
+
+
+def test_equal_teacher_scores_are_counted_aloud(dataset):
+    equal = {**SCORED, "teacher_scores": [1, 1, 1]}
+    found = plan_one(dataset(SCORED, equal, equal))
+    assert "2 of 3 records looked at have equal teacher scores: their targets say nothing" in found.notes
+    assert not any("equal" in note for note in plan_one(dataset(SCORED, equal), loss=["info_nce"]).notes)
+
+
+# ---- shares ---------------------------------------------------------------------------------------------------------
+
+
+def shares(*datasets, of=None, **chosen):
+    data, train = flags(**chosen)
+    return dataset_shares(plan_datasets(datasets, of or version(), data, train, metric="cos"), data)
+
+
+def test_shares_follow_temperature_and_weights(dataset, tmp_path):
+    tasks = {name: TaskSpec(name=name, query="", key="", training=own) for name, own in (
+        ("qa", TaskTraining(weight=3.0)),
+        ("tool", TaskTraining(dataset_weights={"b": 4.0, "nowhere": 9.0})),
+    )}  # fmt: skip
+    both = Version(name="mine", source="mine.yaml", tasks=tasks)
+    sets = [
+        dataset(*[PLAIN] * 8),
+        dataset(*[PLAIN] * 4, name="a.jsonl", task="tool"),
+        dataset(*[PLAIN] * 4, name="b.jsonl", task="tool"),
+    ]
+    assert shares(*sets, of=both) is None
+    assert shares(*sets, of=both, task_temperature=0.0) == pytest.approx((0.5, 0.25, 0.25))
+    own = shares(*sets, of=both, task_temperature=0.0, use_train_config=True)
+    assert own == pytest.approx((3 / 5.5, 0.5 / 5.5, 2 / 5.5))

@@ -12,24 +12,26 @@ import re
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NoReturn
+from dataclasses import asdict, dataclass, fields
+from typing import NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from zh_embedder.errors import UserError, nearest, reject, unknown_name
-from zh_embedder.losses import SIMILARITIES
+from zh_embedder.errors import UserError, nearest, reject
 from zh_embedder.machine import accelerator, best_dtype
+from zh_embedder.model_arguments import ModelArguments
+from zh_embedder.objectives import LOSSES
 from zh_embedder.old_flags import as_prefix, translate
+from zh_embedder.options import above_zero, as_number, at_least, choose, option
 from zh_embedder.parallel import cores
-from zh_embedder.pooling import POOLINGS
 from zh_embedder.sampling import PLANS
 from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 MOST_WORKERS = 4  # of a rank that chooses for itself
 TOKEN_CACHE = ("auto", "always", "never")
+AUTO = "auto"
 KD_LOSSES = ("kl_div", "m3_kd_loss")
 EXAMPLE = """example:
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/icl \\
@@ -38,31 +40,6 @@ EXAMPLE = """example:
     --inbatch_same_dataset epoch --learning_rate 2e-5 --num_train_epochs 2 \\
     --train_group_size 15 --per_device_train_batch_size 16 --cos_temperature 0.02
 """
-
-
-def option(default: Any, text: str) -> Any:
-    """Declare a flag with its help text; a list default is copied."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
-def choose(flag: str, value: str | None, known: Sequence[str]) -> None:
-    """Refuse a value that is not in a table, with the nearest one offered; None is a choice not made."""
-    if value is not None and value not in known:
-        raise unknown_name(f"--{flag}", value, known)
-
-
-def at_least(flag: str, value: float | None, low: float) -> None:
-    """Refuse a number below `low`, and what is no number."""
-    if value is not None and not low <= value < math.inf:
-        raise reject(f"--{flag}", value, f"{low} or more")
-
-
-def above_zero(flag: str, value: float) -> None:
-    """Refuse a number that is not positive and finite."""
-    if not 0 < value < math.inf:
-        raise reject(f"--{flag}", value, "a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +65,9 @@ class DataArguments:
     use_train_config: bool = option(False, "Use the `training` settings of each task in the version's file.")
     inbatch_same_dataset: str | None = option(
         None, f"Every step from one dataset: {', '.join(PLANS)}. Not given: steps mix datasets."
+    )
+    task_temperature: float = option(
+        1.0, "Steps of a task: by its records to this power; 1 in proportion, 0 the same for every task."
     )
     train_group_size: int = option(8, "Keys of one query: 1 positive and the rest negatives.")
     select_positive: str = option("first", f"Which positive: {', '.join(SELECT_POSITIVE)}.")
@@ -115,6 +95,8 @@ class DataArguments:
         for name in ("teacher_scores_min", "teacher_scores_margin"):
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise reject(f"--{name}", value, "a finite number")
+        if not 0 <= self.task_temperature <= 1:
+            raise reject("--task_temperature", self.task_temperature, "a number in [0, 1]")
         at_least("small_threshold", self.small_threshold, 0)
         at_least("drop_threshold", self.drop_threshold, 0)
         if not 0 <= self.shuffle_ratio <= 1:
@@ -123,55 +105,6 @@ class DataArguments:
             raise reject(
                 "--random_negatives", self.random_negatives, f"0 to {self.train_group_size - 1}: the group's negatives"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelArguments:
-    """What learns."""
-
-    query_encoder: str = option("BAAI/bge-large-zh-v1.5", "Base: a hub name or a local folder.")
-    key_encoder: str | None = option(None, "Base of the key encoder, if another; implies --tie_encoders False.")
-    tie_encoders: bool = option(True, "One encoder for queries and keys.")
-    pooling_method: list[str] | None = option(
-        None, f"{', '.join(POOLINGS)}; 'dense' beside it adds a linear layer. Default: the base's own, else cls."
-    )
-    dense_metric: str = option("cos", f"How vectors are compared: {', '.join(SIMILARITIES)}.")
-    query_max_length: int = option(256, "Tokens of a query, instruction included.")
-    key_max_length: int = option(256, "Tokens of a key, instruction included.")
-    truncation_side: str = option("right", "Where longer texts are cut: right or left.")
-    config_name: str | None = option(None, "Configuration, if not the base's.")
-    tokenizer_name: str | None = option(None, "Tokenizer, if not the base's.")
-    model_cache_dir: str | None = option(None, "Cache of downloaded bases.")
-    trust_remote_code: bool = option(False, "Run code that comes with the base.")
-    token: str | None = field(
-        default=None, repr=False, metadata={"help": "Hub token; better set HF_TOKEN in the environment."}
-    )
-    fix_position_embedding: bool = option(False, "Do not train the position embeddings.")
-    packing: bool = option(
-        True, "Compute no padding, where the base and the device allow it; attention dropout is then off."
-    )
-    pad_to_multiple_of: int | None = option(None, "Pad token rows to a multiple of this, where texts are not packed.")
-    sub_batch_size: int | None = option(None, "Encode at most this many texts in one forward.")
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        choose("dense_metric", self.dense_metric, tuple(SIMILARITIES))
-        choose("truncation_side", self.truncation_side, ("right", "left"))
-        for method in self.pooling_method or ():
-            choose("pooling_method", method, (*POOLINGS, "dense"))
-        if len([m for m in self.pooling_method or () if m != "dense"]) > 1:
-            raise reject("--pooling_method", " ".join(self.pooling_method or ()), "one method, and `dense` beside it")
-        for name in ("query_max_length", "key_max_length"):
-            at_least(name, getattr(self, name), 3)
-        for name in ("pad_to_multiple_of", "sub_batch_size"):
-            at_least(name, getattr(self, name), 1)
-        if not self.query_encoder:
-            raise reject("--query_encoder", self.query_encoder, "a hub name or a folder")
-
-    @property
-    def tied(self) -> bool:
-        """Tell whether one encoder serves both sides."""
-        return self.tie_encoders and self.key_encoder in (None, self.query_encoder)
 
 
 @dataclass(kw_only=True, repr=False)  # transformers' own repr hides tokens
@@ -190,7 +123,18 @@ class TrainArguments(TrainingArguments):
     cos_temperature: float = option(0.01, "Divides cosine scores; inner products and distances stay as they are.")
     contrastive_weight: float = option(0.2, "Weight of InfoNCE where a dataset also has teacher scores; 0 is off.")
     distill_weight: float = option(1.0, "Weight of distillation where a dataset also trains InfoNCE; 0 is off.")
-    teacher_temperature: float = option(1.0, "Divides teacher scores.")
+    loss: list[str] | None = option(
+        None, f"Losses, in place of the weights above; records choose what fits them: {', '.join(LOSSES)}."
+    )
+    false_negative_margin: str | None = option(
+        None, "InfoNCE leaves out keys that score above the positive by more than this: 0.1, or 10%% of its score."
+    )
+    teacher_temperature: str = option(  # a number once it is parsed, or auto
+        1.0, "Divides teacher scores; auto: as --teacher_entropy wants it, for each dataset."
+    )
+    teacher_entropy: float = option(
+        0.5, "Entropy of the targets that --teacher_temperature auto makes, as a share of the greatest possible."
+    )
     student_temperature: float = option(1.0, "Divides the student's scores in distillation, after cos_temperature.")
     stable_distill: bool = option(False, "LLM-Embedder's ranked distillation instead of KL.")
     kd_loss_type: str = option("kl_div", f"Distillation loss: {', '.join(KD_LOSSES)}.")
@@ -213,8 +157,16 @@ class TrainArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Choose device and precision, then let transformers check its own."""
         self.notes: list[str] = []
-        for name in ("cos_temperature", "teacher_temperature", "student_temperature", "learning_rate"):
+        for name in ("cos_temperature", "student_temperature", "learning_rate"):
             above_zero(name, getattr(self, name))
+        if self.teacher_temperature != AUTO:
+            self.teacher_temperature = as_number("teacher_temperature", self.teacher_temperature)  # type: ignore[assignment]
+            above_zero("teacher_temperature", self.teacher_temperature)  # type: ignore[arg-type]
+        if not 0 < self.teacher_entropy < 1:
+            raise reject("--teacher_entropy", self.teacher_entropy, "a number between 0 and 1")
+        self.false_negative_limit()
+        for name in self.loss or ():
+            choose("loss", name, tuple(LOSSES))
         for name in ("contrastive_weight", "distill_weight"):
             at_least(name, getattr(self, name), 0)
         at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
@@ -240,6 +192,15 @@ class TrainArguments(TrainingArguments):
                 f"{self._n_gpu} GPUs seen, one used: start with `torchrun --nproc_per_node={self._n_gpu}`"
             )
             self._n_gpu = 1
+
+    def false_negative_limit(self) -> dict[str, float]:
+        """Return InfoNCE's option for --false_negative_margin."""
+        text = (self.false_negative_margin or "").strip()
+        if text.lower() in ("", "none"):
+            return {}
+        value = as_number("false_negative_margin", text.removesuffix("%"))
+        at_least("false_negative_margin", value, 0)
+        return {"false_negative_percent" if text.endswith("%") else "false_negative_margin": value}
 
     @property
     def order_seed(self) -> int:
@@ -361,6 +322,12 @@ def check_together(data: DataArguments, model: ModelArguments, train: TrainArgum
         raise UserError(
             "--torch_compile: on the CPU packed texts would be compiled anew for the lengths of every step, expected "
             "--torch_compile False, or --no_packing beside it"
+        )
+    if data.task_temperature != 1 and data.inbatch_same_dataset is None:
+        raise UserError("--task_temperature: needs --inbatch_same_dataset, because a mixed step has no single task")
+    if train.teacher_temperature == AUTO and data.inbatch_same_dataset is None:
+        raise UserError(
+            "--teacher_temperature auto: needs --inbatch_same_dataset, each dataset has a temperature of its own"
         )
     if data.use_train_config and data.inbatch_same_dataset is None:
         raise UserError("--use_train_config: needs --inbatch_same_dataset, because a mixed step has no single task")

@@ -44,13 +44,18 @@ class TaskTraining:
     teacher_scores_margin: float | None = None
     contrastive_weight: float | None = None
     distill_weight: float | None = None
-    teacher_temperature: float | None = None
+    teacher_temperature: float | str | None = None  # a number, or auto
     student_temperature: float | None = None
     stable_distill: bool | None = None
+    loss: tuple[Any, ...] | None = None  # LossTerms, in place of what the settings of CHOOSE_LOSS choose
+    weight: float | None = None  # of the task in the steps of an epoch
+    dataset_weights: Mapping[str, float] | None = None  # of a file or folder name of its data, within the task
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"select_positive": SELECT_POSITIVE, "select_negative": SELECT_NEGATIVE}
-POSITIVE = ("max_sample_num", "teacher_temperature", "student_temperature")
+POSITIVE = ("max_sample_num", "teacher_temperature", "student_temperature", "weight")
+CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # stand in place of `loss`
+AUTO = "auto"
 NOT_NEGATIVE = ("contrastive_weight", "distill_weight")
 
 
@@ -171,10 +176,26 @@ class _Reader:
         self.known_only(entries, (f.name for f in fields(TaskTraining)), *names, "training")
         values: dict[str, Any] = {}
         for name, value_node in entries.items():
-            values[name] = check_setting(
-                name, self.plain(value_node), hints[name], where=self.where(value_node, *names, "training", name)
-            )
+            where, value = self.where(value_node, *names, "training", name), self.plain(value_node)
+            if name == "loss":
+                from zh_embedder.objectives import parse_terms  # torch: `zh-embedder versions` does without
+
+                values[name] = parse_terms(value, where=where)
+            elif name == "dataset_weights":
+                values[name] = self.weights(value_node, *names, "training", name)
+            else:
+                values[name] = check_setting(name, value, hints[name], where=where)
+        if "loss" in values and (both := [name for name in CHOOSE_LOSS if name in values]):
+            where = self.where(entries["loss"], *names, "training", "loss")
+            raise UserError(f"{where}: stands beside {both[0]}, expected one of them: `loss` has weights of its own")
         return TaskTraining(**values)
+
+    def weights(self, node: yaml.Node, *names: str) -> Mapping[str, float]:
+        entries = self.mapping(node, *names)
+        return {
+            name: check_setting("weight", self.plain(value), float, where=self.where(value, *names, name))
+            for name, value in entries.items()
+        }
 
 
 def _plain(node: yaml.Node) -> Any:
@@ -200,6 +221,8 @@ def check_setting(name: str, value: Any, hint: Any, *, where: str) -> Any:
     if name in CHOICES:
         if value not in CHOICES[name]:
             raise unknown_name(where, str(value), CHOICES[name])
+        return value
+    if name == "teacher_temperature" and value == AUTO:
         return value
     kind = allowed[0]
     numeric = isinstance(value, int | float) and not isinstance(value, bool)

@@ -42,6 +42,7 @@ NEEDLESS: Mapping[str, str] = {
     "fp16_opt_level": "apex levels are gone; --dtype chooses the precision",
     "use_mps_device": "the device is found by itself",
     "include_tokens_per_second": "tokens/s are always logged",
+    "save_merged_lora_model": "adapters are always saved merged",
     "dispatch_batches": "every rank computes the plan itself",
     "split_batches": "every rank computes the plan itself",
 }
@@ -57,11 +58,7 @@ NOT_YET: Mapping[str, str] = {
         ),
         "evaluation in run_dense.py is not built yet; `zh-embedder evaluate MODEL --data DIR` measures a model",
     ),
-    **dict.fromkeys(("use_mrl", "mrl_dims", "matryoshka_dims"), "Matryoshka losses are not built yet"),
-    **dict.fromkeys(
-        ("lora_rank", "use_lora", "lora_alpha", "lora_dropout", "target_modules", "only_merge_lora_model"),
-        "LoRA is not built yet",
-    ),
+    "only_merge_lora_model": "adapters are merged when an encoder is saved; `zh-embedder export RUN OUT` exports one",
     **dict.fromkeys(("ranker", "ranker_method", "ranker_max_length"), "reranker training is not built yet"),
     **dict.fromkeys(("unified_finetuning", "use_self_distill", "colbert_dim", "self_distill_start_step"),
                     "sparse and multi-vector training (BGE-M3) is not built"),
@@ -82,6 +79,9 @@ class Translation:
     given: set[str] = field(default_factory=set)  # names of the flags in `argv`
     own: frozenset[str] = frozenset()  # names that the user typed in our spelling: they win over old ones
     instruction_parts: dict[str, str] = field(default_factory=dict)  # FlagEmbedding's four instruction flags
+    lora: bool | None = None  # FlagEmbedding's switch of LoRA
+    mrl: bool = False  # FlagEmbedding's switch of Matryoshka losses
+    mrl_dims: tuple[str, ...] = ()
 
     def add(self, name: str, *values: str) -> None:
         """Append one flag."""
@@ -136,6 +136,13 @@ def pooling(values: Value, out: Translation) -> None:
     out.replace("sentence_pooling_method", "pooling_method", *values, note=note)
 
 
+def pooling_method(values: Value, out: Translation) -> None:
+    """LLM-Embedder's `decoder` is the last token."""
+    if "decoder" in values:
+        out.notes.append("--pooling_method decoder is last_token")
+    out.add("pooling_method", *("last_token" if value == "decoder" else value for value in values))
+
+
 def normalize(values: Value, out: Translation) -> None:
     """Normalised vectors are compared by cosine, others by inner product, at temperature 1."""
     metric = "cos" if as_bool("normalize_embeddings", values) else "ip"
@@ -182,7 +189,26 @@ def instruction(side: str, part: str) -> Rule:
     return rule
 
 
+def use_mrl(values: Value, out: Translation) -> None:
+    """FlagEmbedding's switch of Matryoshka losses; `finish_matryoshka` needs its dimensions."""
+    out.mrl = as_bool("use_mrl", values)
+
+
+def use_lora(values: Value, out: Translation) -> None:
+    """FlagEmbedding's switch of LoRA; `finish_lora` needs its rank."""
+    out.lora = as_bool("use_lora", values)
+
+
+def mrl_dims(values: Value, out: Translation) -> None:
+    """Remember FlagEmbedding's dimensions: without the switch they change nothing."""
+    out.mrl_dims = tuple(values)
+
+
 SPECIAL: Mapping[str, Rule] = {
+    "pooling_method": pooling_method,
+    "use_lora": use_lora,
+    "use_mrl": use_mrl,
+    "mrl_dims": mrl_dims,
     "warmup_ratio": warmup_ratio,
     "sentence_pooling_method": pooling,
     "normalize_embeddings": normalize,
@@ -239,6 +265,26 @@ def finish_distillation(out: Translation) -> None:
                 out.notes.append(f"--knowledge_distillation sets --{name} {weight}, FlagEmbedding's weight")
 
 
+def finish_matryoshka(out: Translation) -> None:
+    """Join FlagEmbedding's --use_mrl and --mrl_dims."""
+    if out.mrl and out.mrl_dims:
+        dims = " ".join(out.mrl_dims)
+        out.replace("mrl_dims", "matryoshka_dims", *out.mrl_dims, note=f"--use_mrl is --matryoshka_dims {dims}")
+    elif out.mrl:
+        raise UserError("--use_mrl: needs --mrl_dims, the numbers of dimensions")
+    elif out.mrl_dims:
+        out.notes.append("--mrl_dims changes nothing without --use_mrl True")
+
+
+def finish_lora(out: Translation) -> None:
+    """FlagEmbedding's rank where it is not said is 64; without its switch there is none."""
+    if out.lora and "lora_rank" not in out.given:
+        out.add("lora_rank", "64")
+        out.notes.append("--use_lora is --lora_rank 64, FlagEmbedding's default")
+    elif out.lora is False and "lora_rank" in out.given:
+        raise UserError("--use_lora: got False beside --lora_rank, expected one of them")
+
+
 def split_flags(argv: Iterable[str]) -> list[tuple[str, list[str]]]:
     """Split a command line into (flag name with underscores, values)."""
     flags: list[tuple[str, list[str]]] = []
@@ -276,4 +322,6 @@ def translate(argv: Sequence[str]) -> Translation:
             out.add(name, *values)
     finish_instructions(out)
     finish_distillation(out)
+    finish_matryoshka(out)
+    finish_lora(out)
     return out

@@ -5,16 +5,21 @@ With --use_train_config a task's `training` settings stand in front of the flags
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from zh_embedder.arguments import DataArguments, TrainArguments
+from zh_embedder.arguments import AUTO, DataArguments, TrainArguments
 from zh_embedder.errors import UserError
 from zh_embedder.instructions import TaskSpec, TaskTraining, Version, single_instruction
-from zh_embedder.losses import LossTerm
-from zh_embedder.records import TaskDataset, filter_scores, limit_rows
+from zh_embedder.objectives import DEFAULTS, KINDS, LOSSES, LossTerm
+from zh_embedder.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
+from zh_embedder.sampling import Shares, shares_of
 from zh_embedder.selection import SelectionRule
+from zh_embedder.teachers import equal_scores, find_temperature
+from zh_embedder.validation import GROUP, LABELLED
 
 FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
 
@@ -83,7 +88,89 @@ def filtered(dataset: TaskDataset, settings: _Settings, *, seed: int) -> tuple[T
 def choose_terms(
     dataset: TaskDataset, settings: _Settings, train: TrainArguments, *, temperature: float
 ) -> tuple[tuple[LossTerm, ...], list[str]]:
-    """Choose the loss of a dataset: InfoNCE, distillation where there are teacher scores, or both with their weights.
+    """Choose the loss of a dataset: those that its task or --loss names, else what the weights say, else its default.
+
+    Raises:
+        UserError: none of them fits the records.
+    """
+    named = settings.own.loss or tuple(LossTerm(name=name) for name in train.loss or ())
+    if named:
+        terms, more = fitting(dataset, named)
+    elif dataset.kind == GROUP:
+        terms, more = by_weights(dataset, settings, train)
+    else:
+        terms, more = (LossTerm(name=DEFAULTS[dataset.kind]),), []
+    by_temperature = any("teacher_temperature" in term.loss.from_flags for term in terms)
+    teacher, notes = teacher_temperature(dataset, settings, train) if by_temperature else (1.0, [])
+    flags = {
+        "temperature": temperature,
+        "teacher_temperature": teacher,
+        "student_temperature": settings.get("student_temperature"),
+        "in_batch": dataset.in_batch_negatives,
+        **train.false_negative_limit(),
+    }
+    terms = tuple(term.filled(flags) for term in terms)
+    for term in terms:
+        check_scores(dataset, term)
+    return terms, [*notes, *more]
+
+
+def teacher_temperature(dataset: TaskDataset, settings: _Settings, train: TrainArguments) -> tuple[float, list[str]]:
+    """Return what divides the teacher scores of a dataset, and what is to be said about them.
+
+    Raises:
+        UserError: it is to be found, and no temperature gives the entropy that is asked for.
+    """
+    scores, asked = scores_sample(dataset), settings.get("teacher_temperature")
+    notes = []
+    if equal := equal_scores(scores):
+        notes.append(f"{equal} of {len(scores)} records looked at have equal teacher scores: their targets say nothing")
+    if asked != AUTO:
+        return float(asked), notes
+    found = find_temperature(scores, train.teacher_entropy)
+    return found, [*notes, f"teacher_temperature {found:g}: the entropy of the targets is {train.teacher_entropy:g}"]
+
+
+def fitting(dataset: TaskDataset, named: Sequence[LossTerm]) -> tuple[tuple[LossTerm, ...], list[str]]:
+    """Take the losses that a dataset's records are made for, and that find in them what they need.
+
+    Raises:
+        UserError: there is none.
+    """
+    has = {None: True, "neg": dataset.has_negatives, "teacher_scores": dataset.has_teacher and dataset.has_negatives}
+    made_for = [term for term in named if term.loss.data == dataset.kind]
+    terms = tuple(term for term in made_for if has[term.loss.needs])
+    if not terms:
+        names = ", ".join(term.name for term in named)
+        lacking = f"; without {made_for[0].loss.needs} in every record" if made_for else ""
+        fit = [name for name, loss in LOSSES.items() if loss.data == dataset.kind and has[loss.needs]]
+        raise UserError(
+            f"{dataset.path}:{dataset.line(0)}: task {dataset.task}: these are {KINDS[dataset.kind]}{lacking}, and "
+            f"loss {names} cannot learn from them, expected {' or '.join(fit)}"
+        )
+    left_out = [f"loss {term.name} left out: not every record has {term.loss.needs}" for term in made_for]
+    return terms, [note for term, note in zip(made_for, left_out, strict=True) if term not in terms]
+
+
+def check_scores(dataset: TaskDataset, term: LossTerm) -> None:
+    """Refuse scores of pairs that a loss cannot mean."""
+    options = {name: parameter.default for name, parameter in term.loss.options.items()} | dict(term.options)
+    if "score_range" not in options and "threshold" not in options:
+        return
+    lowest, highest = score_range(dataset)
+    found = f"{dataset.path}: task {dataset.task}: loss {term.name}: the scores lie within {lowest:g} and {highest:g}"
+    if "score_range" in options:
+        low, high = options["score_range"]
+        if lowest < low or highest > high:
+            raise UserError(f"{found}, expected within {low:g} and {high:g}; its option score_range changes that")
+    elif not lowest <= options["threshold"] < highest:
+        raise UserError(f"{found}, expected some above and some below its option threshold, {options['threshold']:g}")
+
+
+def by_weights(
+    dataset: TaskDataset, settings: _Settings, train: TrainArguments
+) -> tuple[tuple[LossTerm, ...], list[str]]:
+    """Choose InfoNCE, distillation where there are teacher scores, or both with their weights.
 
     Raises:
         UserError: some records have scores and some have not, scores are demanded and missing, or every term is off.
@@ -105,37 +192,26 @@ def choose_terms(
         notes.append("teacher scores of positives alone rank nothing: InfoNCE instead")
     elif contrastive == 0 and not has_term:
         notes.append("set to distil only, but its records have no teacher scores: InfoNCE instead")
-    terms, in_batch = [], dataset.in_batch_negatives
+    terms = []
     if contrastive > 0 or not has_term:
-        options = {"temperature": temperature, "in_batch": in_batch}
-        terms.append(LossTerm(name="info_nce", weight=contrastive if has_term else 1.0, options=options))
+        terms.append(LossTerm(name="info_nce", weight=contrastive if has_term else 1.0))
     if has_term:
-        weight = distill if contrastive > 0 else 1.0
-        terms.append(distillation_term(settings, train, weight=weight, temperature=temperature, in_batch=in_batch))
+        ranked = "ranked_distillation" if settings.get("stable_distill") else "m3_distillation"
+        kind = ranked if settings.get("stable_distill") or train.kd_loss_type == "m3_kd_loss" else "teacher_kl"
+        terms.append(LossTerm(name=kind, weight=distill if contrastive > 0 else 1.0))
     return tuple(terms), notes
 
 
-def distillation_term(
-    settings: _Settings, train: TrainArguments, *, weight: float, temperature: float, in_batch: bool
-) -> LossTerm:
-    """Return the distillation loss that the flags or the task ask for."""
-    options = {"temperature": temperature, "teacher_temperature": settings.get("teacher_temperature")}
-    sort = settings.get("stable_distill")
-    if sort or train.kd_loss_type == "m3_kd_loss":
-        ranked = {**options, "sort": sort, "in_batch": in_batch}
-        return LossTerm(name="ranked_distillation", weight=weight, options=ranked)
-    options["student_temperature"] = settings.get("student_temperature")
-    return LossTerm(name="teacher_kl", weight=weight, options=options)
-
-
 def choose_rule(
-    dataset: TaskDataset, settings: _Settings, data: DataArguments, *, distils: bool, queries: int
+    dataset: TaskDataset, settings: _Settings, data: DataArguments, *, needs_own: bool, queries: int
 ) -> tuple[SelectionRule, list[str]]:
     """Choose how a dataset's groups are formed.
 
     Raises:
         UserError: a choice needs teacher scores that are not there, or random negatives stand beside distillation.
     """
+    if dataset.kind != GROUP:
+        return SelectionRule(group_size=1), []
     notes, chosen = [], {}
     for name in ("select_positive", "select_negative"):
         chosen[name] = settings.get(name)
@@ -148,7 +224,7 @@ def choose_rule(
         raise UserError(
             f"{dataset.path}: records with `history` and no `pos` need --select_positive teacher (and teacher_scores)"
         )
-    if distils and data.random_negatives:
+    if needs_own and data.random_negatives:
         raise UserError(
             f"--random_negatives: {dataset.name} is distilled, and negatives of other records have no scores"
         )
@@ -164,7 +240,7 @@ def choose_rule(
         group_size=size,
         random_negatives=data.random_negatives,
         shuffle_ratio=data.shuffle_ratio,
-        with_teacher=distils,
+        with_teacher=needs_own,
         **chosen,
     ), notes
 
@@ -176,6 +252,7 @@ def plan_datasets(
     train: TrainArguments,
     *,
     metric: str,
+    tied: bool = True,
 ) -> list[DatasetPlan]:
     """Decide for every dataset what it trains.
 
@@ -185,6 +262,7 @@ def plan_datasets(
         data: flags.
         train: flags.
         metric: how vectors are compared; only cosines are divided by --cos_temperature.
+        tied: one encoder serves both sides.
 
     Raises:
         UserError: a task, a setting or the records do not fit.
@@ -197,7 +275,11 @@ def plan_datasets(
         settings = _Settings(spec.training, data, train)
         kept, left_out = filtered(dataset, settings, seed=train.order_seed)
         terms, loss_notes = choose_terms(kept, settings, train, temperature=temperature)
-        rule, rule_notes = choose_rule(kept, settings, data, distils=distils(terms), queries=queries)
+        if kept.kind == LABELLED and not tied:
+            raise UserError(
+                f"{kept.path}: labelled texts need one encoder for both sides, expected --tie_encoders True"
+            )
+        rule, rule_notes = choose_rule(kept, settings, data, needs_own=distils(terms), queries=queries)
         notes = (*left_out, *loss_notes, *rule_notes)
         plans.append(DatasetPlan(records=kept, spec=spec, rule=rule, terms=terms, read=len(dataset), notes=notes))
     return plans if data.inbatch_same_dataset is not None else mixed(plans)
@@ -205,25 +287,53 @@ def plan_datasets(
 
 def distils(terms: Sequence[LossTerm]) -> bool:
     """Tell whether a loss learns from teacher scores."""
-    return any(term.name != "info_nce" for term in terms)
+    return any(term.loss.needs == "teacher_scores" for term in terms)
+
+
+def dataset_shares(plans: Sequence[DatasetPlan], data: DataArguments) -> Shares:
+    """Return the share of each dataset in the steps of an epoch; None where each has what its size gives it."""
+    weights = []
+    for plan in plans:
+        own = plan.spec.training if data.use_train_config else TaskTraining()
+        names = Path(plan.records.path)
+        parts = {*names.parts, *(part.split(".")[0] for part in names.parts)}
+        of_dataset = [w for name, w in (own.dataset_weights or {}).items() if name in parts]
+        weights.append((own.weight or 1.0) * math.prod(of_dataset))
+    sizes, tasks = [len(plan.records) for plan in plans], [plan.spec.name for plan in plans]
+    return shares_of(sizes, tasks, weights, data.task_temperature)
 
 
 def mixed(plans: Sequence[DatasetPlan]) -> list[DatasetPlan]:
-    """Give all datasets one loss, as steps that mix them need: distillation only where every dataset has scores.
+    """Give all datasets one loss, as steps that mix them need: that of the dataset whose records have least to offer.
 
     Raises:
-        UserError: a dataset must not have in-batch negatives.
+        UserError: a dataset must not have in-batch negatives, or no loss fits them all.
     """
     for plan in plans:
         if not plan.records.in_batch_negatives:
             raise UserError(f"{plan.records.path}: no_in_batch_neg needs --inbatch_same_dataset")
-    if len({distils(plan.terms) for plan in plans}) == 1:
-        return list(plans)
-    plain = next(plan.terms for plan in plans if not distils(plan.terms))
-    note = "steps mix datasets and others have no teacher scores: InfoNCE alone"
+    if len({plan.records.kind for plan in plans}) > 1:
+        kinds = sorted({KINDS[plan.records.kind] for plan in plans})
+        raise UserError(
+            f"training data: {' and '.join(kinds)} cannot stand in one step, expected --inbatch_same_dataset"
+        )
+    plain = [plan for plan in plans if not distils(plan.terms)]
+    shared = min((plan.terms for plan in plain or plans), key=len)
+    names = loss_names(shared)
+    if not all(names <= loss_names(plan.terms) for plan in plain or plans):
+        raise UserError("training data: no loss fits all datasets, and steps mix them, expected --inbatch_same_dataset")
+    note = f"steps mix datasets, and others offer less: {', '.join(sorted(names))} alone"
+    if plain and len(plain) < len(plans):
+        note = "steps mix datasets and others have no teacher scores: InfoNCE alone"
+    scored = distils(shared)
     return [
-        replace(plan, terms=plain, rule=replace(plan.rule, with_teacher=False), notes=(*plan.notes, note))
-        if distils(plan.terms)
-        else plan
+        plan
+        if loss_names(plan.terms) == names
+        else replace(plan, terms=shared, rule=replace(plan.rule, with_teacher=scored), notes=(*plan.notes, note))
         for plan in plans
     ]
+
+
+def loss_names(terms: Sequence[LossTerm]) -> set[str]:
+    """Names of the losses."""
+    return {term.name for term in terms}
