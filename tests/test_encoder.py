@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from zh_embedder.encoder import Bar, Encoder, load_encoder
+from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.errors import UserError
 from zh_embedder.files import read_json, write_json
 from zh_embedder.pooling import POOLINGS
+from zh_embedder.progress import Bar
 from zh_embedder.spec import EncoderSpec, position_limit
 from zh_embedder.st_format import Layout, write_layout
 from zh_embedder.tiny import build
@@ -409,7 +410,7 @@ def test_a_run_with_two_encoders_warns_that_one_is_loaded(tiny_bert, tmp_path, c
     load(tiny_bert).save(tmp_path / "encoder")
     load(tiny_bert).save(tmp_path / "key_encoder")
     from_pretrained(tmp_path)
-    assert "holds a key encoder too; only the query encoder is loaded" in caplog.text
+    assert "holds a key encoder too: load key_encoder/ for the keys" in caplog.text
 
 
 def test_a_folder_may_be_named_from_home(tiny_bert, tmp_path, monkeypatch):

@@ -9,12 +9,20 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import multiprocessing as mp
 
+from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.gather import gather_values, gather_with_grad, sum_over_ranks, wait_for_all, world
-from zh_embedder.losses import LOSSES, EmbeddedBatch
+from zh_embedder.objectives import LOSSES
+from zh_embedder.validation import GROUP, LABELLED
 
-WORLD, B, G, WIDTH, D = 2, 4, 3, 6, 5
+WORLD, B, G, WIDTH, D = 2, 4, 3, 6, 6
 STEP = WORLD * B
-TERMS = [*((name, {"temperature": 0.3}) for name in LOSSES), ("info_nce", {"temperature": 0.3, "in_batch": False})]
+EVERY_SIDE = {"query_to_query": True, "key_to_key": True, "key_to_query": True}
+TERMS = [
+    *((name, {"temperature": 0.3} if "temperature" in loss.options else {}) for name, loss in LOSSES.items()),
+    ("info_nce", {"temperature": 0.3, "in_batch": False}),
+    ("info_nce", {"temperature": 0.3, **EVERY_SIDE}),
+    ("info_nce", {"temperature": 0.3, "false_negative_margin": 0.1}),
+]
 UNIQUE = {  # rows that count of a step of 8; the rest are repeated ones
     "every row counts": 8,
     "the last rank has repeated rows": 5,
@@ -25,14 +33,15 @@ CASES = [(index, unique, metric) for index in range(len(TERMS)) for unique in UN
 
 def case_name(case):
     index, unique, metric = case
-    return "-".join([TERMS[index][0], *(["own_group"] if "in_batch" in TERMS[index][1] else []), metric, unique])
+    name, options = TERMS[index]
+    return "-".join([name, *(option for option in options if option != "temperature"), metric, unique])
 
 
 def inputs():
-    """Features of STEP queries and their keys, the shared weight, teacher scores."""
+    """Features of STEP queries and their keys, the shared weight, teacher scores, scores of pairs."""
     rng = torch.Generator().manual_seed(0)
-    shapes = [(STEP, WIDTH), (STEP, G, WIDTH), (WIDTH, D), (STEP, G)]
-    return [torch.randn(*shape, generator=rng) for shape in shapes]
+    shapes = [(STEP, WIDTH), (STEP, G, WIDTH), (WIDTH, D), (STEP, G), (STEP,)]
+    return [torch.randn(*shape, generator=rng, dtype=torch.float64) for shape in shapes]
 
 
 def identities():
@@ -49,27 +58,34 @@ def gradient(case, *, rank, ranks, step_rows):
     """The weight's gradient on one of `ranks` ranks, for a step that cycles the case's unique rows."""
     index, unique, metric = case
     name, options = TERMS[index]
-    n, b = UNIQUE[unique], step_rows // ranks
-    queries, keys, weight, teacher = inputs()
+    n, b, g = UNIQUE[unique], step_rows // ranks, G if LOSSES[name].data == GROUP else 1
+    queries, keys, weight, teacher, scores = inputs()
     texts, positives = identities()
     if UNIQUE[unique] == STEP:
         keys[4, 0] = keys[0, 0]  # the shared text
     weight.requires_grad_()
     rows = (torch.arange(step_rows) % n)[rank * b : (rank + 1) * b]
     counts = (torch.arange(step_rows) < n)[rank * b : (rank + 1) * b]
-    q, k = queries[rows] @ weight, keys[rows].flatten(0, 1) @ weight
+    q, k = queries[rows] @ weight, keys[rows, :g].flatten(0, 1) @ weight
     if metric == "cos":
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    key_texts = texts[rows, :g].flatten()
+    if LOSSES[name].data == LABELLED:
+        k, key_texts = q, 100 + rows
     batch = EmbeddedBatch(
         queries=q,
         keys=gather_with_grad(k),
-        group=rank * b * G + torch.arange(b * G).view(b, G),
+        group=rank * b * g + torch.arange(b * g).view(b, g),
         weights=ranks / n * counts,
-        key_texts=gather_values(texts[rows].flatten()),
+        key_texts=gather_values(key_texts),
         positive_texts=positives[rows],
-        key_counts=gather_values(counts.repeat_interleave(G)),
+        key_counts=gather_values(counts.repeat_interleave(g)),
         teacher=teacher[rows],
         metric=metric,
+        step_queries=gather_with_grad(q),
+        query_texts=gather_values(100 + rows),
+        scores=gather_values(scores[rows].sigmoid()),
+        labels=gather_values(rows % 2),
     )
     loss = LOSSES[name](batch, **options)
     loss.backward()
@@ -98,6 +114,11 @@ def work(rank, folder):
     leaf = local.clone().requires_grad_()
     (gather_with_grad(leaf) * torch.arange(8.0).view(4, 2) * (rank + 1)).sum().backward()
     found["pull"] = leaf.grad
+    few = (torch.arange(6.0).view(3, 2) + 10 * rank)[: 3 - 2 * rank].clone().requires_grad_()  # 3 rows, then 1
+    every = gather_with_grad(few, even=False)
+    (every * torch.arange(8.0).view(4, 2) * (rank + 1)).sum().backward()
+    none = gather_values(torch.ones(2 * rank, 1, dtype=torch.long), even=False)  # 0 rows, then 2
+    found["uneven"] = {"rows": every.detach(), "pull": few.grad, "none": none}
     mine = torch.tensor([1.0 + rank, 5.0])
     found["sum"], found["mine"] = sum_over_ranks(mine), mine
 
@@ -144,6 +165,15 @@ def test_the_gradient_of_a_gathered_row_is_the_sum_over_ranks(two_ranks):
     # rank r multiplies row i of the step by (2i, 2i + 1) and (r + 1): together by 3
     assert two_ranks[0]["pull"].tolist() == [[0.0, 3.0], [6.0, 9.0]]
     assert two_ranks[1]["pull"].tolist() == [[12.0, 15.0], [18.0, 21.0]]
+
+
+@pytest.mark.slow
+def test_ranks_with_different_numbers_of_rows_are_gathered_too(two_ranks):
+    for found in two_ranks:
+        assert found["uneven"]["rows"].tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [10.0, 11.0]]
+        assert found["uneven"]["none"].tolist() == [[1], [1]]
+    assert two_ranks[0]["uneven"]["pull"].tolist() == [[0.0, 3.0], [6.0, 9.0], [12.0, 15.0]]
+    assert two_ranks[1]["uneven"]["pull"].tolist() == [[18.0, 21.0]]
 
 
 @pytest.mark.slow

@@ -155,15 +155,24 @@ def test_the_first_bad_step_is_the_one_that_is_named():
 # ---- meters ---------------------------------------------------------------------------------------------------------
 
 
+def watched(queries, masked):
+    """What `objectives.watch` returns for a step."""
+    return {"queries": torch.tensor(queries), "masked_by_text": torch.tensor(masked)}
+
+
 def test_meters_are_sums_and_means_by_hand():
     meter = Meter(CPU, started=time.perf_counter() - 2.0)
-    meter.step("qa", 0, torch.tensor(1.0), Work(texts=10, tokens=100, padded_tokens=200, computed_tokens=100))
-    meter.step("tool", 1, torch.tensor(5.0), Work(texts=20, tokens=300, padded_tokens=400, computed_tokens=200))
+    meter.step("qa", 0, torch.tensor(1.0), Work(texts=10, tokens=100, padded_tokens=200, computed_tokens=100), {})
+    meter.step("tool", 1, torch.tensor(5.0), Work(texts=20, tokens=300, padded_tokens=400, computed_tokens=200), {})
     meter.update(2.0)  # an update of two tasks
-    meter.step("qa", 0, torch.tensor(2.0), Work(texts=10, tokens=100, padded_tokens=100, computed_tokens=100))
-    meter.step("qa", 2, torch.tensor(6.0), Work(texts=10, tokens=100, duplicate_tokens=50, padded_tokens=100))
+    meter.step("qa", 0, torch.tensor(2.0), Work(texts=10, tokens=100, padded_tokens=100, computed_tokens=100), {})
+    meter.step(
+        "qa", 2, torch.tensor(6.0), Work(texts=10, tokens=100, duplicate_tokens=50, padded_tokens=100), watched(3, 6)
+    )
     meter.update(torch.tensor(0.5))
-    meter.step("qa", 0, torch.tensor(3.0), Work(texts=30, tokens=400, operations=8e9, seconds_waited=0.5))
+    meter.step(
+        "qa", 0, torch.tensor(3.0), Work(texts=30, tokens=400, operations=8e9, seconds_waited=0.5), watched(5, 2)
+    )
     meter.update(1.5)
     entries = meter.drain(peak=1e10)
     assert meter.datasets == [0, 1, 0, 2, 0]
@@ -173,6 +182,7 @@ def test_meters_are_sums_and_means_by_hand():
         "loss/tool": 5.0,
         "grad_norm/qa": 1.0,  # (0.5 + 1.5) / 2
         "grad_norm/several": 2.0,
+        "masked_by_text/qa": 1.0,  # (6 + 2) / (3 + 5)
         "padding_avoided": 1 - (400 + 50) / 800,
         "duplicates_avoided": 0.05,  # 50 of 1,000
     }
@@ -206,7 +216,7 @@ def test_rates_of_two_ranks_by_hand():
 def test_the_meter_keeps_no_graph():
     weight = torch.nn.Parameter(torch.tensor(2.0))
     meter = Meter(CPU)
-    meter.step("qa", 0, weight * 3, Work(texts=1, tokens=1))
+    meter.step("qa", 0, weight * 3, Work(texts=1, tokens=1), {"queries": weight})
     meter.update(weight * 4)
     assert not meter.losses["qa"].requires_grad
     assert not meter.norms["qa"].requires_grad

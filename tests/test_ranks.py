@@ -60,14 +60,22 @@ def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground):
     assert largest_difference(one, two) < TOLERANCE
 
 
+def test_two_ranks_in_sub_batches_give_the_weights_of_one(ground):
+    """GradCache under DDP: one backward, however many sub-batches."""
+    cached = (*SGD, "--sub_batch_size", 3, "--gradient_checkpointing")
+    together = run(*flags("cached", 4, *cached), cwd=ground, launcher=torchrun(2))
+    assert "engine: DistributedDataParallel, 2 ranks" in together
+    assert largest_difference(weights(ground / "one/encoder"), weights(ground / "cached/encoder")) < TOLERANCE
+
+
 def test_without_cross_device_negatives_the_ranks_differ_from_one(ground):
     """The other direction of the test above: local negatives are fewer, so the weights must differ."""
     run(*flags("local", 4, *SGD, "--negative_cross_device", "False"), cwd=ground, launcher=torchrun(2))
     assert largest_difference(weights(ground / "one/encoder"), weights(ground / "local/encoder")) > 1e-4
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_deepspeed_stages_train_the_weights_of_plain_ranks(stage, ground):
+@pytest.mark.parametrize(("stage", "cached"), [(0, False), (1, True), (2, False), (3, True)])
+def test_deepspeed_stages_train_the_weights_of_plain_ranks(stage, cached, ground):
     """AdamW as the configurations say; stage 0 through DeepSpeed's own launcher, which passes --local_rank."""
     adam = ("--max_steps", 3, "--learning_rate", 1e-3)
     if not (ground / "plain").exists():
@@ -76,7 +84,8 @@ def test_deepspeed_stages_train_the_weights_of_plain_ranks(stage, ground):
     launcher = torchrun(2)
     if stage == 0:
         launcher = (BIN / "deepspeed", "--num_accelerators", "2")
-    printed = run(*flags(f"zero{stage}", 4, *adam, "--deepspeed", config), cwd=ground, launcher=launcher)
+    more = ("--sub_batch_size", 7) if cached else ()
+    printed = run(*flags(f"zero{stage}", 4, *adam, "--deepspeed", config, *more), cwd=ground, launcher=launcher)
     assert "engine: DeepSpeedEngine, 2 ranks" in printed
     trained = weights(ground / f"zero{stage}" / "encoder")
     # Adam divides by the size of a gradient: where that is near 0, the order of sums shows.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -101,13 +102,14 @@ def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder
 
 
 def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
+    from zh_embedder.bi_encoder import BiEncoder
     from zh_embedder.collator import RowRequest, TrainRows, TrainSet
     from zh_embedder.encoder import load_encoder
     from zh_embedder.losses import info_nce
     from zh_embedder.records import load_datasets
     from zh_embedder.selection import SelectionRule
     from zh_embedder.tiny import build
-    from zh_embedder.trainer import BiEncoder, DenseTrainer
+    from zh_embedder.trainer import DenseTrainer
 
     encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
     rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:4]
@@ -127,7 +129,7 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
         queries, keys = model(batch.queries, batch.keys, batch.key_rows)
         assert (len(queries), len(keys)) == (5, 20)
         trainer = SimpleNamespace(args=SimpleNamespace(negative_cross_device=False), model=model)
-        loss = info_nce(DenseTrainer.embedded(trainer, batch, queries, keys), temperature=0.05)
+        loss = info_nce(DenseTrainer.embedded(trainer, batch, queries, keys, with_queries=False), temperature=0.05)
         loss.backward()
         found.append((loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
         model.zero_grad()
@@ -343,3 +345,145 @@ def test_without_instructions_nothing_stands_in_front_of_a_text(tiny_bert, folde
     assert losses(folder / "without", 4) == losses(folder / "none", 4) != losses(folder / "with", 4)
     settings = json.loads((folder / "without/encoder/config_sentence_transformers.json").read_text("utf-8"))
     assert set(settings["prompts"].values()) == {""}
+
+
+def test_pairs_labels_and_groups_train_in_one_run_each_with_its_loss(tiny_bert, folder, capfd):
+    words = [json.loads(line)["query"] for line in (DEMO / "qa.jsonl").open()][:40]
+    pairs = [{"text1": w, "text2": words[i - 1], "score": i % 5, "task": "sts"} for i, w in enumerate(words)]
+    labels = [{"text": w, "label": i % 3, "task": "icl"} for i, w in enumerate(words)]
+    files = [records(folder / "pairs.jsonl", pairs), records(folder / "labels.jsonl", labels), DEMO / "qa.jsonl"]
+    assert train(tiny_bert, *SAME, "--train_data", *files, steps=12) == 0
+    said = capfd.readouterr().err
+    for loss in ("1 cosent", "1 supervised_contrastive", "1 info_nce"):
+        assert said.count(loss) == 1
+    logged = [json.loads((folder / "out/checkpoint-12/trainer_state.json").read_text())["log_history"]]
+    names = {name for entry in logged[0] for name in entry}
+    assert {"loss/sts", "loss/icl", "loss/qa", "masked_by_text/qa"} <= names
+    assert all(np.isfinite(entry["loss"]) for entry in logged[0] if "loss" in entry)
+    start, trained = weights(tiny_bert), weights(folder / "out/encoder")
+    assert not torch.equal(start["embeddings.word_embeddings.weight"], trained["embeddings.word_embeddings.weight"])
+
+
+def test_a_run_learns_what_its_pairs_say(folder):
+    """Ten pairs that belong together and ten that do not: their cosines part."""
+    from zh_embedder.encoder import Encoder
+    from zh_embedder.tiny import build
+
+    base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling="mean")
+    words = [json.loads(line)["query"] for line in (DEMO / "qa.jsonl").open()][:40]
+    pairs = [{"text1": words[i], "text2": words[i + 20], "score": 1 - i % 2, "task": "sts"} for i in range(20)]
+    data = records(folder / "pairs.jsonl", pairs)
+    for loss in ("cosent", "cosine_regression", "online_contrastive", "contrastive", "angle"):
+        more = ("--train_data", data, "--loss", loss, "--per_device_train_batch_size", 20, "--warmup_steps", 0)
+        assert train(base, *SAME, *more, steps=12, out=loss) == 0
+        encoder = Encoder.from_pretrained(str(folder / loss), dtype="fp32")
+        left, right = (encoder.encode([p[name] for p in pairs], show_progress=False) for name in ("text1", "text2"))
+        cosines = (left * right).sum(axis=1)
+        assert cosines[::2].mean() > cosines[1::2].mean() + 0.03, loss
+
+
+def test_the_log_counts_what_is_masked_and_how_sharp_the_teacher_is(tiny_bert, folder):
+    rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open()][:16]
+    shared = rows[0]["pos"][0]
+    for row in rows:  # one known positive for all: every other query's key of that text is left out
+        row["pos"] = [shared]
+        row["teacher_scores"] = [1.0, *[0.0] * len(row["neg"])]
+    data = records(folder / "rows.jsonl", rows)
+    more = ("--train_data", data, "--false_negative_margin", "0.0", "--loss", "info_nce", "teacher_kl")
+    assert train(tiny_bert, *SAME, *more, steps=1) == 0
+    (entry,) = [e for e in json.loads((folder / "out/checkpoint-1/trainer_state.json").read_text())["log_history"]
+                if "masked_by_text/qa" in e]  # fmt: skip
+    assert entry["masked_by_text/qa"] == 7  # of 8 queries' positives, its own left out
+    assert entry["masked_by_score/qa"] >= 0
+    share = [np.exp(1), 1, 1] / (np.exp(1) + 2)
+    assert entry["teacher_entropy/qa"] == pytest.approx(-(share * np.log(share)).sum() / np.log(3), abs=1e-5)
+
+
+def test_vectors_trained_by_matryoshka_are_good_when_cut(folder):
+    from zh_embedder.encoder import Encoder
+    from zh_embedder.tiny import build
+
+    base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling="mean")
+    assert train(base, *SAME, "--warmup_steps", 0, data=("qa",), steps=30, out="plain") == 0
+    dims = ("--matryoshka_dims", 32, 4, "--matryoshka_weights", 1, 3)
+    assert train(base, *SAME, "--warmup_steps", 0, *dims, data=("qa",), steps=30, out="cut") == 0
+    rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open()]
+
+    def found(run):
+        encoder = Encoder.from_pretrained(str(folder / run), dtype="fp32")
+        queries, keys = (
+            encoder.encode(texts, truncate_dim=4, show_progress=False)
+            for texts in ([r["query"] for r in rows], [r["pos"][0] for r in rows])
+        )
+        np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, rtol=1e-5)
+        scores = queries @ keys.T
+        return (scores >= np.diag(scores)[:, None]).sum(axis=1).mean()  # mean rank of the positive
+
+    assert found("cut") < 0.9 * found("plain")
+
+
+def test_dimensions_that_the_base_has_not_are_refused(tiny_bert, folder, capsys):
+    assert train(tiny_bert, *SAME, "--matryoshka_dims", 64, 16) == 2
+    assert "--matryoshka_dims: got 64, expected at most 32, the dimensions of this base" in capsys.readouterr().err
+
+
+def test_every_task_has_the_same_steps_at_temperature_0(tiny_bert, folder, capfd):
+    few = records(
+        folder / "few.jsonl", [{**json.loads(line), "task": "tool"} for line in (DEMO / "tool.jsonl").open()][:8]
+    )
+    more = ("--train_data", DEMO / "qa.jsonl", few, "--task_temperature", "0", "--num_train_epochs", 1)
+    assert train(tiny_bert, *SAME, *more, steps=-1) == 0
+    table = [line.split() for line in capfd.readouterr().err.splitlines() if ".jsonl " in line and "info_nce" in line]
+    steps = [int(line[3]) for line in table]
+    assert abs(steps[0] - steps[1]) <= 1
+
+
+LORA = ("--lora_rank", 4, "--lora_alpha", 8, "--learning_rate", 1e-2, "--warmup_steps", 0)
+
+
+def test_adapters_are_trained_beside_the_base_and_saved_merged(tiny_bert, folder, capfd):
+    from zh_embedder.encoder import load_encoder
+
+    assert train(tiny_bert, *SAME, *LORA, "--gradient_checkpointing") == 0
+    total, trained = re.search(r"([\d,]+) parameters, ([\d,]+) trained", capfd.readouterr().err).groups()
+    assert 0 < int(trained.replace(",", "")) < int(total.replace(",", "")) / 10
+    start, merged = weights(tiny_bert), weights(folder / "out/encoder")
+    assert start.keys() == merged.keys()
+    moved = {name for name in start if not torch.equal(start[name], merged[name])}
+    linear = ("query", "key", "value", "dense")
+    assert moved == {f"encoder.layer.{i}.{part}.weight" for i in (0, 1) for part in (
+        *(f"attention.self.{name}" for name in linear[:3]), "attention.output.dense", "intermediate.dense",
+        "output.dense",
+    )}  # fmt: skip
+    # Its vectors are those of the adapters, not merged: the encoder of the folder beside one built by hand.
+    from safetensors.torch import load_file
+
+    from zh_embedder.lora import add_lora
+
+    encoder = load_encoder(str(tiny_bert)).eval()
+    add_lora(encoder.backbone, rank=4, alpha=8)
+    encoder.backbone.load_state_dict(load_file(folder / "out/encoder/lora.safetensors"), strict=False)
+    texts = ["猫", "今天心情很好"]
+    expected = encoder.eval().encode(texts, show_progress=False)
+    found = load_encoder(str(folder / "out")).encode(texts, show_progress=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - load_encoder(str(tiny_bert)).encode(texts, show_progress=False)).max() > 1e-3
+
+
+def test_a_resumed_run_goes_on_with_its_adapters(tiny_bert, folder, capsys):
+    assert train(tiny_bert, *SAME, *LORA, "--save_steps", 2, out="whole") == 0
+    shutil.copytree(folder / "whole", folder / "half")
+    shutil.rmtree(folder / "half/checkpoint-4")
+    shutil.rmtree(folder / "half/encoder")
+    assert train(tiny_bert, *SAME, *LORA, "--save_steps", 2, "--resume_from_checkpoint", "True", out="half") == 0
+    one, other = (weights(folder / name / "encoder") for name in ("whole", "half"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    (folder / "half/checkpoint-2/encoder/lora.safetensors").unlink()
+    again = ("--resume_from_checkpoint", "half/checkpoint-2")
+    assert train(tiny_bert, *SAME, *LORA, *again, out="half") == 2
+    assert "was trained without --lora_rank" in capsys.readouterr().err
+
+
+def test_layers_that_are_not_there_get_no_adapters(tiny_bert, folder, capsys):
+    assert train(tiny_bert, *SAME, *LORA, "--target_modules", "q_proj") == 2
+    assert "--target_modules: " in capsys.readouterr().err

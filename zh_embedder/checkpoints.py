@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from zh_embedder.encoder import DENSE_WEIGHTS, Encoder, dense_weight
+from zh_embedder.errors import UserError
+from zh_embedder.lora import LORA_FILE, has_lora
 from zh_embedder.st_format import DENSE
 
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
@@ -15,7 +17,12 @@ def load_weights(encoder: Encoder, folder: Path) -> None:
     """Load the weights of an encoder folder into an encoder of the same shape."""
     from safetensors.torch import load_file
 
-    encoder.backbone.load_state_dict(load_file(folder / "model.safetensors"))
+    if has_lora(encoder.backbone):
+        if not (folder / LORA_FILE).is_file():
+            raise UserError(f"--resume_from_checkpoint: {folder} was trained without --lora_rank")
+        encoder.backbone.load_state_dict(load_file(folder / LORA_FILE), strict=False)
+    else:
+        encoder.backbone.load_state_dict(load_file(folder / "model.safetensors"))
     if encoder.dense is not None:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
 

@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside, read_json, write_json
 from zh_embedder.forward import Forward
+from zh_embedder.lora import LORA_FILE, merge_lora
 from zh_embedder.machine import accelerator, keep_memory, resolve_dtype
+from zh_embedder.progress import Bar
 from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.st_format import DENSE, Layout, write_layout
 from zh_embedder.tokens import concatenate, save_tokenizer, tokenize
@@ -69,6 +71,7 @@ class Encoder(Forward):
         max_length: int | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         dtype: str | None = None,
+        truncate_dim: int | None = None,
         show_progress: bool = True,
     ) -> NDArray[np.float32]:
         """Encode texts, longest first, in batches of bounded size; the order of the result is the order given.
@@ -80,6 +83,8 @@ class Encoder(Forward):
             tokens_per_batch: tokens of one forward.
             dtype: precision of the model: fp32, bf16, fp16, or auto, the fastest that loses no range here; by default
                 the encoder's own (`from_pretrained` says auto).
+            truncate_dim: keep so many dimensions, normalised anew where vectors are; for encoders trained with
+                --matryoshka_dims.
             show_progress: a progress bar where it takes over 5 seconds.
 
         Returns:
@@ -102,7 +107,18 @@ class Encoder(Forward):
                 ids = tokenize(self.tokenizer, [prompt + text for text in block], limit)
                 out = vectors[first : first + TEXTS_PER_BLOCK]
                 self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
+        if truncate_dim is not None:
+            vectors = self.shorten(vectors, truncate_dim)
         return vectors[0] if isinstance(texts, str) else vectors
+
+    def shorten(self, vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
+        """Return the first dimensions of vectors, normalised anew where the encoder normalises: (N, D) -> (N, d)."""
+        if not 1 <= dimensions <= self.dimension:
+            raise reject("truncate_dim", dimensions, f"1 to {self.dimension}")
+        short = vectors[:, :dimensions]
+        if not self.spec.normalize:
+            return short
+        return short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
 
     @contextmanager
     def encoding(self, dtype: str | None = None) -> Iterator[None]:
@@ -173,6 +189,8 @@ class Encoder(Forward):
         Raises:
             UserError: it cannot be loaded; the message says what to do.
         """
+        if key_folder(name_or_path):
+            logger.warning("%s holds a key encoder too: load key_encoder/ for the keys", name_or_path)
         encoder = load_encoder(name_or_path, pooling=pooling, flag="from_pretrained", **loading)
         encoder.to(device or torch.device(accelerator() or "cpu")).eval()
         encoder.precision = dtype
@@ -205,37 +223,23 @@ class Encoder(Forward):
         state = {name: tensor.detach().float() for name, tensor in state.items()}
         with beside(folder) as partial:
             inner = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
+            inner, adapters = merge_lora(self.backbone, inner)
             with without_bars():
                 self.backbone.save_pretrained(partial, state_dict=inner, max_shard_size="100GB")
             save_tokenizer(self.tokenizer, partial)
             write_layout(partial, self.layout())
+            if adapters:
+                save_file(adapters, partial / LORA_FILE)
             if self.spec.dense:
                 self.save_dense(partial / DENSE, state["dense.weight"])
             write_json(partial / OUR_FILE, {"format": 1, **asdict(self.spec)})
 
     def save_dense(self, folder: Path, weight: Tensor) -> None:
         """Write the linear layer as sentence-transformers' Dense module."""
-        from safetensors.torch import save_file
-
         size = weight.shape[0]
         settings = {"in_features": size, "out_features": size, "bias": False}
         write_json(folder / "config.json", {**settings, "activation_function": "torch.nn.modules.linear.Identity"})
         save_file({"linear.weight": weight.contiguous().cpu()}, folder / DENSE_WEIGHTS)
-
-
-class Bar(tqdm):
-    """A bar in texts/s, with tokens/s behind; shown where the work takes over 5 seconds."""
-
-    def __init__(self, texts: int, *, shown: bool = True) -> None:
-        super().__init__(total=texts, unit=" texts", delay=5, leave=False, disable=not shown)
-        self.tokens = 0
-
-    def advance(self, texts: int, tokens: int) -> None:
-        """Count what was encoded."""
-        self.tokens += tokens
-        if not self.disable:
-            self.set_postfix_str(f"{self.tokens / max(1e-9, self.format_dict['elapsed']):,.0f} tokens/s", refresh=False)
-        self.update(texts)
 
 
 @contextmanager
@@ -255,10 +259,14 @@ def encoder_folder(name_or_path: str) -> str:
     path = Path(name_or_path).expanduser()
     inner = path / "encoder"
     if (inner / "config.json").is_file():
-        if (path / "key_encoder").is_dir():
-            logger.warning("%s: holds a key encoder too; only the query encoder is loaded, for both sides", path)
         return str(inner)
     return str(path) if path.is_dir() else str(name_or_path)
+
+
+def key_folder(name_or_path: str) -> str | None:
+    """Return the folder of a run's or checkpoint's key encoder; None where one encoder serves both sides."""
+    inner = Path(name_or_path).expanduser() / "key_encoder"
+    return str(inner) if (inner / "config.json").is_file() else None
 
 
 def load_encoder(

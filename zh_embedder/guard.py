@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 
 import torch
@@ -127,12 +127,15 @@ class Meter:
     loss_steps: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     norm_steps: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     step_tasks: set[str] = field(default_factory=set)  # tasks since the last update
+    sums: dict[str, Tensor] = field(default_factory=dict)  # what `objectives.watch` counts, by name and task
     datasets: list[int] = field(default_factory=list)  # dataset of each step since the last log
     work: Work = field(default_factory=Work)
     started: float = field(default_factory=time.perf_counter)
 
-    def step(self, task: str, dataset: int, loss: Tensor, work: Work) -> None:
+    def step(self, task: str, dataset: int, loss: Tensor, work: Work, watched: Mapping[str, Tensor]) -> None:
         """Count one forward of this rank."""
+        for name, value in watched.items():
+            self.sums[f"{name}/{task}"] = self.sums.get(f"{name}/{task}", 0) + value.float()
         self.losses[task] = self.losses.get(task, torch.zeros((), device=self.device)) + loss.detach()
         self.loss_steps[task] += 1
         self.step_tasks.add(task)
@@ -154,14 +157,20 @@ class Meter:
             peak: operations per second that this rank could do at best, for the share of it (`mfu`).
         """
         seconds = max(time.perf_counter() - self.started, 1e-9)
-        names = sorted(self.losses)
-        sums = torch.stack([self.losses[name] for name in names]) if names else torch.zeros(0, device=self.device)
+        names, watched = sorted(self.losses), sorted(self.sums)
+        values = [*(self.losses[name] for name in names), *(self.sums[name] for name in watched)]
+        sums = torch.stack(values) if values else torch.zeros(0, device=self.device)
         own = torch.tensor([*astuple(self.work), 1.0], dtype=torch.float64)
         totals = sum_over_ranks(torch.cat([sums.double().cpu(), own]).to(self.device)).tolist()
         ranks = int(totals[-1])
         entries = {f"loss/{n}": total / ranks / self.loss_steps[n] for n, total in zip(names, totals, strict=False)}
         entries |= {f"grad_norm/{n}": v.item() / self.norm_steps[n] for n, v in sorted(self.norms.items())}
-        return entries | Work(*totals[len(names) : -1]).rates(seconds, ranks=ranks, peak=peak)
+        found = dict(zip(watched, totals[len(names) :], strict=False))
+        for name in watched:
+            kind, task = name.split("/", 1)
+            if kind != "queries":
+                entries[name] = found[name] / max(1.0, found[f"queries/{task}"])
+        return entries | Work(*totals[len(values) : -1]).rates(seconds, ranks=ranks, peak=peak)
 
 
 def same_on_all_ranks(values: Sequence[int], device: torch.device) -> bool:

@@ -12,89 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers import ProgressCallback, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from zh_embedder.arguments import TrainArguments
 from zh_embedder.attention import obstacle
-from zh_embedder.checkpoints import KEY_FOLDER, PLAN_FILE, QUERY_FOLDER, load_weights
-from zh_embedder.collator import Batch, Collator, PlanLoader, RankBatches, TrainRows, TrainSet, Waiting, start_worker
-from zh_embedder.encoder import Encoder
+from zh_embedder.bi_encoder import BiEncoder
+from zh_embedder.callbacks import EarlyExit, Progress
+from zh_embedder.checkpoints import PLAN_FILE, QUERY_FOLDER, load_weights
+from zh_embedder.collator import Batch, PlanLoader, RankBatches, TrainRows, TrainSet, Waiting, start_worker
+from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.errors import UserError
 from zh_embedder.files import beside_file
 from zh_embedder.gather import gather_values, gather_with_grad, wait_for_all, world
 from zh_embedder.guard import Meter, StepGuard, Work, same_on_all_ranks
-from zh_embedder.losses import EmbeddedBatch, LossTerm, total_loss
 from zh_embedder.machine import DTYPES, matmul_peak
-from zh_embedder.sampling import MIXED
-from zh_embedder.tokens import TokenBatch
+from zh_embedder.objectives import LossTerm, sees_queries, total_loss, watch
+from zh_embedder.sampling import MIXED, Shares
 
 logger = logging.getLogger(__name__)
 
 ARGS_FILE, STAGING = "args.json", ".partial"
-SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_second", "mfu", "data_wait", "epoch")
-
-
-class BiEncoder(nn.Module):
-    """Query and key encoder in one forward, as DDP wants it; one module where they are tied."""
-
-    def __init__(self, query: Encoder, key: Encoder | None = None) -> None:
-        super().__init__()
-        self.query = query
-        self.key = key
-
-    def forward(self, queries: TokenBatch, keys: TokenBatch, key_rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of queries (B, D) and keys (B * G, D), whose key_rows (B * G,) are places in K distinct ones.
-
-        Tied, queries and keys go through the model as one stream.
-        """
-        if self.key is not None:
-            return self.query(queries), self.key(keys)[key_rows]
-        vectors = self.query(queries.join(keys))
-        return vectors[: len(queries)], vectors[len(queries) :][key_rows]
-
-    def collator(self, *, merge_keys: bool = True) -> Collator:
-        """Return what makes batches for these encoders."""
-        query, spec = self.query, self.query.spec
-        return Collator(
-            query.tokenizer,
-            query_max_length=spec.query_max_length,
-            key_max_length=spec.key_max_length,
-            key_tokenizer=self.key.tokenizer if self.key is not None else None,
-            merge_keys=merge_keys,
-        )
-
-    @property
-    def config(self) -> Any:
-        """The Hugging Face configuration, for engines that want its sizes."""
-        return self.query.config
-
-    def encoders(self) -> dict[str, Encoder]:
-        """The encoders by the folder that holds them."""
-        return {QUERY_FOLDER: self.query} | ({KEY_FOLDER: self.key} if self.key is not None else {})
-
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Trade compute for memory, in every encoder."""
-        for encoder in self.encoders().values():
-            encoder.backbone.activation_checkpointing_enable(**options)
-
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Do the same under the name that transformers before 5.20 calls."""
-        for encoder in self.encoders().values():
-            encoder.backbone.gradient_checkpointing_enable(**options)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Word embeddings, for NEFTune."""
-        return self.query.backbone.get_input_embeddings()
-
-    def save(self, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write every encoder into its folder below `folder`."""
-        for name, encoder in self.encoders().items():
-            prefix = "query." if encoder is self.query else "key."
-            own = (
-                None if state is None else {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            )
-            encoder.save(folder / name, state=own)
 
 
 class DenseTrainer(Trainer):
@@ -110,9 +48,11 @@ class DenseTrainer(Trainer):
         mode: str | None,
         fingerprint: Mapping[str, Any],
         settings: str,
+        dimensions: Mapping[int, float] | None = None,
+        shares: Shares = None,
     ) -> None:
         self.rows = TrainRows(sets, seed=args.order_seed)
-        self.terms, self.mode = tuple(terms), mode
+        self.terms, self.mode, self.dimensions, self.shares = tuple(terms), mode, dimensions, shares
         self.fingerprint, self.settings = dict(fingerprint), settings
         self.staging: Path | None = None
         super().__init__(model=model, args=args, train_dataset=self.rows)
@@ -147,6 +87,7 @@ class DenseTrainer(Trainer):
             rank=self.args.process_index,
             ranks=self.args.world_size,
             seed=self.rows.seed,
+            shares=self.shares,
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -200,12 +141,14 @@ class DenseTrainer(Trainer):
         if not self.meter.datasets and self.state.global_step == self._initial_global_step:
             logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
         queries, keys = model(inputs.queries, inputs.keys, inputs.key_rows)
+        terms = self.terms[max(inputs.dataset, 0)]
         with torch.autocast(queries.device.type, enabled=False):
-            batch = self.embedded(inputs, queries.float(), keys.float())
-            loss = total_loss(batch, self.terms[max(inputs.dataset, 0)])
+            batch = self.embedded(inputs, queries.float(), keys.float(), with_queries=sees_queries(terms))
+            loss = total_loss(batch, terms, dimensions=self.dimensions)
+            watched = watch(batch, terms)
         self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
         task = "mixed" if inputs.dataset == MIXED else self.rows.sets[inputs.dataset].task
-        self.meter.step(task, inputs.dataset, loss, self.work(inputs))
+        self.meter.step(task, inputs.dataset, loss, self.work(inputs), watched)
         return loss
 
     def work(self, inputs: Batch) -> Work:
@@ -218,30 +161,42 @@ class DenseTrainer(Trainer):
             tokens=inputs.tokens,
             duplicate_tokens=inputs.duplicate_tokens,
             computed_tokens=sum(encoder.computed_tokens(sizes, dtype) for encoder, sizes in parts),
-            padded_tokens=len(queries) * max(queries) + len(inputs.key_rows) * max(keys),
+            padded_tokens=inputs.padded_tokens,
             operations=3 * sum(encoder.operations(sizes) for encoder, sizes in parts),
         )
 
-    def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
+    def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor, *, with_queries: bool) -> EmbeddedBatch:
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
         rank, ranks = world()
-        counts = inputs.counts
-        labels = torch.stack([inputs.key_texts, counts.repeat_interleave(inputs.group_size).long()], dim=1)
+        counts, size = inputs.counts, inputs.group_size
+        texts = torch.stack([inputs.key_texts, counts.repeat_interleave(size).long()], dim=1)
+        own = [inputs.query_texts, inputs.labels if inputs.labels is not None else torch.zeros_like(inputs.query_texts)]
+        queried, labels, scores = queries, torch.stack(own, dim=1), inputs.scores
         first = 0
         if self.args.negative_cross_device:
             first = rank * len(keys)
-            keys, labels = gather_with_grad(keys), gather_values(labels)
+            keys, texts = gather_with_grad(keys), gather_values(texts)
+            if with_queries:
+                queried = gather_with_grad(queries)
+            if with_queries or inputs.labels is not None:
+                labels = gather_values(labels)
+            if scores is not None:
+                scores = gather_values(scores)
         group = first + torch.arange(len(inputs.key_rows), device=queries.device).view(len(queries), -1)
         return EmbeddedBatch(
             queries=queries,
             keys=keys,
             group=group,
             weights=counts.float() * (ranks / inputs.step_queries),
-            key_texts=labels[:, 0],
+            key_texts=texts[:, 0],
             positive_texts=inputs.positive_texts,
-            key_counts=labels[:, 1].bool(),
+            key_counts=texts[:, 1].bool(),
             teacher=inputs.teacher,
             metric=self.model.query.spec.metric,
+            step_queries=queried if with_queries else None,
+            query_texts=labels[:, 0],
+            scores=scores,
+            labels=labels[:, 1] if inputs.labels is not None else None,
         )
 
     def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
@@ -332,6 +287,7 @@ class DenseTrainer(Trainer):
         return {
             **self.fingerprint,
             "mode": self.mode,
+            "shares": self.shares and [round(share, 12) for share in self.shares],
             "step_rows": self._train_batch_size * self.args.world_size,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "seed": self.rows.seed,
@@ -351,33 +307,3 @@ class DenseTrainer(Trainer):
                     f"{value}: the order of the data would not continue. Use the same, or start a new run from its "
                     f"weights with --query_encoder {checkpoint / QUERY_FOLDER}"
                 )
-
-
-class Progress(ProgressCallback):
-    """A progress bar, and one line for each log entry, on the first rank; the last step is always logged."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
-        """Move the bar."""
-        super().on_step_end(args, state, control, **options)
-        if state.global_step >= state.max_steps and args.logging_strategy != "no":
-            control.should_log = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Write the line above the bar."""
-        if state.is_world_process_zero and self.training_bar is not None and "loss" in logs:
-            entries = [f"{name} {logs[name]:.4g}" for name in SHOWN if name in logs]
-            tasks = [f"{name.removeprefix('loss/')} {v:.3f}" for name, v in logs.items() if name.startswith("loss/")]
-            logger.info("step %d: %s | loss %s", state.global_step, ", ".join(entries), ", ".join(tasks))
-
-
-class EarlyExit(TrainerCallback):
-    """LLM-Embedder's `early_exit_steps`: stop there, with the schedule of the whole run."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Stop when the step is reached."""
-        if state.global_step >= self.steps:
-            control.should_training_stop = True
-        return control

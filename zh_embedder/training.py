@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from zh_embedder.errors import UserError, message_of
+from zh_embedder.errors import UserError, message_of, reject
 from zh_embedder.quiet import quiet_deepspeed
 
 if TYPE_CHECKING:
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from zh_embedder.trainer import DenseTrainer
 
 logger = logging.getLogger(__name__)
-
-SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
 
 
 def first_rank() -> bool:
@@ -94,9 +90,10 @@ def train(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can mend; nothing has been written then.
     """
+    from zh_embedder.description import describe
     from zh_embedder.instructions import read_version
     from zh_embedder.machine import prepare
-    from zh_embedder.records import check_trainable, load_datasets, merge_small
+    from zh_embedder.records import load_datasets, merge_small
     from zh_embedder.sources import find_files
     from zh_embedder.tables import cache_folder
     from zh_embedder.token_cache import with_tokens
@@ -110,7 +107,6 @@ def train(args: Arguments) -> None:
     check_output(args, resume)
     files = find_files(args.data.train_data or [], data_root=args.data.data_root)
     datasets = load_datasets(files, cache_dir=args.data.dataset_cache_dir)
-    check_trainable(datasets)
     if args.data.small_threshold or args.data.drop_threshold:
         datasets, merged = merge_small(datasets, small=args.data.small_threshold, drop=args.data.drop_threshold)
         for note in merged:
@@ -120,7 +116,8 @@ def train(args: Arguments) -> None:
         trainer.check_resume(resume)
     else:
         clear_output(args)
-    describe(args, trainer, resume)
+    if first_rank():
+        describe(args, trainer, resume)
     trainer.rows.sets = with_tokens(
         trainer.rows.sets,
         trainer.model.collator(),
@@ -194,11 +191,13 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     """Build everything that trains."""
     from transformers import set_seed
 
+    from zh_embedder.bi_encoder import BiEncoder
     from zh_embedder.collator import TrainSet
-    from zh_embedder.settings import plan_datasets
-    from zh_embedder.trainer import BiEncoder, DenseTrainer
+    from zh_embedder.settings import dataset_shares, plan_datasets
+    from zh_embedder.trainer import DenseTrainer
 
-    plans = plan_datasets(datasets, version, args.data, args.train, metric=args.model.dense_metric)
+    metric, tied = args.model.dense_metric, args.model.tied
+    plans = plan_datasets(datasets, version, args.data, args.train, metric=metric, tied=tied)
     for plan in plans:
         for note in plan.notes:
             logger.info("data: %s: %s", plan.records.name, note)
@@ -207,6 +206,9 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     set_seed(args.train.seed)
     with whole_weights(args):
         model = BiEncoder(*load_encoders(args, instructions_of(args, version, plans)))
+    widest = max(args.model.matryoshka_dims or [1])
+    if widest > model.query.dimension:
+        raise reject("--matryoshka_dims", widest, f"at most {model.query.dimension}, the dimensions of this base")
     sets = [
         TrainSet(
             records=plan.records,
@@ -231,6 +233,8 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
         mode=args.data.inbatch_same_dataset,
         fingerprint=fingerprint,
         settings=args.to_json(),
+        dimensions=args.model.dimensions,
+        shares=dataset_shares(plans, args.data),
     )
 
 
@@ -264,6 +268,7 @@ def instructions_of(args: Arguments, version: Version, plans: Sequence[DatasetPl
 def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> list[Encoder]:
     """Load the query encoder, and the key encoder where it is another."""
     from zh_embedder.encoder import load_encoder
+    from zh_embedder.lora import add_lora
     from zh_embedder.settings import FLAG_TASK
 
     model = args.model
@@ -299,6 +304,10 @@ def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> 
         )
         for flag, name in names.items()
     ]
+    if (rank := model.lora_rank) is not None:
+        for encoder in encoders:
+            alpha, dropout, targets = model.lora_alpha, model.lora_dropout, model.target_modules
+            add_lora(encoder.backbone, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
     if model.fix_position_embedding:
         for encoder in encoders:
             fix_positions(encoder)
@@ -319,79 +328,3 @@ def seed_rank(args: Arguments) -> None:
     import torch
 
     torch.manual_seed(args.train.seed + args.train.process_index)
-
-
-def cut_share(trainer: DenseTrainer, index: int) -> tuple[float, float]:
-    """Share of queries and of keys that are truncated, of a sample of a dataset."""
-    from zh_embedder.tokens import tokenize
-
-    chosen, spec = trainer.rows.sets[index], trainer.model.query.spec
-    tokenizer = trainer.model.query.tokenizer
-    rows = np.random.default_rng(0).choice(len(chosen), size=min(SAMPLE, len(chosen)), replace=False)
-    records = [chosen.records[int(row)] for row in rows]
-    sides = (
-        ([chosen.query_text(r) for r in records], spec.query_max_length),
-        ([chosen.key_prefix + key for r in records for key in r.candidates[:2]], spec.key_max_length),
-    )
-    shares = []
-    for texts, limit in sides:
-        lengths = [len(ids) for ids in tokenize(tokenizer, texts, limit + 1)]
-        shares.append(sum(length > limit for length in lengths) / max(1, len(lengths)))
-    return shares[0], shares[1]
-
-
-def how_packed(trainer: DenseTrainer) -> str:
-    """Say whether padding is computed, and what that means for the base's dropout."""
-    query = trainer.model.query
-    reason = trainer.why_padded()
-    if reason is not None:
-        return f"texts are padded, those of like lengths together: {reason}"
-    dropout = getattr(query.config, "attention_probs_dropout_prob", None) or getattr(
-        query.config, "attention_dropout", 0
-    )
-    off = f"; attention dropout ({dropout:g} in the base) is off" if dropout else ""
-    last = ", the last layer computed for first tokens alone" if query.trimmed else ""
-    return f"texts are packed: no padding is computed{last}{off}"
-
-
-def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> None:
-    """Log what will be trained, before step 1."""
-    import torch
-
-    from zh_embedder.sampling import steps_of, waiting_rows
-
-    if not first_rank():
-        return
-    batches, sets = trainer.batches(), trainer.rows.sets
-    sizes, step_rows = [len(s) for s in sets], batches.step_size
-    by_dataset = trainer.mode in ("epoch", "epoch-static", "epoch-random")
-    lines = [f"{'dataset':44} {'task':11} {'records':>8} {'steps/epoch':>11} {'negatives':>9} {'cut q/k':>11}  loss"]
-    queries = step_rows if args.train.negative_cross_device else args.train.per_device_train_batch_size
-    for index, chosen in enumerate(sets):
-        steps = str(steps_of(sizes, step_rows)[index]) if by_dataset else "-"
-        in_batch = chosen.records.in_batch_negatives
-        negatives = (queries if in_batch else 1) * chosen.rule.group_size - 1
-        cuts = "/".join(f"{share:.0%}" for share in cut_share(trainer, index))
-        loss = " + ".join(f"{term.weight:g} {term.name}" for term in trainer.terms[index])
-        name = chosen.records.name[:44]
-        lines.append(f"{name:44} {chosen.task:11} {len(chosen):8,} {steps:>11} {negatives:9} {cuts:>11}  {loss}")
-    total = sum(p.numel() for p in trainer.model.parameters())
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    spec = trainer.model.query.spec
-    lines += [
-        f"{len(batches)} steps an epoch of {step_rows} queries ({args.train.world_size} ranks x "
-        f"{args.train.per_device_train_batch_size}), same-dataset batches: {trainer.mode or 'no, mixed'}",
-        f"{total:,} parameters, {trained:,} trained; pooling {spec.pooling}{' + dense' if spec.dense else ''}, metric "
-        f"{spec.metric}, precision {args.train.dtype}, device {args.train.device.type}"
-        + (f", {torch.get_num_threads()} threads a rank" if args.train.device.type == "cpu" else ""),
-        how_packed(trainer),
-    ]
-    for dataset, size, waiting in zip(sets, sizes, waiting_rows(sizes, step_rows), strict=True):
-        if size < step_rows and trainer.mode is not None:
-            lines.append(f"{dataset.records.name}: {size} records fill no step of {step_rows}: cycled, repeats masked")
-        elif waiting and by_dataset:
-            fate = "are never trained (epoch-static)" if trainer.mode == "epoch-static" else "wait for another shuffle"
-            lines.append(f"{dataset.records.name}: {waiting} records an epoch fill no step and {fate}")
-    if resume is not None:
-        lines.append(f"resuming from {resume}")
-    logger.info("what will be trained:\n  %s", "\n  ".join(lines))
