@@ -11,9 +11,10 @@ import pytest
 import pytrec_eval
 import torch
 
+from zh_embedder.cli import main
 from zh_embedder.encoder import load_encoder
 from zh_embedder.errors import UserError
-from zh_embedder.evaluation import RetrievalSet, evaluate_retrieval, read_retrieval_set, show
+from zh_embedder.evaluation import RetrievalSet, evaluate_at, evaluate_retrieval, read_retrieval_set, show
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo" / "test"
 TASKS = ("chat", "convsearch", "icl", "qa", "title", "tool")
@@ -274,6 +275,42 @@ def test_a_set_is_measured_with_the_instructions_of_its_task(tiny_bert, monkeypa
     else:
         with pytest.raises(UserError, match=expected):
             evaluate_retrieval(encoder, data)
+
+
+# ---- two encoders, fewer dimensions ---------------------------------------------------------------------------------
+
+
+def test_fewer_dimensions_are_those_of_vectors_cut_by_hand(encoder):
+    data = read_retrieval_set(DEMO / "qa")
+    found = evaluate_at(encoder, data, [None, 8, 1])
+    assert found[None] == evaluate_retrieval(encoder, data)
+    queries = encoder.encode_queries(list(data.queries.values()), task="qa")[:, :8]
+    keys = encoder.encode_keys(list(data.keys.values()), task="qa")[:, :8]
+    queries, keys = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, keys))
+    names, best = list(data.keys), (queries @ keys.T).argmax(axis=1)
+    hits = [names[i] in data.qrels[q] for q, i in zip(data.queries, best, strict=True)]
+    assert evaluate_at(encoder, data, [8], metrics=["recall@1"])[8]["recall@1"] == pytest.approx(np.mean(hits))
+    assert found[1] != found[8] != found[None]
+    with pytest.raises(UserError, match="truncate_dim: got 33, expected 1 to 32"):
+        evaluate_at(encoder, data, [33])
+
+
+def test_keys_are_encoded_by_the_key_encoder_of_a_run(tiny_bert, tmp_path, capsys):
+    query, key = (load(tiny_bert, instructions=INSTRUCTIONS) for _ in range(2))
+    torch.manual_seed(5)
+    for parameter in key.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    query.save(tmp_path / "run" / "encoder")
+    key.save(tmp_path / "run" / "key_encoder")
+    data = read_retrieval_set(DEMO / "qa")
+    expected = evaluate_retrieval(query, data, key_encoder=key, metrics=["ndcg@10"])["ndcg@10"]
+    assert expected != evaluate_retrieval(query, data, metrics=["ndcg@10"])["ndcg@10"]
+    out = tmp_path / "scores.json"
+    words = ["evaluate", str(tmp_path / "run"), "--data", str(DEMO / "qa"), "--metrics", "ndcg@10", "--dtype", "fp32"]
+    assert main([*words, "--json", str(out), "--dims", "32", "4"]) == 0
+    values = {row["model"]: row["value"] for row in json.loads(out.read_text())}
+    assert list(values) == [f"{tmp_path / 'run'} [32]", f"{tmp_path / 'run'} [4]"]
+    assert values[f"{tmp_path / 'run'} [32]"] == pytest.approx(expected)
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------

@@ -366,3 +366,23 @@ def test_both_commands_export(trained, tmp_path, command):
     assert said <= 1e-5
     assert "Traceback" not in done.stderr
     assert_equal(theirs(out).encode_query(TEXTS), ours(run).encode_queries(TEXTS, task="tool"))
+
+
+def test_both_encoders_of_a_run_are_exported(trained, tmp_path, capsys):
+    run = trained()
+    shutil.copytree(run / "encoder", run / "key_encoder")
+    assert main([str(run), str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    for side in ("query", "key"):
+        assert f"exported {tmp_path / 'out' / side}" in printed
+        assert_equal(theirs(tmp_path / "out" / side).encode(["猫"]), ours(run / "encoder").encode(["猫"]))
+
+
+def test_vectors_cut_by_sentence_transformers_are_ours_up_to_their_length(trained, tmp_path):
+    """It cuts behind the normalisation, and its cosines divide by the length anyway."""
+    export(str(trained()), tmp_path / "out")
+    cut = SentenceTransformer(str(tmp_path / "out"), device="cpu", truncate_dim=8)
+    found = cut.encode(TEXTS, prompt_name="qa", normalize_embeddings=True)
+    encoder = ours(tmp_path / "out")
+    assert_equal(found, encoder.encode(TEXTS, prompt=TASKS["qa"][0], truncate_dim=8))
+    assert cut.similarity(found[:1], found).shape == (1, len(TEXTS))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from zh_embedder.encoder import Encoder
+from zh_embedder.encoder import Encoder, encoder_folder, key_folder
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside_file
 from zh_embedder.index import search
@@ -114,19 +114,40 @@ def read_retrieval_set(folder: str | Path, *, task: str | None = None) -> Retrie
 
 
 def evaluate_retrieval(
-    encoder: Encoder, data: RetrievalSet, *, metrics: Sequence[str] = METRICS, hits: int = 100
+    encoder: Encoder,
+    data: RetrievalSet,
+    *,
+    key_encoder: Encoder | None = None,
+    metrics: Sequence[str] = METRICS,
+    hits: int = 100,
 ) -> dict[str, float]:
     """Measure an encoder on one retrieval set; judged queries without text or results count as zero."""
+    return evaluate_at(encoder, data, [None], key_encoder=key_encoder, metrics=metrics, hits=hits)[None]
+
+
+def evaluate_at(
+    encoder: Encoder,
+    data: RetrievalSet,
+    dimensions: Sequence[int | None],
+    *,
+    key_encoder: Encoder | None = None,
+    metrics: Sequence[str] = METRICS,
+    hits: int = 100,
+) -> dict[int | None, dict[str, float]]:
+    """Measure an encoder on one retrieval set, its vectors cut to so many dimensions; None leaves them whole."""
     task = data.task if encoder.spec.instructions else None  # a model without instructions is measured without them
     queries = encoder.encode_queries(list(data.queries.values()), task=task)
-    keys = encoder.encode_keys(list(data.keys.values()), task=task)
-    scores, indices = search(queries, keys, hits=hits, metric=encoder.spec.metric)
-    names = list(data.keys)
-    run = {
-        query: {names[index]: float(score) for score, index in zip(row, columns, strict=True)}
-        for query, row, columns in zip(data.queries, scores, indices, strict=True)
-    }
-    return mean(metrics, data.qrels, run)
+    keys = (key_encoder or encoder).encode_keys(list(data.keys.values()), task=task)
+    names, found = list(data.keys), {}
+    for size in dimensions:
+        short = [v if size is None else encoder.shorten(v, size) for v in (queries, keys)]
+        scores, indices = search(*short, hits=hits, metric=encoder.spec.metric)
+        run = {
+            query: {names[index]: float(score) for score, index in zip(row, columns, strict=True)}
+            for query, row, columns in zip(data.queries, scores, indices, strict=True)
+        }
+        found[size] = mean(metrics, data.qrels, run)
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="BEIR folders, each of one task")
     parser.add_argument("--task", help="task of the queries, if the folder does not say")
     parser.add_argument("--metrics", nargs="+", default=list(METRICS), help="such as ndcg@10")
+    parser.add_argument("--dims", nargs="+", type=int, metavar="N", help="cut vectors to so many dimensions, each once")
     parser.add_argument(
         "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest that loses no range here"
     )
@@ -151,10 +173,14 @@ def run(args: argparse.Namespace) -> None:
         sets = [replace(data, name=str(folder)) for data, folder in zip(sets, args.data, strict=True)]
     rows: Table = []
     for model in args.models:
-        encoder = Encoder.from_pretrained(model, dtype=args.dtype)
+        encoder = Encoder.from_pretrained(encoder_folder(model), dtype=args.dtype)
+        key = key_folder(model)
+        key_encoder = Encoder.from_pretrained(key, dtype=args.dtype) if key else None
         for data in sets:
-            values = evaluate_retrieval(encoder, data, metrics=args.metrics)
-            rows += [{"model": model, "data": data.name, "metric": name, "value": v} for name, v in values.items()]
+            found = evaluate_at(encoder, data, args.dims or [None], key_encoder=key_encoder, metrics=args.metrics)
+            for size, values in found.items():
+                shown = model if size is None else f"{model} [{size}]"
+                rows += [{"model": shown, "data": data.name, "metric": n, "value": v} for n, v in values.items()]
     sys.stdout.write(show(rows, args.metrics))
     if args.json:
         beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zh_embedder.encoder import Encoder, load_encoder
+from zh_embedder.encoder import Encoder, encoder_folder, key_folder, load_encoder
 from zh_embedder.errors import UserError, exit_code, unknown_name
 from zh_embedder.quiet import quiet_deepspeed
 from zh_embedder.spec import KEY_SUFFIX
@@ -203,12 +203,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export and say how equal the vectors are."""
-    found = export(args.encoder, args.out, default_task=args.default_task, overwrite=args.overwrite)
-    sys.stdout.write(f"exported {args.out}\n")
-    sys.stdout.write(
-        f"parity with sentence-transformers: max |diff| {found.largest:.1e} over {len(found.by_prompt)} prompts\n"
-    )
+    """Export and say how equal the vectors are; of a run with two encoders, both, each into a folder below."""
+    key = key_folder(args.encoder)
+    folders = {args.out: args.encoder}
+    if key is not None:
+        folders = {str(Path(args.out) / "query"): encoder_folder(args.encoder), str(Path(args.out) / "key"): key}
+    for out, source in folders.items():
+        found = export(source, out, default_task=args.default_task, overwrite=args.overwrite)
+        sys.stdout.write(f"exported {out}\n")
+        sys.stdout.write(
+            f"parity with sentence-transformers: max |diff| {found.largest:.1e} over {len(found.by_prompt)} prompts\n"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
