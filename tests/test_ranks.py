@@ -18,22 +18,33 @@ TOLERANCE = 1e-5  # after weights have moved by 0.2: sums over ranks add up in a
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """A base without dropout, a dataset of 24 records and one of 5, which fills no step of 8."""
+    """A base without dropout, a dataset of 24 records and one of 5, which fills no step of 8; pairs, labelled texts."""
     folder = tmp_path_factory.mktemp("ranks")
     build(folder / "base", hidden=32, heads=2, dropout=0.0)
     for task, count in (("qa", 24), ("chat", 5)):
-        lines = (ROOT / "examples" / "demo" / "train" / f"{task}.jsonl").read_text("utf-8").splitlines()[:count]
-        records = [json.loads(line) for line in lines]
+        records = records_of(task)[:count]
         for number, record in enumerate(records):
             record["teacher_scores"] = [2.0, *[(number + i) % 3 / 2 for i in range(len(record["neg"]))]]
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         (folder / f"{task}.jsonl").write_text(text, "utf-8")
+    words = [record["query"] for record in records_of("qa")]
+    pairs = [{"text1": words[i], "text2": words[i + 16], "score": i % 5, "task": "sts"} for i in range(16)]
+    labels = [{"text": words[i], "label": i % 3, "task": "icl"} for i in range(11)]  # the last rank repeats rows
+    for name, rows in (("pairs", pairs), ("labels", labels)):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, "utf-8")
     return folder
+
+
+def records_of(task):
+    lines = (ROOT / "examples" / "demo" / "train" / f"{task}.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def flags(out, batch, *more):
     return (
         "--output_dir", out, "--query_encoder", "base", "--train_data", "qa.jsonl", "chat.jsonl",
+        "pairs.jsonl", "labels.jsonl",
         "--inbatch_same_dataset", "epoch", "--max_steps", STEPS, "--train_group_size", 4, "--cos_temperature", 0.1,
         "--dtype", "fp32", "--report_to", "none", "--logging_steps", 5, "--per_device_train_batch_size", batch, *more,
     )  # fmt: skip
@@ -48,7 +59,7 @@ def largest_difference(one, other):
 
 
 def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground):
-    """SGD without clipping, no dropout, InfoNCE and distillation, repeated rows in every fourth step or so."""
+    """SGD without clipping, no dropout, losses of every kind of records, repeated rows in every fourth step or so."""
     alone = run(*flags("one", 8, *SGD), cwd=ground)
     together = run(*flags("two", 4, *SGD), cwd=ground, launcher=torchrun(2))
     assert "engine: BiEncoder, 1 ranks" in alone
