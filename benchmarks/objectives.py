@@ -24,6 +24,7 @@ WAYS = {  # flags beside those of every run
     "margin": ("--loss", "info_nce", "--false_negative_margin", "0.1"),
     "all sides": ("--use_train_config", "--version", "sides.yaml"),
     "task config": ("--use_train_config",),
+    "task config, auto": ("--use_train_config", "--version", "auto.yaml"),
     "even tasks": ("--loss", "info_nce", "--task_temperature", "0"),
     "distilled": ("--loss", "info_nce", "teacher_kl", "--teacher_temperature", "auto"),
     "ranked": ("--loss", "ranked_distillation", "--teacher_temperature", "auto"),
@@ -54,15 +55,18 @@ def score(source: Path, target: Path) -> None:
             place += count + 1
 
 
-def sides(folder: Path) -> None:
-    """Write a version whose tasks train InfoNCE with all sides."""
+def write_versions(folder: Path) -> None:
+    """Write a version whose tasks train InfoNCE with all sides, and one that finds every teacher temperature."""
     import yaml
 
-    version = yaml.safe_load((ROOT / "instructions" / "zh_llm_embedder.yaml").read_text("utf-8"))
-    for task in version["tasks"].values():
-        loss = {"name": "info_nce", "query_to_query": True, "key_to_key": True, "key_to_query": True}
-        task["training"] = {"loss": loss}
-    (folder / "sides.yaml").write_text(yaml.safe_dump(version, allow_unicode=True), "utf-8")
+    loss = {"name": "info_nce", "query_to_query": True, "key_to_key": True, "key_to_query": True}
+    packaged = (ROOT / "instructions" / "zh_llm_embedder.yaml").read_text("utf-8")
+    for name in ("sides", "auto"):
+        version = yaml.safe_load(packaged)
+        for task in version["tasks"].values():
+            auto = {**task.get("training", {}), "teacher_temperature": "auto"}
+            task["training"] = {"loss": loss} if name == "sides" else auto
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(version, allow_unicode=True), "utf-8")
 
 
 def run(words: list[str], folder: Path, log: Path) -> None:
@@ -110,7 +114,7 @@ def main() -> None:
             score(source, files[-1])
     if not (folder / "base").is_dir():
         build(folder / "base", hidden=256, layers=2, dropout=0.1)
-    sides(folder)
+    write_versions(folder)
     for way in args.only:
         if not (folder / way / "encoder").is_dir():
             flags = ["--output_dir", way, "--query_encoder", "base", "--train_data", *map(str, files)]
