@@ -9,8 +9,6 @@ before the first. A run that passes the limit is stopped, and its row says so.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,42 +16,17 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.million import ROOT, memory, write_records
+from benchmarks.million import memory, start_training, write_records
 from zh_embedder.tiny import build
 
 LOOK = 0.05  # seconds between two looks at a process
 
 
-def command(folder: Path, queries: int, *more: str) -> list[str]:
-    flags = {
-        "train_data": folder / "records.jsonl",
-        "query_encoder": folder / "base",
-        "output_dir": folder / "run",
-        "dataset_cache_dir": folder / "cache",
-        "version": "none",
-        "default_task": "qa",
-        "inbatch_same_dataset": "epoch",
-        "max_steps": 2,
-        "per_device_train_batch_size": queries,
-        "train_group_size": 2,
-        "query_max_length": 64,
-        "key_max_length": 128,
-        "cos_temperature": 0.05,
-        "learning_rate": 1e-4,
-        "save_strategy": "no",
-        "report_to": "none",
-        "logging_steps": 1,
-    }
-    words = [sys.executable, ROOT / "run_dense.py", "--overwrite_output_dir", *more]
-    return [str(word) for word in (*words, *(w for name, value in flags.items() for w in (f"--{name}", value)))]
-
-
 def measure(folder: Path, queries: int, limit: float, *more: str) -> dict[str, float | None]:
     """MiB at most, MiB before the first step, and seconds of both steps; None where the limit was passed."""
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     log = folder / "log"
     with log.open("w+") as out:
-        process = subprocess.Popen(command(folder, queries, *more), stderr=out, stdout=out, env=env)
+        process = start_training(folder, folder / "records.jsonl", queries, 2, 2, *more, stderr=out, stdout=out)
         watched, peak, before, start = psutil.Process(process.pid), 0, 0, 0.0
         while process.poll() is None:
             now = memory(watched)["Pss_Anon"]

@@ -82,8 +82,10 @@ def cpu_seconds(process: psutil.Process) -> float:
     return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
-def train(folder: Path, data: Path, steps: int, *more: str) -> dict[str, object]:
-    """Run a training; returns seconds to step 1 and to the end, memory at its highest, tokens a second."""
+def start_training(
+    folder: Path, data: Path, queries: int, keys: int, steps: int, *more: str, **pipes
+) -> subprocess.Popen:
+    """Start a training as a user does, with the base, the cache and the run in a folder."""
     flags = {
         "train_data": data,
         "query_encoder": folder / "base",
@@ -93,8 +95,8 @@ def train(folder: Path, data: Path, steps: int, *more: str) -> dict[str, object]
         "default_task": "qa",
         "inbatch_same_dataset": "epoch",
         "max_steps": steps,
-        "per_device_train_batch_size": QUERIES,
-        "train_group_size": KEYS,
+        "per_device_train_batch_size": queries,
+        "train_group_size": keys,
         "query_max_length": 64,
         "key_max_length": 128,
         "cos_temperature": 0.05,
@@ -106,8 +108,13 @@ def train(folder: Path, data: Path, steps: int, *more: str) -> dict[str, object]
     command = [sys.executable, ROOT / "run_dense.py", "--overwrite_output_dir", *more]
     command += [word for name, value in flags.items() for word in (f"--{name}", value)]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(list(map(str, command)), env=env, **pipes)
+
+
+def train(folder: Path, data: Path, steps: int, *more: str) -> dict[str, object]:
+    """Run a training; returns seconds to step 1 and to the end, memory at its highest, tokens a second."""
     start, rates, said = time.perf_counter(), [], ""
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=env)
+    process = start_training(folder, data, QUERIES, KEYS, steps, *more, stderr=subprocess.PIPE, text=True)
     watched = psutil.Process(process.pid)
     found: dict[str, object] = {}
     peak = {"Pss_Anon": 0, "Pss_File": 0, "Pss_Shmem": 0}
