@@ -431,3 +431,18 @@ def test_killed_in_the_middle_and_gone_on_with_two_ranks_equals_uninterrupted(ca
     assert all(gone_on[name] == content for name, content in whole.items())
     assert len(open_vectors(tmp_path / "killed")) == 12_000
     assert Counter(name.split("-")[0] for name in whole) == {"vectors": 120, "ids": 120, "manifest.json": 1}
+
+
+def test_each_side_of_a_run_with_two_encoders_is_encoded_by_its_own(tiny_bert, inputs, capsys):
+    key = load_encoder(str(tiny_bert))
+    load_encoder(str(tiny_bert)).save("run/encoder")
+    torch.manual_seed(3)
+    for parameter in key.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    key.save("run/key_encoder")
+    said = encode(capsys, "run", *inputs, expect=2)
+    assert "--side: is missing; this run has two encoders, expected one of query and key" in said
+    for side, folder in (("query", "run/encoder"), ("key", "run/key_encoder")):
+        encode(capsys, "run", *inputs, "--side", side, *FP32, out=side)
+        found = np.concatenate([np.asarray(rows) for _, rows in open_vectors(side)])
+        np.testing.assert_allclose(found, library(folder), atol=1e-6)

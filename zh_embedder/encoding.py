@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zh_embedder.encoder import TOKENS_PER_BATCH, Encoder
+from zh_embedder.encoder import TOKENS_PER_BATCH, Encoder, encoder_folder, key_folder
 from zh_embedder.errors import UserError, reject
 from zh_embedder.machine import DTYPES, dtype_name, prepare
 from zh_embedder.spec import EncoderSpec, position_limit
@@ -296,13 +296,27 @@ def own_device() -> torch.device:
     return torch.device(accelerator.type, index)
 
 
+def encoder_of_side(model: str, side: str | None) -> str:
+    """Return which encoder makes vectors of a side: of a run with two, the side's own.
+
+    Raises:
+        UserError: there are two, and no side was named.
+    """
+    key = key_folder(model)
+    if key is None:
+        return model
+    if side is None:
+        raise UserError(f"--side: is missing; this run has two encoders, expected one of {' and '.join(SIDES)}")
+    return key if side == "key" else encoder_folder(model)
+
+
 def run(args: argparse.Namespace) -> None:
     """Encode files of texts into a folder of vectors; what an earlier, killed run has finished is kept."""
     rank, ranks = own_rank()
     reader = Reader(find_texts(args.inputs), args.field, args.with_title)
     device = own_device()
     prepare(device)
-    encoder = Encoder.from_pretrained(args.model, device=device)
+    encoder = Encoder.from_pretrained(encoder_of_side(args.model, args.side), device=device)
     manifest, folder = make_manifest(args, encoder, reader, rank=rank), Path(args.output_dir).expanduser()
     with only_writer(folder, rank):
         todo = start_folder(folder, manifest, rank=rank, ranks=ranks, overwrite=args.overwrite)
