@@ -427,6 +427,13 @@ def test_dimensions_that_the_base_has_not_are_refused(tiny_bert, folder, capsys)
     assert "--matryoshka_dims: got 64, expected at most 32, the dimensions of this base" in capsys.readouterr().err
 
 
+def test_halves_that_are_not_whole_are_refused(tiny_bert, folder, capsys):
+    pairs = [{"text1": "甲", "text2": "乙", "score": 1, "task": "sts"}]
+    data = ("--train_data", records(folder / "pairs.jsonl", pairs), "--loss", "angle")
+    assert train(tiny_bert, *SAME, *data, "--matryoshka_dims", 16, 5) == 2
+    assert "--matryoshka_dims: got 5, expected even numbers: loss angle" in capsys.readouterr().err
+
+
 def test_every_task_has_the_same_steps_at_temperature_0(tiny_bert, folder, capfd):
     few = records(
         folder / "few.jsonl", [{**json.loads(line), "task": "tool"} for line in (DEMO / "tool.jsonl").open()][:8]

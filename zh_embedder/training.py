@@ -209,6 +209,9 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     widest = max(args.model.matryoshka_dims or [1])
     if widest > model.query.dimension:
         raise reject("--matryoshka_dims", widest, f"at most {model.query.dimension}, the dimensions of this base")
+    odd = [dim for dim in args.model.matryoshka_dims or () if dim % 2]
+    if odd and any(term.name == "angle" for plan in plans for term in plan.terms):
+        raise reject("--matryoshka_dims", odd[0], "even numbers: loss angle takes half of a vector as imaginary")
     sets = [
         TrainSet(
             records=plan.records,
