@@ -11,7 +11,8 @@ import pytest
 
 from zh_embedder.cli import COMMANDS, main
 from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.evaluation import METRICS, evaluate_retrieval, read_retrieval_set
+from zh_embedder.eval_sets import read_retrieval_set
+from zh_embedder.evaluation import METRICS, evaluate_retrieval
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo" / "test"

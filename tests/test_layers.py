@@ -32,7 +32,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
     {"objectives", "gather"},
     {"tokens", "packing", "vectors", "st_format", "guard", "instructions", "old_flags", "model_arguments"},
     {"arguments"},
-    {"tables", "texts"},
+    {"tables", "texts", "eval_sets", "outcome"},
     {"records"},
     {"spec", "tiny"},
     {"settings", "forward"},

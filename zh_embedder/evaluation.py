@@ -6,111 +6,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from zh_embedder.encoder import Encoder, encoder_folder, key_folder
-from zh_embedder.errors import UserError, reject
+from zh_embedder.eval_sets import RetrievalSet, read_retrieval_set
 from zh_embedder.files import beside_file
 from zh_embedder.index import search
 from zh_embedder.machine import resolve_dtype
-from zh_embedder.metrics import Qrels, mean, measure
-from zh_embedder.sources import read_lines
+from zh_embedder.metrics import mean, measure
 
 Table = list[dict[str, object]]
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
-FILES = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalSet:
-    """Queries of one task, keys, and who is relevant to whom."""
-
-    name: str
-    task: str | None
-    queries: dict[str, str]
-    keys: dict[str, str]
-    qrels: Qrels
-
-
-def find(folder: Path, name: str) -> Path:
-    """Return a file of a BEIR folder, plain or compressed."""
-    for suffix in ("", ".gz", ".zst"):
-        if (path := folder / f"{name}{suffix}").is_file():
-            return path
-    raise UserError(f"{folder}: {name}: is missing, expected a BEIR folder: {', '.join(FILES)}")
-
-
-def read_objects(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """Read JSON Lines whose `fields` are strings, the first of them another on every line."""
-    found: dict[str, dict[str, str]] = {}
-    for number, text in read_lines(path):
-        if isinstance(text, UserError):
-            raise text
-        if not text:
-            continue
-        try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not valid JSON: {error.msg}") from None
-        if isinstance(raw, dict) and "_id" in raw:
-            raw.setdefault("id", raw["_id"])  # as the published BEIR sets spell it
-        for field in fields:
-            if not isinstance(raw, dict) or not isinstance(raw.get(field), str):
-                raise reject(f"{path}:{number}: {field}", raw.get(field) if isinstance(raw, dict) else raw, "a string")
-        if raw[fields[0]] in found:
-            raise reject(f"{path}:{number}: {fields[0]}", raw[fields[0]], "one that no line before has")
-        found[raw[fields[0]]] = raw
-    return list(found.values())
-
-
-def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Read BEIR's qrels.tsv: query-id, corpus-id, score, under a header."""
-    qrels: dict[str, dict[str, int]] = {}
-    for number, text in read_lines(path):
-        if isinstance(text, UserError):
-            raise text
-        cells = text.split("\t")
-        if not text or (number == 1 and cells[-1] == "score"):
-            continue
-        if len(cells) != 3 or not cells[2].lstrip("-").isdigit():
-            raise reject(f"{path}:{number}", text, "query-id, corpus-id and a whole score, between tabs")
-        qrels.setdefault(cells[0], {})[cells[1]] = int(cells[2])
-    return qrels
-
-
-def read_retrieval_set(folder: str | Path, *, task: str | None = None) -> RetrievalSet:
-    """Read a BEIR folder (or one whose `test/` is one).
-
-    Args:
-        folder: where queries.jsonl, corpus.jsonl and qrels.tsv are.
-        task: overrides the queries' own `task`.
-
-    Raises:
-        UserError: a file is missing or wrong, or the queries belong to several tasks.
-    """
-    folder = Path(folder)
-    if (folder / "test").is_dir() and not (folder / FILES[2]).is_file():
-        folder = folder / "test"
-    queries = read_objects(find(folder, FILES[0]), ("id", "text"))
-    keys = read_objects(find(folder, FILES[1]), ("id", "text"))
-    tasks = {query.get("task") for query in queries}
-    if task is None and len(tasks) > 1:
-        raise UserError(f"{folder}: queries of several tasks ({', '.join(map(str, tasks))}), expected one")
-    parts = [part for part in folder.parts if part not in ("test", "/", "..", ".")]
-    published = folder / "qrels" / "test.tsv"  # where the published BEIR sets keep them
-    qrels = read_qrels(published if published.is_file() else find(folder, FILES[2]))
-    if not qrels:
-        raise UserError(f"{folder}: {FILES[2]}: no judgements")
-    return RetrievalSet(
-        name="/".join(parts[-2:]),
-        task=task or next(iter(tasks)),
-        queries={query["id"]: query["text"] for query in queries if query["id"] in qrels},
-        keys={key["id"]: f"{key['title']} {key['text']}" if key.get("title") else key["text"] for key in keys},
-        qrels=qrels,
-    )
 
 
 def evaluate_retrieval(

@@ -44,7 +44,8 @@ def relative(path: Path) -> str:
 def measure(model: str) -> dict[tuple[str, str], float]:
     """Measure retrieval on every bundled test set: (task, metric) -> value."""
     from zh_embedder.encoder import Encoder
-    from zh_embedder.evaluation import evaluate_retrieval, read_retrieval_set
+    from zh_embedder.eval_sets import read_retrieval_set
+    from zh_embedder.evaluation import evaluate_retrieval
 
     encoder = Encoder.from_pretrained(model)
     found = {}
@@ -75,7 +76,7 @@ def search(model: str) -> None:
     """Search the bundled test keys with sentence-transformers, from the exported folder alone."""
     from sentence_transformers import SentenceTransformer
 
-    from zh_embedder.evaluation import read_retrieval_set
+    from zh_embedder.eval_sets import read_retrieval_set
 
     encoder = SentenceTransformer(model, device="cpu")
     print(f"\nsearching with sentence-transformers, SentenceTransformer({model!r}):")
