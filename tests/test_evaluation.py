@@ -13,7 +13,7 @@ from zh_embedder.cli import main
 from zh_embedder.encoder import load_encoder
 from zh_embedder.errors import UserError
 from zh_embedder.eval_sets import RetrievalSet, read_retrieval_set
-from zh_embedder.evaluation import evaluate_at, evaluate_retrieval, show
+from zh_embedder.evaluation import Model, evaluate_retrieval, measure_model
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo" / "test"
 TASKS = ("chat", "convsearch", "icl", "qa", "title", "tool")
@@ -134,19 +134,24 @@ def test_a_set_is_measured_with_the_instructions_of_its_task(tiny_bert, monkeypa
 # ---- two encoders, fewer dimensions ---------------------------------------------------------------------------------
 
 
+def values_at(encoder, data, dimensions, **options):
+    found = measure_model(Model("tiny", encoder, encoder), data, dimensions=dimensions, **options)
+    return {size: outcome.values for size, outcome in found.items()}
+
+
 def test_fewer_dimensions_are_those_of_vectors_cut_by_hand(encoder):
     data = read_retrieval_set(DEMO / "qa")
-    found = evaluate_at(encoder, data, [None, 8, 1])
+    found = values_at(encoder, data, [None, 8, 1])
     assert found[None] == evaluate_retrieval(encoder, data)
     queries = encoder.encode_queries(list(data.queries.values()), task="qa")[:, :8]
     keys = encoder.encode_keys(list(data.keys.values()), task="qa")[:, :8]
     queries, keys = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, keys))
     names, best = list(data.keys), (queries @ keys.T).argmax(axis=1)
     hits = [names[i] in data.qrels[q] for q, i in zip(data.queries, best, strict=True)]
-    assert evaluate_at(encoder, data, [8], metrics=["recall@1"])[8]["recall@1"] == pytest.approx(np.mean(hits))
+    assert values_at(encoder, data, [8], metrics=["recall@1"])[8]["recall@1"] == pytest.approx(np.mean(hits))
     assert found[1] != found[8] != found[None]
-    with pytest.raises(UserError, match="truncate_dim: got 33, expected 1 to 32"):
-        evaluate_at(encoder, data, [33])
+    with pytest.raises(UserError, match="--dims: got 33, expected 1 to 32, the dimensions of tiny"):
+        values_at(encoder, data, [33])
 
 
 def test_keys_are_encoded_by_the_key_encoder_of_a_run(tiny_bert, tmp_path, capsys):
@@ -165,43 +170,3 @@ def test_keys_are_encoded_by_the_key_encoder_of_a_run(tiny_bert, tmp_path, capsy
     values = {row["model"]: row["value"] for row in json.loads(out.read_text())}
     assert list(values) == [f"{tmp_path / 'run'} [32]", f"{tmp_path / 'run'} [4]"]
     assert values[f"{tmp_path / 'run'} [32]"] == pytest.approx(expected)
-
-
-# ---- the table ------------------------------------------------------------------------------------------------------
-
-
-def rows(*entries: tuple) -> list[dict]:
-    return [dict(zip(("model", "data", "metric", "value"), entry, strict=True)) for entry in entries]
-
-
-def test_the_table_has_a_line_for_each_model_and_set_and_its_mean():
-    table = show(
-        rows(
-            ("base", "qa", "ndcg@10", 0.25),
-            ("base", "qa", "mrr@10", 0.5),
-            ("base", "tool", "ndcg@10", 0.75),
-            ("base", "tool", "mrr@10", 0.0),
-            ("mine", "qa", "ndcg@10", 1.0),
-            ("mine", "qa", "mrr@10", 1.0),
-            ("mine", "tool", "ndcg@10", 0.5),
-            ("mine", "tool", "mrr@10", 0.12345),
-        ),
-        ("ndcg@10", "mrr@10"),
-    )
-    assert [line.split() for line in table.splitlines()] == [
-        ["model", "data", "ndcg@10", "mrr@10"],
-        ["base", "qa", "0.2500", "0.5000"],
-        ["base", "tool", "0.7500", "0.0000"],
-        ["base", "mean", "0.5000", "0.2500"],
-        ["mine", "qa", "1.0000", "1.0000"],
-        ["mine", "tool", "0.5000", "0.1235"],
-        ["mine", "mean", "0.7500", "0.5617"],
-    ]
-    assert len({len(line) for line in table.splitlines()}) == 1  # columns stand below each other
-
-
-def test_a_single_set_has_no_mean():
-    assert [line.split() for line in show(rows(("base", "qa", "map", 0.5)), ("map",)).splitlines()] == [
-        ["model", "data", "map"],
-        ["base", "qa", "0.5000"],
-    ]

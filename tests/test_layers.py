@@ -43,6 +43,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
     {"gradcache", "token_cache"},
     {"index", "bm25"},
     {"evaluation"},
+    {"scoreboard"},
     {"export", "merge", "report"},
     {"bi_encoder", "callbacks"},
     {"trainer"},

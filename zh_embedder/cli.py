@@ -29,7 +29,7 @@ COMMANDS = {
     "evaluate": Command(
         "measure retrieval of one or more models on BEIR folders",
         "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
-        "zh_embedder.evaluation",
+        "zh_embedder.scoreboard",
     ),
     "encode": Command(
         "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from zh_embedder.sampling import steps_of, waiting_rows
-from zh_embedder.tokens import tokenize
+from zh_embedder.tokens import cut_share
 from zh_embedder.validation import GROUP
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
 
 
-def cut_share(trainer: DenseTrainer, index: int) -> tuple[float, float]:
+def cut_shares(trainer: DenseTrainer, index: int) -> tuple[float, float]:
     """Share of queries and of keys that are truncated, of a sample of a dataset."""
     chosen, spec = trainer.rows.sets[index], trainer.model.query.spec
     tokenizer = trainer.model.query.tokenizer
@@ -32,11 +32,8 @@ def cut_share(trainer: DenseTrainer, index: int) -> tuple[float, float]:
         ([chosen.query_text(r) for r in records], spec.query_max_length),
         ([chosen.key_prefix + key for r in records for key in r.candidates[:2]], spec.key_max_length),
     )
-    shares = []
-    for texts, limit in sides:
-        lengths = [len(ids) for ids in tokenize(tokenizer, texts, limit + 1)]
-        shares.append(sum(length > limit for length in lengths) / max(1, len(lengths)))
-    return shares[0], shares[1]
+    queries, keys = (cut_share(tokenizer, texts, limit) for texts, limit in sides)
+    return queries, keys
 
 
 def how_packed(trainer: DenseTrainer) -> str:
@@ -65,7 +62,7 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         in_batch = chosen.records.in_batch_negatives
         others = (queries if in_batch else 1) * chosen.rule.group_size - 1
         negatives = f"{others}" if chosen.records.kind == GROUP else "-"
-        cuts = "/".join(f"{share:.0%}" for share in cut_share(trainer, index))
+        cuts = "/".join(f"{share:.0%}" for share in cut_shares(trainer, index))
         loss = " + ".join(f"{term.weight:g} {term.name}" for term in trainer.terms[index])
         name = chosen.records.name[:44]
         lines.append(f"{name:44} {chosen.task:11} {len(chosen):8,} {steps:>11} {negatives:>9} {cuts:>11}  {loss}")

@@ -296,7 +296,7 @@ def positive_rows(raw: Mapping[str, Any], where: str, rows: Mapping[str, str], c
     return [rows[text] for text in texts if text in rows]
 
 
-def find_sets(specs: Sequence[str], *, data_root: str | None = None) -> list[Path]:
+def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) -> list[Path]:
     """Turn what was typed behind --eval_data or --data into folders and files, `llm-embedder:` looked up.
 
     A folder that holds no set itself stands for the sets below it.
@@ -308,11 +308,11 @@ def find_sets(specs: Sequence[str], *, data_root: str | None = None) -> list[Pat
     for spec in specs:
         name = spec.removeprefix("llm-embedder:")
         if name != spec and data_root is None:
-            raise UserError(f"--eval_data: got {spec!r}, expected --data_root to say where it points to")
+            raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where it points to")
         path = (Path(data_root) / name if name != spec and data_root else Path(name)).expanduser()
         if not path.exists():
             beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-            raise UserError(f"--eval_data: no such file or folder: {path}{nearest(path.name, beside)}")
+            raise UserError(f"{flag}: no such file or folder: {path}{nearest(path.name, beside)}")
         found += [path] if path.is_file() or is_set(path) else (sorted(below(path)) or [path])
     return found
 

@@ -1,25 +1,233 @@
-"""How well an encoder retrieves: BEIR folders in, metrics per task out."""
+"""What a model does on evaluation sets: vectors, hits and metrics, the work shared out over ranks.
+
+Shapes: Q queries, K keys, D dimensions, H hits, W ranks.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from zh_embedder.embedded import SIMILARITIES
 from zh_embedder.encoder import Encoder, encoder_folder, key_folder
-from zh_embedder.eval_sets import RetrievalSet, read_retrieval_set
-from zh_embedder.files import beside_file
+from zh_embedder.errors import reject
+from zh_embedder.eval_sets import EvalSet, RetrievalSet
+from zh_embedder.gather import gather_values, world
 from zh_embedder.index import search
-from zh_embedder.machine import resolve_dtype
-from zh_embedder.metrics import mean, measure
+from zh_embedder.metrics import Run, per_query
+from zh_embedder.outcome import Outcome
+from zh_embedder.tokens import cut_share
 
-Table = list[dict[str, object]]
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
+HITS = 100  # keys kept of each query
+SAMPLE = 256  # texts of a side that are measured for the share that is cut
+QUERY, KEY = 0, 1
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model to be measured: the encoder of each side."""
+
+    name: str
+    query: Encoder
+    key: Encoder
+    instruct: bool = True  # with the instructions of each set's task
+    dtype: str | None = None  # precision; the encoder's own where it is not said
+    shared: bool = True  # each rank encodes its share; False: every rank encodes everything (sharded weights)
+
+    @classmethod
+    def load(cls, name: str, *, dtype: str = "auto", instruct: bool = True) -> Model:
+        """Load the folder of a run, a checkpoint or an encoder, or a hub name."""
+        query = Encoder.from_pretrained(encoder_folder(name), dtype=dtype)
+        folder = key_folder(name)
+        key = Encoder.from_pretrained(folder, dtype=dtype) if folder else query
+        return cls(name, query, key, instruct=instruct)
+
+    def side(self, side: int, task: str | None) -> tuple[Encoder, str, int]:
+        """Return a side's encoder, the instruction in front of its texts, and their greatest length in tokens."""
+        encoder = (self.query, self.key)[side]
+        # A model without instructions is measured without them.
+        prompt = encoder.spec.prefix(task, side) if self.instruct and encoder.spec.instructions else ""
+        return encoder, prompt, (encoder.spec.query_max_length, encoder.spec.key_max_length)[side]
+
+    def share(self) -> tuple[int, int]:
+        """Return this rank and how many ranks share the work."""
+        return world() if self.shared else (0, 1)
+
+    def own_vectors(self, texts: Sequence[str], side: int, task: str | None) -> Vectors:
+        """Encode this rank's share of the texts: every W-th, from its own number on."""
+        (encoder, prompt, limit), (rank, ranks) = self.side(side, task), self.share()
+        shown = world()[0] == 0
+        mine = list(texts[rank::ranks])
+        return encoder.encode(mine, prompt=prompt, max_length=limit, dtype=self.dtype, show_progress=shown)
+
+    def vectors(self, texts: Sequence[str], side: int, task: str | None) -> Vectors:
+        """Encode texts, each rank its share; every rank gets the vectors of all, in their order."""
+        return self.whole(self.own_vectors(texts, side, task), len(texts))
+
+    def whole(self, own: Vectors, count: int) -> Vectors:
+        """Put the rows of all ranks together, in their order."""
+        ranks = self.share()[1]
+        if ranks == 1:
+            return own
+        rows = self.gathered(own)
+        found = np.empty((count, *own.shape[1:]), own.dtype)
+        start = 0
+        for rank in range(ranks):
+            size = len(range(rank, count, ranks))
+            found[rank::ranks] = rows[start : start + size]
+            start += size
+        return found
+
+    def gathered(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Stack what ranks hold, which may be different numbers of rows."""
+        local = torch.from_numpy(np.ascontiguousarray(rows)).to(self.query.device)
+        return gather_values(local, even=False).cpu().numpy()
+
+    def truncated(self, texts: Sequence[str], side: int, task: str | None) -> float:
+        """Share of a sample of texts that are longer than the model reads."""
+        encoder, prompt, limit = self.side(side, task)
+        chosen = np.random.default_rng(0).permutation(len(texts))[:SAMPLE]
+        return cut_share(encoder.tokenizer, [prompt + texts[int(i)] for i in chosen], limit)
+
+
+def measure_model(
+    model: Model,
+    data: EvalSet,
+    *,
+    metrics: Sequence[str] = METRICS,
+    hits: int = HITS,
+    dimensions: Sequence[int | None] = (None,),
+) -> dict[int | None, Outcome]:
+    """Measure a model on a set, its vectors cut to each number of dimensions; None leaves them whole.
+
+    Args:
+        model: what is measured; on several ranks all must call this, and all get the whole result.
+        data: a set of any kind.
+        metrics: of retrieval and reranking, such as ndcg@10; other kinds have their own.
+        hits: keys found for each query.
+        dimensions: how many of a vector's first dimensions count, normalised anew.
+
+    Raises:
+        UserError: the model has no instruction for the set's task, or fewer dimensions.
+    """
+    for size in dimensions:
+        if size is not None and not 1 <= size <= model.query.dimension:
+            raise reject("--dims", size, f"1 to {model.query.dimension}, the dimensions of {model.name}")
+    if isinstance(data, RetrievalSet):
+        return measure_retrieval(model, data, metrics=metrics, hits=hits, dimensions=dimensions)
+    raise NotImplementedError(data.kind)
+
+
+def measure_retrieval(
+    model: Model, data: RetrievalSet, *, metrics: Sequence[str], hits: int, dimensions: Sequence[int | None]
+) -> dict[int | None, Outcome]:
+    """Measure retrieval or reranking; judged queries without text or results count as zero."""
+    task, texts = data.task, list(data.keys.values())
+    queries = model.vectors(list(data.queries.values()), QUERY, task)
+    reranks = data.candidates is not None
+    keys = model.vectors(texts, KEY, task) if reranks else model.own_vectors(texts, KEY, task)
+    cut = (model.truncated(list(data.queries.values()), QUERY, task), model.truncated(texts, KEY, task))
+    found: dict[int | None, Outcome] = {}
+    for size in dimensions:
+        short = [v if size is None else model.query.shorten(v, size) for v in (queries, keys)]
+        run = rerank(model, data, *short) if reranks else retrieve(model, data, *short, hits=hits)
+        positives = best_positives(model, data, *short, share=(0, 1) if reranks else model.share())
+        items = per_query(metrics, data.qrels, run)
+        found[size] = Outcome(
+            model=model.name if size is None else f"{model.name} [{size}]",
+            data=data.name,
+            task=task,
+            kind=data.kind,
+            values={name: sum(values.values()) / max(1, len(values)) for name, values in items.items()},
+            items=items,
+            run=run,
+            positives=positives,
+            truncated=cut,
+        )
+    return found
+
+
+def retrieve(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors, *, hits: int) -> Run:
+    """Find the best keys of every query among all: each rank searches its own, then the best of all ranks are kept.
+
+    Args:
+        model: whose ranks share the work.
+        data: names of queries and keys.
+        queries: (Q, D), whole on every rank.
+        keys: this rank's share.
+        hits: keys of each query.
+
+    Returns:
+        query -> key -> score, best first, the same on every rank.
+    """
+    rank, ranks = model.share()
+    scores: NDArray[Any]
+    indices: NDArray[Any]
+    most = min(hits, -(-len(data.keys) // ranks))  # columns that every rank sends
+    scores, indices = search(queries, keys, hits=most, metric=model.query.spec.metric)
+    indices = indices * ranks + rank
+    if ranks > 1:
+        lacking = ((0, 0), (0, most - scores.shape[1]))  # a rank with a key less than the others
+        scores = np.pad(scores, lacking, constant_values=-np.inf)
+        indices = np.pad(indices, lacking, constant_values=len(data.keys))
+        scores, indices = (
+            model.gathered(part).reshape(ranks, len(queries), most).transpose(1, 0, 2).reshape(len(queries), -1)
+            for part in (scores, indices)
+        )
+        order = np.lexsort((indices, -scores), axis=1)[:, : min(hits, len(data.keys))]
+        scores, indices = (np.take_along_axis(part, order, axis=1) for part in (scores, indices))
+    names = list(data.keys)
+    return {
+        query: {names[i]: float(score) for score, i in zip(row, columns, strict=True) if i < len(names)}
+        for query, row, columns in zip(data.queries, scores, indices, strict=True)
+    }
+
+
+def scores_of(metric: str, query: Vectors, keys: Vectors) -> Vectors:
+    """Scores of one query against some keys: (D,), (K, D) -> (K,)."""
+    both: list[Tensor] = [torch.from_numpy(np.ascontiguousarray(part)) for part in (query[None], keys)]
+    if metric == "cos":  # many bases do not normalise
+        both = [torch.nn.functional.normalize(part, dim=-1) for part in both]
+    return SIMILARITIES[metric](*both)[0].numpy()
+
+
+def rerank(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors) -> Run:
+    """Score every query's own candidates."""
+    rows = {name: row for row, name in enumerate(data.keys)}
+    run: dict[str, dict[str, float]] = {}
+    for query, vector in zip(data.queries, queries, strict=True):
+        names = [name for name in (data.candidates or {}).get(query, ()) if name in rows]
+        scores = scores_of(model.query.spec.metric, vector, keys[[rows[name] for name in names]])
+        run[query] = dict(sorted(zip(names, scores.tolist(), strict=True), key=lambda pair: -pair[1]))
+    return run
+
+
+def best_positives(
+    model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors, *, share: tuple[int, int]
+) -> dict[str, float]:
+    """Score of each query's best relevant key, found or not; `keys` are those of `share`."""
+    rank, ranks = share
+    rows = {name: row // ranks for row, name in enumerate(data.keys) if row % ranks == rank}
+    best = np.full(len(queries), -np.inf, np.float32)
+    for place, (query, vector) in enumerate(zip(data.queries, queries, strict=True)):
+        own = [rows[key] for key, value in data.qrels.get(query, {}).items() if value > 0 and key in rows]
+        if own:
+            best[place] = scores_of(model.query.spec.metric, vector, keys[own]).max()
+    if ranks > 1:
+        best = model.gathered(best).reshape(ranks, -1).max(axis=0)
+    return {query: float(score) for query, score in zip(data.queries, best, strict=True) if np.isfinite(score)}
+
+
+# ---- for users of the library ---------------------------------------------------------------------------------------
 
 
 def evaluate_retrieval(
@@ -28,85 +236,8 @@ def evaluate_retrieval(
     *,
     key_encoder: Encoder | None = None,
     metrics: Sequence[str] = METRICS,
-    hits: int = 100,
-) -> dict[str, float]:
+    hits: int = HITS,
+) -> Mapping[str, float]:
     """Measure an encoder on one retrieval set; judged queries without text or results count as zero."""
-    return evaluate_at(encoder, data, [None], key_encoder=key_encoder, metrics=metrics, hits=hits)[None]
-
-
-def evaluate_at(
-    encoder: Encoder,
-    data: RetrievalSet,
-    dimensions: Sequence[int | None],
-    *,
-    key_encoder: Encoder | None = None,
-    metrics: Sequence[str] = METRICS,
-    hits: int = 100,
-) -> dict[int | None, dict[str, float]]:
-    """Measure an encoder on one retrieval set, its vectors cut to so many dimensions; None leaves them whole."""
-    task = data.task if encoder.spec.instructions else None  # a model without instructions is measured without them
-    queries = encoder.encode_queries(list(data.queries.values()), task=task)
-    keys = (key_encoder or encoder).encode_keys(list(data.keys.values()), task=task)
-    names, found = list(data.keys), {}
-    for size in dimensions:
-        short = [v if size is None else encoder.shorten(v, size) for v in (queries, keys)]
-        scores, indices = search(*short, hits=hits, metric=encoder.spec.metric)
-        run = {
-            query: {names[index]: float(score) for score, index in zip(row, columns, strict=True)}
-            for query, row, columns in zip(data.queries, scores, indices, strict=True)
-        }
-        found[size] = mean(metrics, data.qrels, run)
-    return found
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `zh-embedder evaluate`."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="runs, checkpoints, encoders, or hub names")
-    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="BEIR folders, each of one task")
-    parser.add_argument("--task", help="task of the queries, if the folder does not say")
-    parser.add_argument("--metrics", nargs="+", default=list(METRICS), help="such as ndcg@10")
-    parser.add_argument("--dims", nargs="+", type=int, metavar="N", help="cut vectors to so many dimensions, each once")
-    parser.add_argument(
-        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest that loses no range here"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write [{model, data, metric, value}, ...]")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Measure models on retrieval sets and show a table."""
-    for name in args.metrics:
-        measure(name)
-    resolve_dtype(args.dtype, torch.device("cpu"))  # a wrong name is said before anything is read
-    sets = [read_retrieval_set(folder, task=args.task) for folder in args.data]
-    if len({data.name for data in sets}) < len(sets):  # the ends of the paths do not tell them apart
-        sets = [replace(data, name=str(folder)) for data, folder in zip(sets, args.data, strict=True)]
-    rows: Table = []
-    for model in args.models:
-        encoder = Encoder.from_pretrained(encoder_folder(model), dtype=args.dtype)
-        key = key_folder(model)
-        key_encoder = Encoder.from_pretrained(key, dtype=args.dtype) if key else None
-        for data in sets:
-            found = evaluate_at(encoder, data, args.dims or [None], key_encoder=key_encoder, metrics=args.metrics)
-            for size, values in found.items():
-                shown = model if size is None else f"{model} [{size}]"
-                rows += [{"model": shown, "data": data.name, "metric": n, "value": v} for n, v in values.items()]
-    sys.stdout.write(show(rows, args.metrics))
-    if args.json:
-        beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
-
-
-def show(rows: Table, metrics: Sequence[str]) -> str:
-    """Lay results out: a line for each model and set, and the mean of each model where there are several sets."""
-    found = {(str(r["model"]), str(r["data"]), str(r["metric"])): float(str(r["value"])) for r in rows}
-    models = list(dict.fromkeys(str(r["model"]) for r in rows))
-    sets = list(dict.fromkeys(str(r["data"]) for r in rows))
-    wide = max(len(name) for name in [*models, "model"])
-    lines = [f"{'model':{wide}}  {'data':24} " + " ".join(f"{name:>10}" for name in metrics)]
-    for model in models:
-        for data in sets:
-            cells = " ".join(f"{found[model, data, name]:10.4f}" for name in metrics)
-            lines.append(f"{model:{wide}}  {data[:24]:24} {cells}")
-        if len(sets) > 1:
-            means = [sum(found[model, data, name] for data in sets) / len(sets) for name in metrics]
-            lines.append(f"{model:{wide}}  {'mean':24} " + " ".join(f"{mean:10.4f}" for mean in means))
-    return "\n".join(lines) + "\n"
+    model = Model("", encoder, key_encoder or encoder)
+    return measure_model(model, data, metrics=metrics, hits=hits)[None].values

@@ -161,6 +161,12 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list
     return [encoding.ids or empty_text(tokenizer) for encoding in backend.encode_batch_fast(list(texts))]
 
 
+def cut_share(tokenizer: Any, texts: Sequence[str], limit: int) -> float:
+    """Share of texts that have more tokens than `limit`."""
+    lengths = [len(ids) for ids in tokenize(tokenizer, texts, limit + 1)]
+    return sum(length > limit for length in lengths) / max(1, len(lengths))
+
+
 def empty_text(tokenizer: Any) -> list[int]:
     """Token ids of an empty text where the tokenizer makes nothing of it: a text without tokens has no vector."""
     known = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, 0)
