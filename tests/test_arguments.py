@@ -346,9 +346,9 @@ def test_every_field_of_transformers_can_be_given_its_default_on_one_command_lin
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--eval_strategy", "steps"], "--eval_strategy: evaluation during training is not built yet"),
-        (["--evaluation_strategy", "epoch"], "--eval_strategy: evaluation during training is not built yet"),
-        (["--do_eval"], "--eval_strategy: evaluation during training is not built yet"),
+        (["--eval_strategy", "steps"], "--eval_strategy: nothing is measured, expected --eval_data"),
+        (["--evaluation_strategy", "epoch"], "--eval_strategy: nothing is measured, expected --eval_data"),
+        (["--eval_on_start"], "--eval_on_start: nothing is measured, expected --eval_data"),
         (["--load_best_model_at_end"], "--load_best_model_at_end: "),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1, expected 0"),
         (["--train_sampling_strategy", "group_by_length"], "--train_sampling_strategy: got 'group_by_length'"),

@@ -19,10 +19,11 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.errors import UserError, nearest, reject
+from zh_embedder.eval_arguments import EvalArguments, evaluation_defaults
 from zh_embedder.machine import accelerator, best_dtype
 from zh_embedder.model_arguments import ModelArguments
 from zh_embedder.objectives import LOSSES
-from zh_embedder.old_flags import as_prefix, translate
+from zh_embedder.old_flags import as_prefix, split_flags, translate
 from zh_embedder.options import above_zero, as_number, at_least, choose, option
 from zh_embedder.parallel import cores
 from zh_embedder.sampling import PLANS
@@ -149,6 +150,10 @@ class TrainArguments(TrainingArguments):
     cpu_threads: int | None = option(None, "Threads of a rank on the CPU. Default: its share of the cores.")
     negative_cross_device: bool = option(True, "Keys of all ranks serve as negatives.")
     early_exit_steps: int | None = option(None, "Stop after so many steps, the schedule unchanged.")
+    early_stopping_patience: int | None = option(
+        None, "Stop when so many evaluations in a row brought no better --metric_for_best_model."
+    )
+    early_stopping_threshold: float = option(0.0, "How much better is better, for --early_stopping_patience.")
     overwrite_output_dir: bool = option(False, "Replace the run that output_dir holds.")
     tensorboard_dir: str | None = option(
         None, "Folder of the TensorBoard files. Default: a new one in output_dir/runs."
@@ -172,6 +177,8 @@ class TrainArguments(TrainingArguments):
         at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
         at_least("seed", self.seed, 0)
         at_least("cpu_threads", self.cpu_threads, 1)
+        at_least("early_stopping_patience", self.early_stopping_patience, 1)
+        at_least("early_stopping_threshold", self.early_stopping_threshold, 0)
         choose("kd_loss_type", self.kd_loss_type, KD_LOSSES)
         choose("dtype", self.dtype, DTYPES)
         refuse_unused(self)
@@ -234,10 +241,6 @@ class TrainArguments(TrainingArguments):
 
 def refuse_unused(args: TrainArguments) -> None:
     """Refuse flags of transformers that would change nothing here, rather than swallow them."""
-    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" or args.do_eval or args.eval_on_start:
-        raise UserError("--eval_strategy: evaluation during training is not built yet, expected 'no'")
-    if args.load_best_model_at_end:
-        raise UserError("--load_best_model_at_end: evaluation during training is not built yet, expected False")
     if args.label_smoothing_factor:
         raise reject("--label_smoothing_factor", args.label_smoothing_factor, "0: these losses have no class labels")
     if args.train_sampling_strategy != "random":
@@ -251,15 +254,19 @@ class Arguments:
     data: DataArguments
     model: ModelArguments
     train: TrainArguments
+    eval: EvalArguments
     notes: tuple[str, ...]  # what was made of old spellings, each said once
 
     def to_json(self) -> str:
         """Settings as JSON, secrets left out."""
-        values = {**self.train.to_dict(), **asdict(self.data), **asdict(self.model)}
+        values = {**self.train.to_dict(), **asdict(self.data), **asdict(self.model), **asdict(self.eval)}
         for name, value in values.items():
             if (name == "token" or name.endswith("_token")) and value is not None:
                 values[name] = f"<{name.upper()}>"
         return json.dumps(values, ensure_ascii=False, indent=2, default=str)
+
+
+CLASSES = (DataArguments, ModelArguments, TrainArguments, EvalArguments)
 
 
 class _Help(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
@@ -276,7 +283,7 @@ class _Parser(HfArgumentParser):
 def parser() -> HfArgumentParser:
     """Build the parser of run_dense.py."""
     return _Parser(
-        [DataArguments, ModelArguments, TrainArguments],
+        list(CLASSES),
         prog="run_dense.py",
         description="Train a Chinese embedder on the records of many tasks.",
         epilog=EXAMPLE,
@@ -296,18 +303,22 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     if any(token in ("-h", "--help") for token in argv):
         flags.parse_args(["--help"])
     translated = translate(argv)
-    every = [f for cls in (DataArguments, ModelArguments, TrainArguments) for f in fields(cls) if f.init]
+    every = [f for cls in CLASSES for f in fields(cls) if f.init]
     known = {f.name for f in every} | {f"no_{f.name}" for f in every if f.default is True}
     for name in sorted(translated.given - known):
         raise UserError(f"--{name}: unknown flag{nearest(name, known) or '; see --help'}")
+    given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
+    for name, value in evaluation_defaults(given).items():
+        translated.add(name, value)
     try:
-        data, model, train = flags.parse_args_into_dataclasses(translated.argv, look_for_args_file=False)
+        data, model, train, measured = flags.parse_args_into_dataclasses(translated.argv, look_for_args_file=False)
     except UserError:
         raise
     except (ValueError, OSError) as error:
         raise UserError(f"command line: {error}") from None
     check_together(data, model, train)
-    return Arguments(data, model, train, tuple(dict.fromkeys([*translated.notes, *train.notes])))
+    check_evaluation(train, measured)
+    return Arguments(data, model, train, measured, tuple(dict.fromkeys([*translated.notes, *train.notes])))
 
 
 def check_together(data: DataArguments, model: ModelArguments, train: TrainArguments) -> None:
@@ -331,3 +342,24 @@ def check_together(data: DataArguments, model: ModelArguments, train: TrainArgum
         )
     if data.use_train_config and data.inbatch_same_dataset is None:
         raise UserError("--use_train_config: needs --inbatch_same_dataset, because a mixed step has no single task")
+
+
+def check_evaluation(train: TrainArguments, measured: EvalArguments) -> None:
+    """Refuse evaluation without sets, and a best checkpoint without evaluation."""
+    strategy = str(getattr(train.eval_strategy, "value", train.eval_strategy))
+    needs = {
+        "--eval_strategy": strategy != "no",
+        "--eval_on_start": train.eval_on_start,
+        "--load_best_model_at_end": train.load_best_model_at_end,
+        "--early_stopping_patience": train.early_stopping_patience is not None,
+        "--save_strategy best": str(getattr(train.save_strategy, "value", train.save_strategy)) == "best",
+    }
+    for flag, used in needs.items():
+        if used and not measured.wanted:
+            raise UserError(f"{flag}: nothing is measured, expected --eval_data, --validation_share or --canary")
+    if measured.wanted and not measured.metric_names:
+        raise UserError("--metrics: none of them is measured in training, expected e.g. --metrics ndcg --cutoffs 10")
+    if measured.wanted and train.fsdp:
+        raise UserError("--fsdp: weights are sharded, which evaluation in training cannot read yet; use `evaluate`")
+    if train.early_stopping_patience is not None and strategy == "no":
+        raise UserError("--early_stopping_patience: needs --eval_strategy steps or epoch")

@@ -13,13 +13,14 @@ SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_s
 
 
 class Progress(ProgressCallback):
-    """A progress bar, and one line for each log entry, on the first rank; the last step is always logged."""
+    """A progress bar, and a line for each log entry, on the first rank; the last step is always logged and measured."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Move the bar."""
         super().on_step_end(args, state, control, **options)
-        if state.global_step >= state.max_steps and args.logging_strategy != "no":
-            control.should_log = True
+        if state.global_step >= state.max_steps:
+            control.should_log = control.should_log or args.logging_strategy != "no"
+            control.should_evaluate = control.should_evaluate or args.eval_strategy != "no"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Write the line above the bar."""
@@ -39,4 +40,5 @@ class EarlyExit(TrainerCallback):
         """Stop when the step is reached."""
         if state.global_step >= self.steps:
             control.should_training_stop = True
+            control.should_evaluate = control.should_evaluate or args.eval_strategy != "no"
         return control

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from zh_embedder.encoder import DENSE_WEIGHTS, Encoder, dense_weight
 from zh_embedder.errors import UserError
+from zh_embedder.files import beside, renamed
 from zh_embedder.lora import LORA_FILE, has_lora
 from zh_embedder.st_format import DENSE
 
@@ -40,3 +43,15 @@ def checkpoints(run: Path) -> list[Path]:
     """Return the whole checkpoints of a run, oldest first."""
     found = [p for p in run.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
     return [p for p in sorted(found, key=lambda p: int(p.name.split("-")[-1])) if is_whole(p)]
+
+
+def copy_encoders(checkpoint: Path, run: Path, names: Iterable[str]) -> None:
+    """Copy folders and files of a checkpoint into the run, each written beside its place and renamed."""
+    for name in names:
+        source = checkpoint / name
+        if source.is_dir():
+            with beside(run / name) as partial:
+                shutil.copytree(source, partial, dirs_exist_ok=True)
+        elif source.is_file():
+            with renamed(run / name) as partial:
+                shutil.copyfile(source, partial)

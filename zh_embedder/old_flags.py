@@ -51,8 +51,8 @@ NEEDLESS: Mapping[str, str] = {
 NOT_YET: Mapping[str, str] = {
     **dict.fromkeys(
         (
-            "eval_data", "corpus", "key_template", "metrics", "cutoffs", "filter_answers", "max_neg_num", "load_result",
-            "save_result", "save_name", "save_to_output", "faiss_index_factory", "hits", "batch_size", "load_encode",
+            "filter_answers", "max_neg_num", "load_result",
+            "save_result", "save_name", "save_to_output", "faiss_index_factory", "batch_size", "load_encode",
             "save_encode", "load_index", "save_index", "embedding_name", "eval_method", "retrieval_method", "k1", "b",
             "log_path", "cpu",
         ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,3 +32,16 @@ class Outcome:
     def main(self) -> str:
         """The metric that is shown first."""
         return next(iter(self.values))
+
+    def to_json(self, *, hits: int) -> dict[str, Any]:
+        """Lay out for a JSON file, so many hits of each query."""
+        arrays = {name: None if (a := getattr(self, name)) is None else a.tolist() for name in ("gold", "predicted")}
+        run = {query: dict(list(scores.items())[:hits]) for query, scores in self.run.items()}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | arrays | {"run": run}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Outcome:
+        """Read back what `to_json` laid out."""
+        arrays = {name: None if raw[name] is None else np.asarray(raw[name]) for name in ("gold", "predicted")}
+        cut = raw["truncated"]
+        return cls(**{**raw, **arrays, "truncated": None if cut is None else (cut[0], cut[1])})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "1"  # part of every cache key: a change of the row format must not find old tables
+SCHEMA = "2"  # part of every cache key: a change of the row format must not find old tables
 LOCK_TRIES = 100
 CLOCK_TICK = 2.0  # seconds in which a file may change twice and have the same times
 
@@ -80,6 +80,7 @@ def row_schema() -> pa.Schema:
             "teacher_scores": List(number),
             "score": number,
             "label": text,
+            "group": text,
         }
     )
     return features.arrow_schema

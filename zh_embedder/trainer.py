@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from zh_embedder.arguments import TrainArguments
 from zh_embedder.attention import obstacle
 from zh_embedder.bi_encoder import BiEncoder
 from zh_embedder.callbacks import EarlyExit, Progress
-from zh_embedder.checkpoints import PLAN_FILE, QUERY_FOLDER, load_weights
+from zh_embedder.checkpoints import PLAN_FILE, QUERY_FOLDER, copy_encoders, load_weights
 from zh_embedder.collator import Batch, PlanLoader, RankBatches, TrainRows, TrainSet, Waiting, start_worker
 from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.errors import UserError
+from zh_embedder.evaluation import Model
 from zh_embedder.files import beside_file
 from zh_embedder.gather import gather_values, gather_with_grad, wait_for_all, world
 from zh_embedder.guard import Meter, StepGuard, Work, same_on_all_ranks
 from zh_embedder.machine import DTYPES, matmul_peak
+from zh_embedder.monitor import Watched, against_base, load_outcomes, save_outcomes
 from zh_embedder.objectives import LossTerm, sees_queries, total_loss, watch
 from zh_embedder.sampling import MIXED, Shares
 
 logger = logging.getLogger(__name__)
 
 ARGS_FILE, STAGING = "args.json", ".partial"
+TRAINER_STATE_NAME = "trainer_state.json"
 
 
 class DenseTrainer(Trainer):
@@ -50,12 +54,16 @@ class DenseTrainer(Trainer):
         settings: str,
         dimensions: Mapping[int, float] | None = None,
         shares: Shares = None,
+        watched: Watched | None = None,
     ) -> None:
         self.rows = TrainRows(sets, seed=args.order_seed)
         self.terms, self.mode, self.dimensions, self.shares = tuple(terms), mode, dimensions, shares
         self.fingerprint, self.settings = dict(fingerprint), settings
         self.staging: Path | None = None
-        super().__init__(model=model, args=args, train_dataset=self.rows)
+        self.watched = watched
+        super().__init__(
+            model=model, args=args, train_dataset=self.rows, eval_dataset=None if watched is None else watched.every
+        )
         self.model_accepts_loss_kwargs = False
         # The queries of a step are weighed by their share of it, never by what transformers counts.
         self.step_guard = StepGuard(args.device, self.describe_rows)
@@ -65,6 +73,8 @@ class DenseTrainer(Trainer):
         self.add_callback(Progress())
         if args.early_exit_steps:
             self.add_callback(EarlyExit(args.early_exit_steps))
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
 
     def why_padded(self) -> str | None:
         """Say why texts go through the query encoder with padding; None where they do not."""
@@ -212,6 +222,63 @@ class DenseTrainer(Trainer):
             self.meter.update(norm)
         return norm
 
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Measure the model on every watched set, each rank its share; returns what the log gets."""
+        if self.watched is None:
+            return {}
+        started, step, run = time.perf_counter(), self.state.global_step, Path(self.args.output_dir)
+        query, key = self.model.query, self.model.key or self.model.query
+        # Sharded weights are gathered forward by forward: every rank makes the same forwards, in their own precision.
+        sharded = any(hasattr(p, "ds_id") for p in self.model.parameters())  # ZeRO 3
+        dtype = "fp32" if sharded else self.args.dtype
+        outcomes = self.watched.measure(Model(f"step {step}", query, key, dtype=dtype, shared=not sharded))
+        entries = {f"{metric_key_prefix}_{name}": value for name, value in self.watched.entries(outcomes).items()}
+        if self.args.should_save:
+            save_outcomes(run, step, outcomes, best=self.state.best_global_step)
+        base = load_outcomes(run, 0) if step else []
+        logger.info(
+            "step %d: evaluated%s\n%s", step, ", and since step 0" * bool(base), self.watched.table(outcomes, base)
+        )
+        if dropped := self.watched.drop(outcomes, base):
+            logger.warning("%s", dropped)
+        seconds = time.perf_counter() - started
+        shown = {f"{metric_key_prefix}_{name}": value for name, value in self.watched.curves(outcomes).items()}
+        self.log(shown | {f"{metric_key_prefix}_runtime": round(seconds, 3)})
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, entries)
+        self.meter.started += time.perf_counter() - started  # texts/s are those of training
+        return entries
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Measure; a resumed run has measured its start already."""
+        if skip_scheduler and self.state.global_step:
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def _load_best_model(self) -> None:
+        """Leave the weights as they are: `save_model` copies those of the best checkpoint."""
+
+    def say_best(self) -> None:
+        """Say which step was best, and aloud where the base is better."""
+        name, best = f"eval_{self.args.metric_for_best_model}", self.state.best_metric
+        if self.watched is None or best is None:
+            return
+        logger.info("best: step %s, %s %.4f", self.state.best_global_step, self.args.metric_for_best_model, best)
+        start = next(
+            (entry[name] for entry in self.state.log_history if entry.get("step") == 0 and name in entry), None
+        )
+        if worse := against_base(best, start):
+            logger.warning("%s", worse)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the encoders; at the end of training those of the best checkpoint, where it was asked for."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if output_dir is not None or best is None:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            copy_encoders(Path(best), Path(self.args.output_dir), [*self.model.encoders(), ARGS_FILE, PLAN_FILE])
+
     # ---- the log --------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -261,13 +328,30 @@ class DenseTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.staging = None
+        self.note_best(run / STAGING / name, run)
         wait_for_all()
         if self.args.should_save:
             shutil.rmtree(run / name, ignore_errors=True)
             (run / STAGING / name).rename(run / name)
             shutil.rmtree(run / STAGING, ignore_errors=True)
-            rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit, use_mtime=True)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
         wait_for_all()
+
+    def note_best(self, written: Path, run: Path) -> None:
+        """Name the best checkpoint by its final place: it is still in the folder beside."""
+        best = self.state.best_global_step
+        if not best:
+            return
+        name = f"checkpoint-{best}"
+        if name == written.name or (run / name).is_dir():
+            self.state.best_model_checkpoint = str(run / name)
+        if self.args.should_save:
+            self.state.save_to_json(str(written / TRAINER_STATE_NAME))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments
     from zh_embedder.encoder import Encoder
     from zh_embedder.instructions import Version
+    from zh_embedder.monitor import Watched
     from zh_embedder.settings import DatasetPlan
     from zh_embedder.trainer import DenseTrainer
 
@@ -93,10 +94,12 @@ def train(args: Arguments) -> None:
     from zh_embedder.description import describe
     from zh_embedder.instructions import read_version
     from zh_embedder.machine import prepare
+    from zh_embedder.monitor import read_watched
     from zh_embedder.records import load_datasets, merge_small
     from zh_embedder.sources import find_files
     from zh_embedder.tables import cache_folder
     from zh_embedder.token_cache import with_tokens
+    from zh_embedder.validation_split import hold_out
 
     check_world(args)
     prepare(args.train.device, threads=args.train.cpu_threads)
@@ -111,7 +114,8 @@ def train(args: Arguments) -> None:
         datasets, merged = merge_small(datasets, small=args.data.small_threshold, drop=args.data.drop_threshold)
         for note in merged:
             logger.info("data: %s", note)
-    trainer = build(args, version, datasets)
+    datasets, held_out = hold_out(datasets, share=args.eval.validation_share, seed=args.train.order_seed)
+    trainer = build(args, version, datasets, read_watched(args.eval, held_out, data_root=args.data.data_root))
     if resume is not None:
         trainer.check_resume(resume)
     else:
@@ -128,6 +132,7 @@ def train(args: Arguments) -> None:
     seed_rank(args)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model()
+    trainer.say_best()
     if trainer.args.should_save:
         logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")
 
@@ -187,12 +192,13 @@ def clear_output(args: Arguments) -> None:
     wait_for_all()
 
 
-def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTrainer:
+def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: Watched) -> DenseTrainer:
     """Build everything that trains."""
     from transformers import set_seed
 
     from zh_embedder.bi_encoder import BiEncoder
     from zh_embedder.collator import TrainSet
+    from zh_embedder.monitor import check_watched
     from zh_embedder.settings import dataset_shares, plan_datasets
     from zh_embedder.trainer import DenseTrainer
 
@@ -206,6 +212,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
     set_seed(args.train.seed)
     with whole_weights(args):
         model = BiEncoder(*load_encoders(args, instructions_of(args, version, plans)))
+    check_watched(watched, model.query.spec, args.train.metric_for_best_model)
     widest = max(args.model.matryoshka_dims or [1])
     if widest > model.query.dimension:
         raise reject("--matryoshka_dims", widest, f"at most {model.query.dimension}, the dimensions of this base")
@@ -238,6 +245,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any]) -> DenseTr
         settings=args.to_json(),
         dimensions=args.model.dimensions,
         shares=dataset_shares(plans, args.data),
+        watched=watched if args.eval.wanted else None,
     )
 
 

@@ -34,7 +34,7 @@ KNOWN: dict[tuple[str, ...], frozenset[str]] = {
     fields: frozenset((*fields, *CARRIED_FIELDS)) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS)
 }
 ARRAY = "a JSON array, expected JSON Lines: one object per line (`jq -c '.[]' FILE` makes them)"
-ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label")
+ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group")
 
 Row = dict[str, Any]
 
@@ -108,7 +108,11 @@ def empty_row(kind: str, raw: Mapping[str, Any], where: str) -> Row:
     task = raw.get("task")
     if task is not None and (not isinstance(task, str) or not task.strip()):
         raise reject(f"{where}: task", task, 'a task name, such as "qa"')
-    return {**dict.fromkeys(ROW_FIELDS), "kind": kind, "task": task, "pos": [], "neg": []}
+    group = raw.get("group")
+    if group is not None and (not isinstance(group, str | int) or isinstance(group, bool)):
+        raise reject(f"{where}: group", group, "a string or a whole number: the source that a record comes from")
+    group = None if group is None else str(group)
+    return {**dict.fromkeys(ROW_FIELDS), "kind": kind, "task": task, "pos": [], "neg": [], "group": group}
 
 
 def need_text(raw: Mapping[str, Any], name: str, where: str, known: Sequence[str]) -> str:

@@ -1,0 +1,71 @@
+"""The flags that say what is measured, in training and without it. Names and defaults are LLM-Embedder's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from zh_embedder.errors import reject, unknown_name
+from zh_embedder.metrics import NAMES
+from zh_embedder.options import at_least, option
+
+COLLATIONS = ("collate_key", "collate_neg", "collate_score")  # files for other programs, no metrics
+FIRST = "ndcg@10"  # shown first and followed in training, where it is among the metrics
+MEAN = "mean"  # over tasks: what picks the best checkpoint unless something else is named
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalArguments:
+    """What is measured: in training beside --train_data; without it, --eval_data alone."""
+
+    eval_data: list[str] | None = option(
+        None, "Sets to measure: BEIR or FlagEmbedding folders, records, or LLM-Embedder's eval_data beside --corpus."
+    )
+    corpus: str | None = option(None, "JSON Lines of keys that --eval_data's `pos_index` counts in.")
+    key_template: str = option("{title} {text}", "How a line of --corpus becomes a key.")
+    eval_task: str | None = option(None, "Task of every set in --eval_data. Default: what its queries say.")
+    validation_share: float = option(0.0, "Hold so many of the records out of training, by `group`, and measure them.")
+    canary: str | None = option(None, "A set of general Chinese: not part of the mean, a drop there is said aloud.")
+    metrics: list[str] = option(["mrr", "recall", "ndcg"], f"Of retrieval: {', '.join((*NAMES, *COLLATIONS))}.")
+    cutoffs: list[int] = option([1, 5, 10, 100], "Metrics are taken at so many keys.")
+    hits: int = option(200, "Keys found for each query.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name in self.metrics:
+            if name.partition("@")[0] not in (*NAMES, *COLLATIONS):
+                raise unknown_name("--metrics", name, (*NAMES, *COLLATIONS))
+        for cutoff in self.cutoffs:
+            at_least("cutoffs", cutoff, 1)
+        at_least("hits", self.hits, 1)
+        if not 0 <= self.validation_share < 1:
+            raise reject("--validation_share", self.validation_share, "a share in [0, 1)")
+
+    @property
+    def wanted(self) -> bool:
+        """Tell whether training is to be measured."""
+        return bool(self.eval_data or self.validation_share or self.canary)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Metrics with their cutoffs, the one that is shown first in front."""
+        names = [name for name in self.metrics if name not in COLLATIONS]
+        found = [name if "@" in name else f"{name}@{cutoff}" for name in names for cutoff in self.cutoffs]
+        whole = [name for name in found if int(name.partition("@")[2]) <= self.hits]
+        return tuple(sorted(dict.fromkeys(whole), key=lambda name: name != FIRST))
+
+
+def evaluation_defaults(given: Mapping[str, str | None]) -> dict[str, str]:
+    """Flags of transformers that evaluation in training needs and the user did not give.
+
+    Evaluated at step 0, wherever a checkpoint is saved, and at the end; the mean over tasks picks the best.
+    """
+    if not any(name in given for name in ("eval_data", "validation_share", "canary")):
+        return {}
+    steps = given.get("save_strategy", "steps") != "epoch"
+    defaults = {"eval_strategy": "steps" if steps else "epoch", "eval_on_start": "True", "metric_for_best_model": MEAN}
+    if steps and "eval_strategy" not in given:
+        defaults["eval_steps"] = given.get("save_steps") or "2000"
+    if given.get("save_strategy") in ("no", "best"):
+        defaults["eval_steps"] = "0.1"
+    return {name: value for name, value in defaults.items() if name not in given}
