@@ -25,6 +25,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
         "validation",
         "sampling",
         "metrics",
+        "agreement",
         "segment",
     },
     {"losses"},
@@ -33,6 +34,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
     {"tokens", "packing", "vectors", "st_format", "guard", "instructions", "old_flags", "model_arguments"},
     {"arguments"},
     {"tables", "texts", "eval_sets", "outcome"},
+    {"probes", "bootstrap", "labelled_sets"},
     {"records"},
     {"spec", "tiny"},
     {"settings", "forward"},
@@ -62,6 +64,8 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "jieba": {"segment"},
     "sentence_transformers": {"export", "evaluation"},
     "ir_measures": {"metrics"},
+    "scipy": {"agreement"},
+    "sklearn": {"agreement", "probes"},
     "peft": {"lora"},
     "deepspeed": set(),  # transformers loads it
 }
@@ -73,6 +77,8 @@ HEAVY = {
     "deepspeed",
     "sentence_transformers",
     "ir_measures",
+    "scipy",
+    "sklearn",
     "bm25s",
     "pyarrow",
     "filelock",
