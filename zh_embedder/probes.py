@@ -195,7 +195,7 @@ def several_labels(where: str, labels: NDArray[Any]) -> int:
     found = np.unique(labels)
     if len(found) < 2:
         raise UserError(
-            f"{where}: label: got {len(labels)} texts of {', '.join(map(repr, found)) or 'no label'}, "
+            f"{where}: label: got {len(labels)} texts of {', '.join(map(repr, found.tolist())) or 'no label'}, "
             "expected at least two labels"
         )
     return len(found)
