@@ -25,6 +25,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
         "validation",
         "sampling",
         "metrics",
+        "agreement",
         "segment",
     },
     {"losses"},
@@ -43,6 +44,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
     },
     {"arguments"},
     {"tables", "texts", "eval_sets", "outcome"},
+    {"probes", "bootstrap", "labelled_sets"},
     {"records"},
     {"spec", "tiny", "validation_split"},
     {"settings", "forward"},
@@ -74,6 +76,8 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "jieba": {"segment"},
     "sentence_transformers": {"export", "evaluation"},
     "ir_measures": {"metrics"},
+    "scipy": {"agreement"},
+    "sklearn": {"agreement", "probes"},
     "peft": {"lora"},
     "deepspeed": set(),  # transformers loads it
 }
@@ -85,6 +89,8 @@ HEAVY = {
     "deepspeed",
     "sentence_transformers",
     "ir_measures",
+    "scipy",
+    "sklearn",
     "bm25s",
     "pyarrow",
     "filelock",

@@ -49,11 +49,12 @@ class PairSet:
     firsts: Sequence[str]
     seconds: Sequence[str]
     scores: Sequence[float]
+    graded: bool = False  # similarity even where all scores are 0 or 1, as in C-MTEB's LCQMC
 
     @property
     def kind(self) -> str:
         """The kind of measurement."""
-        return "pair_classification" if set(self.scores) <= {0.0, 1.0} else "similarity"
+        return "similarity" if self.graded or not set(self.scores) <= {0.0, 1.0} else "pair_classification"
 
 
 @dataclass(frozen=True, slots=True)
