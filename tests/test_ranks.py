@@ -33,7 +33,21 @@ def ground(tmp_path_factory):
     for name, rows in (("pairs", pairs), ("labels", labels)):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text, "utf-8")
+    write_eval_set(folder / "eval" / "qa", queries=5, keys=7)
     return folder
+
+
+def write_eval_set(folder, *, queries, keys):
+    """A BEIR folder of demo records; with 7 keys, a rank has one more than the other."""
+    folder.mkdir(parents=True)
+    chosen = records_of("qa")[30 : 30 + keys]
+    rows = {
+        "queries.jsonl": [{"id": f"q{i}", "text": r["query"], "task": "qa"} for i, r in enumerate(chosen[:queries])],
+        "corpus.jsonl": [{"id": f"k{i}", "text": r["pos"][0]} for i, r in enumerate(chosen)],
+    }
+    for name, lines in rows.items():
+        (folder / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines), "utf-8")
+    (folder / "qrels.tsv").write_text("".join(f"q{i}\tk{i}\t1\n" for i in range(queries)), "utf-8")
 
 
 def records_of(task):
@@ -53,6 +67,25 @@ def flags(out, batch, *more):
 SGD = ("--optim", "sgd", "--learning_rate", 0.5, "--max_grad_norm", 0, "--weight_decay", 0, "--warmup_steps", 0)
 
 
+EVAL = ("--eval_data", "eval/qa", "--hits", 6, "--cutoffs", 1, 5, "--metrics", "ndcg", "mrr")
+
+
+def same_outcomes(one, other, steps):
+    """Tell whether two runs measured the same at these steps: values, hits in their order, scores."""
+    from zh_embedder.monitor import load_outcomes
+
+    for step in steps:
+        (mine,), (theirs,) = load_outcomes(one, step), load_outcomes(other, step)
+        assert len(mine.run) == 5
+        assert mine.values == pytest.approx(theirs.values, abs=1e-9)
+        for query, hits in mine.run.items():
+            assert list(hits) == list(theirs.run[query])
+            assert len(hits) == 6
+            assert hits == pytest.approx(theirs.run[query], abs=1e-5)
+        assert mine.positives == pytest.approx(theirs.positives, abs=1e-5)
+        assert mine.positives.keys() == theirs.positives.keys() == mine.run.keys()
+
+
 def largest_difference(one, other):
     assert one.keys() == other.keys()
     return max((one[name] - other[name]).abs().max().item() for name in one)
@@ -60,8 +93,8 @@ def largest_difference(one, other):
 
 def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground):
     """SGD without clipping, no dropout, losses of every kind of records, repeated rows in every fourth step or so."""
-    alone = run(*flags("one", 8, *SGD), cwd=ground)
-    together = run(*flags("two", 4, *SGD), cwd=ground, launcher=torchrun(2))
+    alone = run(*flags("one", 8, *SGD, *EVAL), cwd=ground)
+    together = run(*flags("two", 4, *SGD, *EVAL), cwd=ground, launcher=torchrun(2))
     assert "engine: BiEncoder, 1 ranks" in alone
     assert "engine: DistributedDataParallel, 2 ranks" in together
     assert "chat:chat.jsonl: 5 records fill no step of 8: cycled, repeats masked" in together
@@ -69,6 +102,7 @@ def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground):
     start, one, two = (weights(ground / name) for name in ("base", "one/encoder", "two/encoder"))
     assert largest_difference(start, one) > 0.1  # they have moved
     assert largest_difference(one, two) < TOLERANCE
+    same_outcomes(ground / "one", ground / "two", steps=(0, STEPS))
 
 
 def test_two_ranks_in_sub_batches_give_the_weights_of_one(ground):
@@ -90,19 +124,20 @@ def test_deepspeed_stages_train_the_weights_of_plain_ranks(stage, cached, ground
     """AdamW as the configurations say; stage 0 through DeepSpeed's own launcher, which passes --local_rank."""
     adam = ("--max_steps", 3, "--learning_rate", 1e-3)
     if not (ground / "plain").exists():
-        run(*flags("plain", 4, *adam), cwd=ground, launcher=torchrun(2))
+        run(*flags("plain", 4, *adam, *EVAL), cwd=ground, launcher=torchrun(2))
     config = ROOT / "configs" / "deepspeed" / f"stage{stage}.json"
     launcher = torchrun(2)
     if stage == 0:
         launcher = (BIN / "deepspeed", "--num_accelerators", "2")
     more = ("--sub_batch_size", 7) if cached else ()
-    printed = run(*flags(f"zero{stage}", 4, *adam, "--deepspeed", config, *more), cwd=ground, launcher=launcher)
+    printed = run(*flags(f"zero{stage}", 4, *adam, *EVAL, "--deepspeed", config, *more), cwd=ground, launcher=launcher)
     assert "engine: DeepSpeedEngine, 2 ranks" in printed
     trained = weights(ground / f"zero{stage}" / "encoder")
     # Adam divides by the size of a gradient: where that is near 0, the order of sums shows.
     assert largest_difference(weights(ground / "plain/encoder"), trained) < 5e-5
     assert largest_difference(weights(ground / "base"), trained) > 1e-3
     assert all(torch.isfinite(tensor).all() for tensor in trained.values())
+    same_outcomes(ground / "plain", ground / f"zero{stage}", steps=(0, 3))  # weights that stage 3 holds in parts too
 
 
 def test_a_world_without_ranks_is_refused(ground, monkeypatch):

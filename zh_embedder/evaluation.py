@@ -17,11 +17,12 @@ from torch import Tensor
 from zh_embedder.embedded import SIMILARITIES
 from zh_embedder.encoder import Encoder, encoder_folder, key_folder
 from zh_embedder.errors import reject
-from zh_embedder.eval_sets import EvalSet, RetrievalSet
+from zh_embedder.eval_sets import EvalSet, LabelSet, PairSet, RetrievalSet
 from zh_embedder.gather import gather_values, world
 from zh_embedder.index import search
 from zh_embedder.metrics import Run, per_query
 from zh_embedder.outcome import Outcome
+from zh_embedder.probes import measure_labels, measure_pairs
 from zh_embedder.tokens import cut_share
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
@@ -50,6 +51,10 @@ class Model:
         folder = key_folder(name)
         key = Encoder.from_pretrained(folder, dtype=dtype) if folder else query
         return cls(name, query, key, instruct=instruct)
+
+    def label(self, size: int | None) -> str:
+        """Name of the model with vectors cut to so many dimensions."""
+        return self.name if size is None else f"{self.name} [{size}]"
 
     def side(self, side: int, task: str | None) -> tuple[Encoder, str, int]:
         """Return a side's encoder, the instruction in front of its texts, and their greatest length in tokens."""
@@ -124,7 +129,35 @@ def measure_model(
             raise reject("--dims", size, f"1 to {model.query.dimension}, the dimensions of {model.name}")
     if isinstance(data, RetrievalSet):
         return measure_retrieval(model, data, metrics=metrics, hits=hits, dimensions=dimensions)
-    raise NotImplementedError(data.kind)
+    return measure_texts(model, data, dimensions=dimensions)
+
+
+def measure_texts(
+    model: Model, data: PairSet | LabelSet, *, dimensions: Sequence[int | None]
+) -> dict[int | None, Outcome]:
+    """Measure sentence pairs or labelled texts: neither side is searched in, so all are encoded as queries."""
+    sides = (data.firsts, data.seconds) if isinstance(data, PairSet) else (data.texts, data.train_texts)
+    first, second = (model.vectors(texts, QUERY, data.task) for texts in sides)
+    cut = model.truncated([*sides[0], *sides[1]], QUERY, data.task)
+    found = {}
+    for size in dimensions:
+        short, other = (v if size is None else model.query.shorten(v, size) for v in (first, second))
+        if isinstance(data, PairSet):
+            pieces = measure_pairs(data, short, other, metric=model.query.spec.metric)
+        else:
+            pieces = measure_labels(data, short, other if data.train_texts else None)
+        found[size] = Outcome(
+            model=model.label(size),
+            data=data.name,
+            task=data.task,
+            kind=data.kind,
+            values=pieces.values,
+            items=pieces.items,
+            gold=pieces.gold,
+            predicted=pieces.predicted,
+            truncated=(cut, cut),
+        )
+    return found
 
 
 def measure_retrieval(
@@ -143,7 +176,7 @@ def measure_retrieval(
         positives = best_positives(model, data, *short, share=(0, 1) if reranks else model.share())
         items = per_query(metrics, data.qrels, run)
         found[size] = Outcome(
-            model=model.name if size is None else f"{model.name} [{size}]",
+            model=model.label(size),
             data=data.name,
             task=task,
             kind=data.kind,
