@@ -19,6 +19,7 @@ from zh_embedder.validation import parse_object
 
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
 FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
+TRAIN, TEST = "train.jsonl", "test.jsonl"  # of a folder of labelled texts
 KEY_TEMPLATE = "{title} {text}"
 TEXT_FIELDS = ("text", "content", "contents")  # of a corpus line
 
@@ -320,7 +321,8 @@ def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) 
 
 def is_set(folder: Path) -> bool:
     """Tell whether a folder, or its `test/`, is a set of some kind."""
-    return any(has(place, name) for place in (folder, folder / "test") for name in (BEIR[0], FLAG_EMBEDDING[0]))
+    names = (BEIR[0], FLAG_EMBEDDING[0])
+    return has(folder, TEST) or any(has(place, name) for place in (folder, folder / "test") for name in names)
 
 
 def below(folder: Path) -> Iterator[Path]:
