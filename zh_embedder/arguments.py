@@ -256,6 +256,7 @@ class Arguments:
     train: TrainArguments
     eval: EvalArguments
     notes: tuple[str, ...]  # what was made of old spellings, each said once
+    given: frozenset[str] = frozenset()  # names of the flags that were typed
 
     def to_json(self) -> str:
         """Settings as JSON, secrets left out."""
@@ -316,9 +317,10 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         raise
     except (ValueError, OSError) as error:
         raise UserError(f"command line: {error}") from None
-    check_together(data, model, train)
+    if data.train_data or not measured.eval_data:
+        check_together(data, model, train)
     check_evaluation(train, measured)
-    return Arguments(data, model, train, measured, tuple(dict.fromkeys([*translated.notes, *train.notes])))
+    return Arguments(data, model, train, measured, tuple(dict.fromkeys([*translated.notes, *train.notes])), frozenset(given))
 
 
 def check_together(data: DataArguments, model: ModelArguments, train: TrainArguments) -> None:

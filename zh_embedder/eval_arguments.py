@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from zh_embedder.errors import reject, unknown_name
 from zh_embedder.metrics import NAMES
-from zh_embedder.options import at_least, option
+from zh_embedder.options import at_least, choose, option
 
+METHODS = ("dense", "bm25", "random", "no")  # how keys are found
 COLLATIONS = ("collate_key", "collate_neg", "collate_score")  # files for other programs, no metrics
 FIRST = "ndcg@10"  # shown first and followed in training, where it is among the metrics
 MEAN = "mean"  # over tasks: what picks the best checkpoint unless something else is named
@@ -29,6 +30,23 @@ class EvalArguments:
     metrics: list[str] = option(["mrr", "recall", "ndcg"], f"Of retrieval: {', '.join((*NAMES, *COLLATIONS))}.")
     cutoffs: list[int] = option([1, 5, 10, 100], "Metrics are taken at so many keys.")
     hits: int = option(200, "Keys found for each query.")
+    eval_method: str = option("retrieval", "Without --train_data: retrieval, or rerank, the keys each query brings.")
+    retrieval_method: str = option("dense", f"Without --train_data, how keys are found: {', '.join(METHODS)}.")
+    faiss_index_factory: str = option("Flat", "Index over the keys, as faiss spells it; Flat is exact.")
+    k1: float | None = option(None, "Of BM25: weight of a word that a key repeats. Default: 0.82.")
+    b: float | None = option(None, "Of BM25: how much long keys are held back. Default: 0.68.")
+    save_encode: bool = option(False, "Keep the vectors of keys in --output_dir.")
+    load_encode: bool = option(False, "Take the vectors of keys that --save_encode kept.")
+    embedding_name: str = option("embeddings", "Name of their file.")
+    save_index: bool = option(False, "Keep the index in --output_dir.")
+    load_index: bool = option(False, "Take the index that --save_index kept; keys are not encoded.")
+    save_result: bool = option(False, "Keep the keys found, with their scores, in --output_dir.")
+    load_result: bool = option(False, "Measure the keys that --save_result kept.")
+    save_name: str | None = option(None, "Part of the names of files that collations and results are written to.")
+    save_to_output: bool = option(False, "Collations go to --output_dir, not beside --eval_data.")
+    max_neg_num: int = option(100, "collate_neg keeps so many negatives of each query.")
+    filter_answers: bool = option(False, "collate_neg leaves out keys that hold one of the query's `answers`.")
+    log_path: str | None = option(None, "Append a line of JSON with the metrics to this file.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -38,6 +56,9 @@ class EvalArguments:
         for cutoff in self.cutoffs:
             at_least("cutoffs", cutoff, 1)
         at_least("hits", self.hits, 1)
+        at_least("max_neg_num", self.max_neg_num, 1)
+        choose("eval_method", self.eval_method, ("retrieval", "rerank"))
+        choose("retrieval_method", self.retrieval_method, METHODS)
         if not 0 <= self.validation_share < 1:
             raise reject("--validation_share", self.validation_share, "a share in [0, 1)")
 

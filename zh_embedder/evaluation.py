@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zh_embedder.bm25 import K1, B, build_bm25
 from zh_embedder.embedded import SIMILARITIES
 from zh_embedder.encoder import Encoder, encoder_folder, key_folder
 from zh_embedder.errors import reject
@@ -180,7 +181,7 @@ def measure_retrieval(
             data=data.name,
             task=task,
             kind=data.kind,
-            values={name: sum(values.values()) / max(1, len(values)) for name, values in items.items()},
+            values=means(items),
             items=items,
             run=run,
             positives=positives,
@@ -223,6 +224,55 @@ def retrieve(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors, 
         query: {names[i]: float(score) for score, i in zip(row, columns, strict=True) if i < len(names)}
         for query, row, columns in zip(data.queries, scores, indices, strict=True)
     }
+
+
+def measure_bm25(
+    data: RetrievalSet,
+    *,
+    metrics: Sequence[str] = METRICS,
+    hits: int = HITS,
+    words: str = "jieba",
+    dictionary: str | None = None,
+    k1: float = K1,
+    b: float = B,
+) -> Outcome:
+    """Measure BM25 over words on a retrieval or reranking set: what a model has to beat.
+
+    Args:
+        data: the set.
+        metrics: such as ndcg@10.
+        hits: keys found for each query.
+        words: how texts are cut, a name in `segment.WORDS`.
+        dictionary: a file of further words for jieba.
+        k1: weight of a word that a key repeats.
+        b: how much long keys are held back.
+    """
+    index = build_bm25(list(data.keys.values()), words=words, dictionary=dictionary, k1=k1, b=b, show_progress=True)
+    most = hits if data.candidates is None else len(data.keys)
+    scores, indices = index.search(list(data.queries.values()), most, show_progress=True)
+    names = list(data.keys)
+    run = {
+        query: {names[i]: float(score) for score, i in zip(row, columns, strict=True) if i >= 0}
+        for query, row, columns in zip(data.queries, scores, indices, strict=True)
+    }
+    if data.candidates is not None:  # those without a word in common come last, in the order given
+        own = {query: [name for name in names if name in data.keys] for query, names in data.candidates.items()}
+        run = {query: {name: run[query].get(name, 0.0) for name in own.get(query, ())} for query in run}
+    items = per_query(metrics, data.qrels, run)
+    return Outcome(
+        model=f"BM25 ({words})",
+        data=data.name,
+        task=data.task,
+        kind=data.kind,
+        values=means(items),
+        items=items,
+        run=run,
+    )
+
+
+def means(items: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over all judged queries."""
+    return {name: sum(values.values()) / max(1, len(values)) for name, values in items.items()}
 
 
 def scores_of(metric: str, query: Vectors, keys: Vectors) -> Vectors:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from zh_embedder.errors import UserError, unknown_name
 from zh_embedder.eval_arguments import MEAN, EvalArguments
-from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, read_eval_data, read_retrieval_set
+from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.evaluation import Model, measure_model
 from zh_embedder.files import beside_file, read_json
+from zh_embedder.labelled_sets import read_set
 from zh_embedder.outcome import Outcome
 from zh_embedder.spec import EncoderSpec
 
@@ -113,7 +114,7 @@ def read_one(path: Path, args: EvalArguments) -> EvalSet:
     """Read one set."""
     if path.is_file() and args.corpus:
         return read_eval_data(path, args.corpus, task=args.eval_task, key_template=args.key_template)
-    return read_retrieval_set(path, task=args.eval_task)
+    return read_set(path, task=args.eval_task)
 
 
 def check_watched(watched: Watched, spec: EncoderSpec, best: str | None) -> None:

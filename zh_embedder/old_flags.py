@@ -28,6 +28,7 @@ RENAMED: Mapping[str, str] = {
     # transformers before 5
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
+    "cpu": "use_cpu",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     "push_to_hub_model_id": "hub_model_id",
@@ -43,21 +44,13 @@ NEEDLESS: Mapping[str, str] = {
     "use_mps_device": "the device is found by itself",
     "include_tokens_per_second": "tokens/s are always logged",
     "save_merged_lora_model": "adapters are always saved merged",
+    "batch_size": "texts are encoded in batches of bounded tokens",
     "dispatch_batches": "every rank computes the plan itself",
     "split_batches": "every rank computes the plan itself",
 }
 
 # Known, and not built yet.
 NOT_YET: Mapping[str, str] = {
-    **dict.fromkeys(
-        (
-            "filter_answers", "max_neg_num", "load_result",
-            "save_result", "save_name", "save_to_output", "faiss_index_factory", "batch_size", "load_encode",
-            "save_encode", "load_index", "save_index", "embedding_name", "eval_method", "retrieval_method", "k1", "b",
-            "log_path", "cpu",
-        ),
-        "evaluation in run_dense.py is not built yet; `zh-embedder evaluate MODEL --data DIR` measures a model",
-    ),
     "only_merge_lora_model": "adapters are merged when an encoder is saved; `zh-embedder export RUN OUT` exports one",
     **dict.fromkeys(("ranker", "ranker_method", "ranker_max_length"), "reranker training is not built yet"),
     **dict.fromkeys(("unified_finetuning", "use_self_distill", "colbert_dim", "self_distill_start_step"),

@@ -1,0 +1,53 @@
+"""The report of a run: what training brought, from the log and the outcomes that it kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from zh_embedder.manifest import manifest
+from zh_embedder.monitor import FOLDER, curves, load_outcomes
+from zh_embedder.report import Report, SetReport, write_report
+from zh_embedder.trainer import DenseTrainer
+
+REPORT_FILE = "report.html"
+
+
+def report_run(trainer: DenseTrainer) -> Path | None:
+    """Write the report of a run that was measured, on the rank that writes; returns where it is.
+
+    Step 0 is compared with what was saved: the best step where it was asked for, else the last one.
+    """
+    if trainer.watched is None or not trainer.args.should_save:
+        return None
+    run, state = Path(trainer.args.output_dir), trainer.state
+    steps = [int(path.stem.split("-")[-1]) for path in (run / FOLDER).glob("step-*.json")]
+    if not steps:
+        return None
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    first, last = load_outcomes(run, 0), load_outcomes(run, best or max(steps))
+    found = {outcome.data: [outcome] for outcome in first}
+    for outcome in last:
+        if outcome.model not in {known.model for known in found.get(outcome.data, [])}:
+            found.setdefault(outcome.data, []).append(outcome)
+    report = Report(
+        title=run.name,
+        sets=[SetReport(data, found[data.name]) for data in trainer.watched.every if data.name in found],
+        curves=curves(state.log_history, last),
+        losses=losses(state.log_history),
+        settings=json.loads(trainer.settings),
+        manifest=manifest(data=trainer.fingerprint.get("files"), seed=trainer.args.seed),
+        canary=None if trainer.watched.canary is None else trainer.watched.canary.name,
+    )
+    write_report(report, run / REPORT_FILE)
+    return run / REPORT_FILE
+
+
+def losses(history: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
+    """Loss of each task over the steps of a Trainer's log."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for entry in history:
+        for name, value in entry.items():
+            if name.startswith("loss/"):
+                found.setdefault(name.removeprefix("loss/"), []).append((int(entry["step"]), float(value)))
+    return found
