@@ -320,7 +320,9 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     if data.train_data or not measured.eval_data:
         check_together(data, model, train)
     check_evaluation(train, measured)
-    return Arguments(data, model, train, measured, tuple(dict.fromkeys([*translated.notes, *train.notes])), frozenset(given))
+    return Arguments(
+        data, model, train, measured, tuple(dict.fromkeys([*translated.notes, *train.notes])), frozenset(given)
+    )
 
 
 def check_together(data: DataArguments, model: ModelArguments, train: TrainArguments) -> None:

@@ -19,8 +19,8 @@ from zh_embedder.embedded import SIMILARITIES
 from zh_embedder.encoder import Encoder, encoder_folder, key_folder
 from zh_embedder.errors import reject
 from zh_embedder.eval_sets import EvalSet, LabelSet, PairSet, RetrievalSet
+from zh_embedder.exact import search
 from zh_embedder.gather import gather_values, world
-from zh_embedder.index import search
 from zh_embedder.metrics import Run, per_query
 from zh_embedder.outcome import Outcome
 from zh_embedder.probes import measure_labels, measure_pairs

@@ -1,4 +1,4 @@
-"""Progress of encoding."""
+"""Progress of encoding, and of what else goes text by text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Bar(tqdm):
         super().__init__(total=texts, unit=" texts", delay=5, leave=False, disable=not shown)
         self.tokens = 0
 
-    def advance(self, texts: int, tokens: int) -> None:
-        """Count what was encoded."""
+    def advance(self, texts: int, tokens: int = 0) -> None:
+        """Count what was done."""
         self.tokens += tokens
-        if not self.disable:
+        if tokens and not self.disable:
             self.set_postfix_str(f"{self.tokens / max(1e-9, self.format_dict['elapsed']):,.0f} tokens/s", refresh=False)
         self.update(texts)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zh_embedder.bm25 import B, K1
+from zh_embedder.bm25 import K1, B
 from zh_embedder.encoder import encoder_folder, key_folder, load_encoder
 from zh_embedder.errors import UserError, reject
 from zh_embedder.eval_arguments import COLLATIONS
@@ -70,7 +70,9 @@ def evaluate(args: Arguments) -> list[Outcome]:
 
 def check(args: Arguments) -> None:
     """Refuse what cannot work together."""
-    kept = [n for n in ("encode", "index", "result") if getattr(args.eval, f"save_{n}") or getattr(args.eval, f"load_{n}")]
+    kept = [
+        n for n in ("encode", "index", "result") if getattr(args.eval, f"save_{n}") or getattr(args.eval, f"load_{n}")
+    ]
     if kept and args.train.output_dir in (None, "trainer_output"):
         raise UserError(f"--save_{kept[0]}, --load_{kept[0]}: need --output_dir, the folder of these files")
     for name in kept:
@@ -134,8 +136,8 @@ def find_keys(args: Arguments, data: RetrievalSet, model: Model | None) -> Run:
         return read_result(args, data)
     if own.eval_method == "rerank" and data.candidates is None:
         raise UserError(
-            f"--eval_method rerank: {data.name}: its queries bring no keys of their own, expected records with `key`, or "
-            "`pos` and `neg`"
+            f"--eval_method rerank: {data.name}: queries bring no keys of their own, expected records with `key`, "
+            "or `pos` and `neg`"
         )
     if own.eval_method == "retrieval":
         data = replace(data, candidates=None)
@@ -182,7 +184,7 @@ def dense(args: Arguments, data: RetrievalSet, model: Model) -> Run:
             if len(index) != len(data.keys):
                 raise reject(f"--load_index: {path}", f"{len(index)} keys", f"the {len(data.keys)} of {data.name}")
         else:
-            index = build(keys, own.faiss_index_factory, metric=metric)
+            index = build(keys, factory=own.faiss_index_factory, metric=metric, seed=args.train.order_seed)
             if own.save_index and world()[0] == 0:
                 save_index(index, path)
         scores, indices = index.search(queries, own.hits)
@@ -324,7 +326,8 @@ def collate_key(args: Arguments, data: RetrievalSet, run: Run, _: Answers) -> Ro
     """Give each query the keys found, best first, for a program that reads them."""
     found = {query: list(run.get(query, {}))[: args.eval.hits] for query in data.queries}
     return [
-        judged(data, query) | {"key": [data.keys[key] for key in keys], "key_index": keys} for query, keys in found.items()
+        judged(data, query) | {"key": [data.keys[key] for key in keys], "key_index": keys}
+        for query, keys in found.items()
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from zh_embedder.bm25 import B, K1
+from zh_embedder.bm25 import K1, B
 from zh_embedder.bootstrap import Interval, compare
 from zh_embedder.errors import UserError
 from zh_embedder.eval_sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
@@ -30,7 +30,9 @@ RISES, FALLS, LEVEL = "rises", "falls", "="
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder evaluate`."""
     add = parser.add_argument
-    add("models", nargs="*", metavar="MODEL", help="runs, checkpoints, encoders, or hub names; the first is compared to")
+    add(
+        "models", nargs="*", metavar="MODEL", help="runs, checkpoints, encoders, or hub names; the first is compared to"
+    )
     add("--data", nargs="+", required=True, metavar="SET", help="folders or files, each a set; or folders of sets")
     add("--task", help="task of the sets, if they do not say")
     add("--kind", choices=KINDS, help="how to measure the sets, where their files leave it open")
@@ -135,7 +137,9 @@ def table(metrics: Sequence[str], outcomes: Sequence[Outcome]) -> str:
         own = [outcome for outcome in outcomes if outcome.model == model]
         for outcome in own:
             change = "" if model == models[0] else "  " + shown(compare(first[outcome.data], outcome, metrics[0]))
-            lines.append(f"{model:{wide}}  {outcome.data[:24]:24} " + cells(outcome.values[m] for m in metrics) + change)
+            lines.append(
+                f"{model:{wide}}  {outcome.data[:24]:24} " + cells(outcome.values[m] for m in metrics) + change
+            )
         if len(own) > 1:
             means = [sum(outcome.values[name] for outcome in own) / len(own) for name in metrics]
             lines.append(f"{model:{wide}}  {'mean':24} " + cells(means))

@@ -60,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet_deepspeed()
         from zh_embedder.arguments import parse
 
-        train(parse(argv))
+        args = parse(argv)
+        if args.data.train_data:
+            train(args)
+        else:
+            measure(args)
     except (UserError, OSError) as error:
         message = message_of(error)
         if first_rank():
@@ -135,6 +139,22 @@ def train(args: Arguments) -> None:
     trainer.say_best()
     if trainer.args.should_save:
         logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")
+
+
+def measure(args: Arguments) -> None:
+    """Measure --eval_data, as there is nothing to train.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    from zh_embedder.machine import prepare
+    from zh_embedder.retrieval_run import evaluate
+
+    check_world(args)
+    prepare(args.train.device, threads=args.train.cpu_threads)
+    for note in args.notes:
+        logger.info("flags: %s", note)
+    evaluate(args)
 
 
 def check_world(args: Arguments) -> None:
