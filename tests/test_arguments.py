@@ -14,6 +14,7 @@ import torch
 from transformers import TrainingArguments
 
 from zh_embedder.arguments import (
+    CLASSES,
     DTYPES,
     DataArguments,
     ModelArguments,
@@ -22,8 +23,9 @@ from zh_embedder.arguments import (
     parser,
 )
 from zh_embedder.errors import UserError
+from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, translate
 from zh_embedder.machine import accelerator, cpu_gains_from_bf16
-from zh_embedder.old_flags import NOT_YET, translate
+from zh_embedder.old_flags import NOT_YET
 
 LEAST = ["--output_dir", "out", "--train_data", "train.jsonl"]
 ON_CPU = [*LEAST, "--use_cpu"]
@@ -38,8 +40,8 @@ def own_environment(monkeypatch, tmp_path):
 
 
 def setting(args, name: str):
-    """A setting of whichever of the three groups has it, enums as their words."""
-    (group,) = [g for g in (args.data, args.model, args.train) if name in {f.name for f in fields(g)}]
+    """A setting of whichever of the groups has it, enums as their words."""
+    (group,) = [g for g in (args.data, args.model, args.train, args.eval) if name in {f.name for f in fields(g)}]
     value = getattr(group, name)
     return value.value if isinstance(value, enum.Enum) else value
 
@@ -63,7 +65,7 @@ def options() -> frozenset[str]:
 @functools.cache
 def defaults() -> dict:
     """The default of every flag of ours and of transformers'."""
-    every = [f for cls in (DataArguments, ModelArguments, TrainArguments) for f in fields(cls) if f.init]
+    every = [f for cls in CLASSES for f in fields(cls) if f.init]
     return {f.name: f.default_factory() if f.default is dataclasses.MISSING else f.default for f in every}
 
 
@@ -249,6 +251,8 @@ def test_a_flag_of_llm_embedder_is_ours_with_its_default_or_refused_by_name(name
     if name in NOT_YET:
         assert name not in defaults()
         assert refused([*LEAST, f"--{name}", "x"]).startswith(f"--{name}: ")
+    elif name in {*NEEDLESS, *RENAMED}:
+        assert parse([*LEAST, f"--{name}={LLM_EMBEDDER[name]}"]).notes[0].startswith(f"--{name} ")
     else:
         assert defaults()[name] == LLM_EMBEDDER[name]
         if name not in ("train_data", "dtype"):  # given, and chosen by the machine
@@ -349,7 +353,12 @@ def test_every_field_of_transformers_can_be_given_its_default_on_one_command_lin
         (["--eval_strategy", "steps"], "--eval_strategy: nothing is measured, expected --eval_data"),
         (["--evaluation_strategy", "epoch"], "--eval_strategy: nothing is measured, expected --eval_data"),
         (["--eval_on_start"], "--eval_on_start: nothing is measured, expected --eval_data"),
-        (["--load_best_model_at_end"], "--load_best_model_at_end: "),
+        (
+            ["--load_best_model_at_end", "--save_strategy", "best"],
+            "--load_best_model_at_end: nothing is measured, expected --eval_data",
+        ),
+        (["--early_stopping_patience", "2"], "--early_stopping_patience: nothing is measured"),
+        (["--eval_data", "x", "--metrics", "collate_neg"], "--metrics: none of them is measured in training"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1, expected 0"),
         (["--train_sampling_strategy", "group_by_length"], "--train_sampling_strategy: got 'group_by_length'"),
         (["--group_by_length"], "--group_by_length: transformers 5 has no such option any more"),

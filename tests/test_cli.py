@@ -93,7 +93,7 @@ def test_help_and_versions_load_nothing_heavy(words):
     ("words", "message"),
     [
         (["evaluat"], "invalid choice: 'evaluat'"),
-        (["evaluate"], "the following arguments are required: MODEL, --data"),
+        (["evaluate"], "the following arguments are required: --data"),
         (["encode", "encoder"], "the following arguments are required: INPUT, --output_dir"),
         (
             ["encode", "./nowhere", "DEMO", "--output", "out"],
@@ -191,9 +191,9 @@ def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
     ]
     assert rows == expected
     table = [line.split() for line in out.splitlines()]
-    assert table[0] == ["model", "data", *METRICS]
+    assert table[0] == ["model", "data", *METRICS, "ndcg@10", "against", "base"]
     assert [line[:2] for line in table[1:]] == [[m, d] for m in models for d in ("demo/qa", "demo/tool", "mean")]
-    shown = [float(cell) for line in table[1:] if line[1] != "mean" for cell in line[2:]]
+    shown = [float(cell) for line in table[1:] if line[1] != "mean" for cell in line[2:5]]
     assert shown == [pytest.approx(row["value"], abs=5e-5) for row in rows]
     assert measured("base", DEMO / "qa") != measured("run", DEMO / "qa")
 

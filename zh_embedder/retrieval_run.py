@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zh_embedder.bm25 import K1, B
 from zh_embedder.encoder import encoder_folder, key_folder, load_encoder
 from zh_embedder.errors import UserError, reject
 from zh_embedder.eval_arguments import COLLATIONS
@@ -146,8 +145,7 @@ def find_keys(args: Arguments, data: RetrievalSet, model: Model | None) -> Run:
     if own.retrieval_method == "random":
         return at_random(data, own.hits, seed=args.train.order_seed)
     if own.retrieval_method == "bm25":
-        k1, b = (K1 if own.k1 is None else own.k1), (B if own.b is None else own.b)
-        return measure_bm25(data, metrics=["mrr"], hits=own.hits, k1=k1, b=b).run
+        return measure_bm25(data, metrics=["mrr"], hits=own.hits, k1=own.k1, b=own.b).run
     if model is None:
         raise AssertionError("dense retrieval has a model")
     return dense(args, data, model)

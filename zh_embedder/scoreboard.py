@@ -67,7 +67,17 @@ def read_sets(args: argparse.Namespace) -> list[EvalSet]:
 
 
 def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[Outcome]:
-    """Measure BM25 and every model, each loaded once."""
+    """Measure every model, each loaded once, and BM25."""
+    for name in args.models:
+        model = Model.load(name, dtype=args.dtype)
+        ways = [model]
+        if args.no_instruction and model.query.spec.instructions:
+            ways.append(replace(model, name=f"{name} (no instruction)", instruct=False))
+        for way in ways:
+            for data in sets:
+                sizes = args.dims or [None]
+                yield from measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
+
     if args.bm25:
         for data in sets:
             if isinstance(data, RetrievalSet):
@@ -80,15 +90,6 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
                     k1=args.k1,
                     b=args.b,
                 )
-    for name in args.models:
-        model = Model.load(name, dtype=args.dtype)
-        ways = [model]
-        if args.no_instruction and model.query.spec.instructions:
-            ways.append(replace(model, name=f"{name} (no instruction)", instruct=False))
-        for way in ways:
-            for data in sets:
-                sizes = args.dims or [None]
-                yield from measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
 
 
 def run(args: argparse.Namespace) -> None:
