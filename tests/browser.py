@@ -40,7 +40,8 @@ def browser(*, width=1280, height=900, dark=False, language="en"):
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # what scrolls smoothly cannot be clicked
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
         yield driver
     finally:
         driver.quit()

@@ -1,6 +1,6 @@
 """report.html: one page that says whether it got better. Self-contained: it opens offline and asks nobody.
 
-The page is our own (`report_assets/`); BokehJS draws its charts, whose script the `bokeh` package brings and which is
+The page is our own (`report_assets/`). BokehJS draws its charts: the `bokeh` package brings the script, which is
 written into the page. Texts of users travel as JSON in which no markup can end the script, and the page's script puts
 them down as text, never as HTML.
 """
@@ -77,7 +77,7 @@ def chart_scripts() -> list[str]:
 
 
 def json_for_html(value: object) -> str:
-    """Return JSON that may stand inside <script>: without any `<`, and without line separators that scripts trip over."""
+    """Return JSON that may stand inside <script>: without any `<`, and without line separators that trip scripts."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

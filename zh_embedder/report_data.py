@@ -20,7 +20,8 @@ from zh_embedder.thresholds import Spread, best_threshold, histogram, spread_of
 from zh_embedder.verdict import Change, Verdict, alone, judge
 
 BASELINES = frozenset({"BM25", "random"})
-BINS = 36
+BINS = 24
+NARROW = 0.35  # share of a common axis that a distribution must fill
 MOST_QUERIES = 1800  # of all sets and classes: some 5 MB of page
 MOST_POINTS = 400  # of a curve
 
@@ -190,12 +191,22 @@ def scores_data(one: SetReport, label: str) -> dict[str, Any] | None:
     spreads = [(o, s) for o, s in found if s is not None and len(s.positives) and len(s.negatives)]
     if not spreads:
         return None
-    shared = all(outcome.model not in BASELINES for outcome, _ in spreads)  # BM25's scores are of another scale
-    limits = [limits_of([spread for _, spread in spreads])] * len(spreads)
-    if not shared:
-        limits = [limits_of([spread]) for _, spread in spreads]
+    limits = limits_together([spread for _, spread in spreads], [o.model in BASELINES for o, _ in spreads])
     panels = [panel_data(o.model, spread, *ends) for (o, spread), ends in zip(spreads, limits, strict=True)]
     return {"label": label, "name": one.data.name, "kind": one.data.kind, "panels": panels}
+
+
+def limits_together(spreads: Sequence[Spread], baselines: Sequence[bool]) -> list[tuple[float, float]]:
+    """Return the ends of each model's axis: the same for both where that leaves neither a mere spike.
+
+    BM25's scores are of another scale, and those of a base with random weights all lie above 0.9.
+    """
+    own = [limits_of([spread]) for spread in spreads]
+    whole = limits_of(spreads)
+    narrowest = min(high - low for low, high in own)
+    if any(baselines) or narrowest < NARROW * (whole[1] - whole[0]):
+        return own
+    return [whole] * len(spreads)
 
 
 def limits_of(spreads: Sequence[Spread]) -> tuple[float, float]:

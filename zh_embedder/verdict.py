@@ -55,7 +55,7 @@ def judge(changes: Sequence[Change]) -> Verdict:
     parts += [canary_words(change) for change in canaries]
     english = "; ".join(part for part, _ in parts) + "."
     chinese = "；".join(part for _, part in parts) + "。"
-    return Verdict(english[0].upper() + english[1:], chinese, tone(changes), before, after)
+    return Verdict(english if tasks else english[0].upper() + english[1:], chinese, tone(changes), before, after)
 
 
 def tone(changes: Sequence[Change]) -> str:

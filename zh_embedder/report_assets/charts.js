@@ -12,7 +12,7 @@ function hues() { return state.theme === "dark" ? DARK_HUES : HUES; }
 function ink() {
   const css = getComputedStyle(document.documentElement);
   const get = (name) => css.getPropertyValue(name).trim();
-  return { text: get("--text"), soft: get("--soft"), grid: get("--line"), font: getComputedStyle(document.body).fontFamily,
+  return { text: get("--text"), soft: get("--soft"), card: get("--card"), grid: get("--line"), font: getComputedStyle(document.body).fontFamily,
     before: get("--before"), baseline: get("--baseline"), good: get("--good"), bad: get("--bad") };
 }
 
@@ -74,7 +74,7 @@ async function clearCharts() {
 /** Bars of every set and model, with intervals, their values, and what was gained. */
 function drawBars(place, sets) {
   const colours = ink();
-  const rows = { y: [], value: [], colour: [], label: [], end: [] };
+  const rows = { y: [], value: [], colour: [], label: [], end: [], model: [], metric: [], range: [] };
   const sure = { y: [], low: [], high: [] };
   const gains = { y: [], text: [], colour: [] };
   const names = {};
@@ -87,6 +87,9 @@ function drawBars(place, sets) {
       rows.value.push(one.value);
       rows.colour.push(modelColour(one.model));
       rows.label.push(number(one.value));
+      rows.model.push(plainLabel(one.model));
+      rows.metric.push(metricName(set.metric));
+      rows.range.push(one.low === null ? t("notMeasured") : number(one.low) + " – " + number(one.high));
       rows.end.push(Math.max(one.value ?? 0, one.high ?? 0));
       if (one.low !== null) { sure.y.push(-y); sure.low.push(one.low); sure.high.push(one.high); }
       y += 1;
@@ -108,26 +111,29 @@ function drawBars(place, sets) {
     y_range: new Bokeh.Range1d({ start: -y + 0.4, end: 0.8 }), y_axis_type: "linear",
   });
   const source = new Bokeh.ColumnDataSource({ data: rows });
-  figure.hbar({ y: { field: "y" }, left: 0, right: { field: "value" }, height: 0.82, fill_color: { field: "colour" }, line_color: null, source });
+  const bars = figure.hbar({ y: { field: "y" }, left: 0, right: { field: "value" }, height: 0.82, fill_color: { field: "colour" }, line_color: null, source });
   const intervals = new Bokeh.ColumnDataSource({ data: sure });
-  figure.segment({ y0: { field: "y" }, y1: { field: "y" }, x0: { field: "low" }, x1: { field: "high" }, line_color: colours.text, line_width: 1.6, line_cap: "round", source: intervals });
+  for (const [line_color, line_width] of [[colours.card, 4.5], [colours.text, 1.7]]) { // the lower one sets it off
+    figure.segment({ y0: { field: "y" }, y1: { field: "y" }, x0: { field: "low" }, x1: { field: "high" }, line_color, line_width, line_cap: "round", source: intervals });
+  }
   const text = { text_font: colours.font, text_baseline: "middle", x_offset: 6 };
   figure.text({ x: { field: "end" }, y: { field: "y" }, text: { field: "label" }, text_color: colours.soft, text_font_size: "11px", source, ...text });
   figure.text({ x: least + room, y: { field: "y" }, text: { field: "text" }, text_color: { field: "colour" }, text_font_size: "14px", text_font_style: "bold",
     source: new Bokeh.ColumnDataSource({ data: gains }), ...text, text_align: "right", x_offset: -2 });
+  figure.add_tools(new Bokeh.HoverTool({ renderers: [bars], tooltips: [["", "@model"], [t("metric"), "@metric"], ["", "@label"], [t("interval"), "@range"]] }));
   style(figure, colours);
   const axis = figure.yaxes[0];
   axis.ticker = new Bokeh.FixedTicker({ ticks: Object.keys(names).map(Number) });
   axis.major_label_overrides = new Map(Object.entries(names).map(([k, v]) => [Number(k), v]));
   Object.assign(axis, { axis_line_color: null, major_label_text_color: colours.text, major_label_text_font_size: "13px" });
   figure.ygrids[0].grid_line_color = null;
-  figure.xaxes[0].ticker = new Bokeh.FixedTicker({ ticks: niceTicks(least, most) });
+  figure.xaxes[0].ticker = figure.xgrids[0].ticker = new Bokeh.FixedTicker({ ticks: niceTicks(least, most) });
   show(figure, place);
 }
 
 /** Round positions between two ends. */
 function niceTicks(low, high) {
-  const width = (high - low) / 4;
+  const width = (high - low) / 5.2;
   const power = 10 ** Math.floor(Math.log10(width));
   const stride = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= width);
   const ticks = [];
@@ -196,6 +202,7 @@ function drawScores(place, panel) {
     figure.segment({ x0: [x], x1: [x], y0: [0], y1: [top], line_color: colours.text, line_width: 1.6, line_dash: "dashed" });
   }
   style(figure, colours);
+  figure.xaxes[0].ticker = new Bokeh.FixedTicker({ ticks: niceTicks(panel.low, panel.high) });
   figure.yaxes[0].visible = false;
   figure.ygrids[0].grid_line_color = null;
   figure.xgrids[0].grid_line_color = null;

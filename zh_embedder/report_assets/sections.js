@@ -74,7 +74,7 @@ function training(later) {
       later.push(() => drawLines(place, legend, title, curves));
       return el("div.panel", {}, el("h3", {}, t(title)), legend, place);
     });
-  return section("training", t("training"), t("curveHint"), el("div.columns", {}, panels));
+  return section("training", t("training"), t("curveHint"), el("div.columns.level", {}, panels));
 }
 
 function thresholds(later) {
@@ -89,7 +89,8 @@ function thresholds(later) {
         el("p.model", { title: panel.model }, key(modelColour(panel.model), panel.model)),
         place,
         found && el("p.cut", {}, el("span.big", {}, el("small", {}, t("threshold")), scoreText(found.value)),
-          el("span.figures", {}, "F1 ", el("b", {}, number(found.f1, 2)), " · " + t("precision") + " " + number(found.precision, 2) + " · " + t("recall") + " " + number(found.recall, 2))));
+          el("span.figures", {}, "F1 ", el("b", {}, number(found.f1, 2)), " · " + t("precision") + " " + number(found.precision, 2) + " · " + t("recall") + " " + number(found.recall, 2)),
+          inseparable(panel) && el("span.hint", {}, t("inseparable"))));
     });
     return el("article.panel", {}, el("h3", {}, one.label),
       el("p.keys", {}, key(hues()[0], t(pairs ? "highPairs" : "positives")), key(hues()[1], t(pairs ? "lowPairs" : "negatives"))),
@@ -99,12 +100,18 @@ function thresholds(later) {
   return section("thresholds", t("thresholds"), t("thresholdsNote"), el("div.columns", {}, cards));
 }
 
+/** Whether the best threshold hardly beats taking everything. */
+function inseparable(panel) {
+  const [positives, negatives] = panel.counts;
+  return panel.threshold.f1 < (2 * positives) / (2 * positives + negatives) + 0.05;
+}
+
 // ---- tables ---------------------------------------------------------------------------------------------------------
 
 function metrics() {
   const models = DATA.models.map((model) => model.name);
   const rows = DATA.sets.flatMap((set) => Object.entries(set.metrics).map(([name, values], n) => {
-    const best = Math.max(...Object.values(values).filter((value) => value !== null));
+    const best = name.includes("threshold") ? null : Math.max(...Object.values(values).filter((value) => value !== null));
     const cells = models.map((model) => {
       const value = values[model];
       const text = number(value);
