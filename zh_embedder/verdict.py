@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zh_embedder.bootstrap import Interval
 
 ROSE, FELL, NOISE, UNKNOWN = "rose", "fell", "noise", "unknown"
-MOST_NAMES = 5  # in one pair of parentheses
+MOST_NAMES = 6  # in one pair of parentheses
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ function modelColour(name) {
   return place === 0 ? colours.before : hues()[[2, 5, 7, 6, 1][(place - 1) % 5]];
 }
 
-/** Text for Bokeh: it would take $$...$$ for a formula, and ask a server for MathJax. */
+/** Text for Bokeh, which may take $$...$$ for a formula, to be set by a script from elsewhere. */
 function plainLabel(text) {
   const short = [...String(text)].length > 22 ? [...String(text)].slice(0, 21).join("") + "…" : String(text);
   return short.replaceAll("$", "＄").replaceAll("\\", "＼");
@@ -91,7 +91,7 @@ function drawBars(place, sets) {
       rows.metric.push(metricName(set.metric));
       rows.range.push(one.low === null ? t("notMeasured") : number(one.low) + " – " + number(one.high));
       rows.end.push(Math.max(one.value ?? 0, one.high ?? 0));
-      if (one.low !== null) { sure.y.push(-y); sure.low.push(one.low); sure.high.push(one.high); }
+      if (one.low !== null && one.high - one.low > 1e-6) { sure.y.push(-y); sure.low.push(one.low); sure.high.push(one.high); }
       y += 1;
     }
     const middle = -(first + y - 1) / 2;
@@ -105,7 +105,8 @@ function drawBars(place, sets) {
   }
   const least = Math.min(0, ...rows.value, ...sure.low);
   const most = Math.max(0.05, ...rows.end);
-  const room = (most - least) * (gains.y.length ? 1.36 : 1.14);
+  const width = Math.max(220, place.clientWidth - 110); // what names leave to bars and to the figures behind them
+  const room = ((most - least) * width) / (width - (gains.y.length ? 118 : 50));
   const figure = newFigure({
     height: 40 + y * bar, x_range: new Bokeh.Range1d({ start: least, end: least + room }),
     y_range: new Bokeh.Range1d({ start: -y + 0.4, end: 0.8 }), y_axis_type: "linear",

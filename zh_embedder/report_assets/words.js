@@ -5,7 +5,7 @@ const WORDS = {
   en: {
     report: "evaluation report", theme: "Theme", language: "Language", light: "Light", dark: "Dark",
     skip: "Skip to the verdict", verdict: "Verdict", mean: "mean", before: "before", after: "after",
-    tasks: "Task by task", tasksNote: "Main metric of each task, with 95 % bootstrap intervals over its queries. The figure on the right is {1} gained over {0}; it is coloured where zero lies outside of the paired interval.",
+    tasks: "Task by task", tasksNote: "Main metric of each task, with 95 % bootstrap intervals over its queries. The figure on the right is what {1} gained over {0}; it is coloured where zero lies outside of the paired interval.",
     tasksNoteOne: "Main metric of each task, with 95 % bootstrap intervals over its queries.",
     rose: "rose", fell: "fell", noise: "within noise", unknown: "no interval", canary: "canary",
     training: "Training", metricOverSteps: "Metric over steps", lossPerTask: "Loss per task", step: "step",
