@@ -326,8 +326,10 @@ def test_long_curves_are_thinned_to_means_and_short_ones_kept():
 
 
 def test_what_json_does_not_know_is_null_or_text(tmp_path):
-    found = plain({"a": float("nan"), "b": np.float32(0.5), "c": tmp_path, "d": (1, None, True), 3: np.int64(4)})
-    assert found == {"a": None, "b": 0.5, "c": str(tmp_path), "d": [1, None, True], "3": 4}
+    found = plain(
+        {"a": float("nan"), "b": np.float32(0.5), "c": tmp_path, "d": (1, None, True), 3: np.int64(4), "e": 1e-8}
+    )
+    assert found == {"a": None, "b": 0.5, "c": str(tmp_path), "d": [1, None, True], "3": 4, "e": 1e-8}
 
 
 def test_no_text_can_end_the_script_that_carries_it():

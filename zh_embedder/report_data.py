@@ -82,7 +82,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        return float(f"{value:.7g}") if math.isfinite(value) else None  # shorter pages
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
