@@ -23,9 +23,8 @@ from zh_embedder.arguments import (
     parser,
 )
 from zh_embedder.errors import UserError
-from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, translate
 from zh_embedder.machine import accelerator, cpu_gains_from_bf16
-from zh_embedder.old_flags import NOT_YET
+from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, translate
 
 LEAST = ["--output_dir", "out", "--train_data", "train.jsonl"]
 ON_CPU = [*LEAST, "--use_cpu"]

@@ -27,6 +27,8 @@ def test_the_wheel_holds_the_library_the_tools_and_the_instructions(tmp_path):
             assert packed == path.read_text("utf-8")
         points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "zh-embedder = zh_embedder.cli:main" in archive.read(points).decode()
+        for path in (ROOT / "zh_embedder" / "report_assets").iterdir():
+            assert archive.read(f"zh_embedder/report_assets/{path.name}") == path.read_bytes()
     modules = {f"zh_embedder/{path.name}" for path in (ROOT / "zh_embedder").glob("*.py")}
     assert modules | {"data_tools/__init__.py", "zh_embedder/py.typed"} <= names
     assert not [name for name in names if name.startswith(("tests/", "examples/", "benchmarks/"))]

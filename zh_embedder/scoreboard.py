@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from zh_embedder.evaluation import HITS, METRICS, Model, measure_bm25, measure_m
 from zh_embedder.files import beside_file
 from zh_embedder.labelled_sets import KINDS, read_set
 from zh_embedder.machine import resolve_dtype
+from zh_embedder.manifest import manifest
 from zh_embedder.metrics import measure
 from zh_embedder.outcome import Outcome
+from zh_embedder.report import Report, SetReport, write_report
 from zh_embedder.segment import WORDS
 
 Table = list[dict[str, object]]
@@ -105,6 +107,20 @@ def run(args: argparse.Namespace) -> None:
     sys.stdout.write(show(outcomes))
     if args.json:
         beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
+    if args.report:
+        write_report(report_of(outcomes, sets, settings=vars(args)), Path(args.report))
+
+
+def report_of(outcomes: Sequence[Outcome], sets: Sequence[EvalSet], *, settings: Mapping[str, object]) -> Report:
+    """Lay outcomes out as a page to look at."""
+    return Report(
+        title="evaluation",
+        sets=[SetReport(data, [o for o in outcomes if o.data == data.name]) for data in sets],
+        curves={},
+        losses={},
+        settings=settings,
+        manifest=manifest(),
+    )
 
 
 def rows_of(outcomes: Sequence[Outcome]) -> Table:

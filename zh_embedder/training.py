@@ -100,6 +100,7 @@ def train(args: Arguments) -> None:
     from zh_embedder.machine import prepare
     from zh_embedder.monitor import read_watched
     from zh_embedder.records import load_datasets, merge_small
+    from zh_embedder.run_report import report_run
     from zh_embedder.sources import find_files
     from zh_embedder.tables import cache_folder
     from zh_embedder.token_cache import with_tokens
@@ -137,6 +138,8 @@ def train(args: Arguments) -> None:
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model()
     trainer.say_best()
+    if written := report_run(trainer):
+        logger.info("report: %s", written)
     if trainer.args.should_save:
         logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")
 
