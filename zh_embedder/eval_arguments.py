@@ -27,6 +27,7 @@ class EvalArguments:
     eval_task: str | None = option(None, "Task of every set in --eval_data. Default: what its queries say.")
     validation_share: float = option(0.0, "Hold so many of the records out of training, by `group`, and measure them.")
     canary: str | None = option(None, "A set of general Chinese: not part of the mean, a drop there is said aloud.")
+    bm25_baseline: bool = option(False, "Measure BM25 over jieba's words too, once, to stand beside the model.")
     metrics: list[str] = option(["mrr", "recall", "ndcg"], f"Of retrieval: {', '.join((*NAMES, *COLLATIONS))}.")
     cutoffs: list[int] = option([1, 5, 10, 100], "Metrics are taken at so many keys.")
     hits: int = option(200, "Keys found for each query.")

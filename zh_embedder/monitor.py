@@ -11,7 +11,7 @@ from pathlib import Path
 from zh_embedder.errors import UserError, unknown_name
 from zh_embedder.eval_arguments import MEAN, EvalArguments
 from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, read_eval_data
-from zh_embedder.evaluation import Model, measure_model
+from zh_embedder.evaluation import Model, measure_bm25, measure_model
 from zh_embedder.files import beside_file, read_json
 from zh_embedder.labelled_sets import read_set
 from zh_embedder.outcome import Outcome
@@ -20,6 +20,7 @@ from zh_embedder.spec import EncoderSpec
 logger = logging.getLogger(__name__)
 
 FOLDER = "evaluation"  # of the run: a file for step 0, the best step and the last one
+WORDS = "bm25"  # the file of the baseline
 HITS_KEPT = 10  # of each query, in these files
 NOTABLE_DROP = 0.01  # of the canary: a smaller one is not worth a warning
 
@@ -32,6 +33,7 @@ class Watched:
     metrics: tuple[str, ...]
     hits: int
     canary: EvalSet | None = None  # measured, but not part of the mean
+    bm25: bool = False  # measured once, beside the model
 
     @property
     def every(self) -> tuple[EvalSet, ...]:
@@ -41,6 +43,11 @@ class Watched:
     def measure(self, model: Model) -> list[Outcome]:
         """Measure a model on every set. All ranks must call this."""
         return [measure_model(model, data, metrics=self.metrics, hits=self.hits)[None] for data in self.every]
+
+    def measure_words(self) -> list[Outcome]:
+        """Measure BM25 on the sets that it can serve, where it was asked for."""
+        sets = [data for data in self.every if self.bm25 and isinstance(data, RetrievalSet)]
+        return [measure_bm25(data, metrics=self.metrics, hits=self.hits) for data in sets]
 
     def entries(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """Lay outcomes out: the mean over tasks, and every metric of every set."""
@@ -107,7 +114,7 @@ def read_watched(args: EvalArguments, held_out: Sequence[RetrievalSet], *, data_
     names = [data.name for data in sets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--eval_data: {', '.join(twice)}: two sets have this name, expected other folder names")
-    return Watched(tuple(sets), args.metric_names, args.hits, canary)
+    return Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25_baseline)
 
 
 def read_one(path: Path, args: EvalArguments) -> EvalSet:
@@ -133,12 +140,12 @@ def check_watched(watched: Watched, spec: EncoderSpec, best: str | None) -> None
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def step_file(run: Path, step: int) -> Path:
-    """Return where the outcomes of a step are."""
-    return run / FOLDER / f"step-{step}.json"
+def step_file(run: Path, step: int | str) -> Path:
+    """Return where the outcomes of a step are, or those of BM25."""
+    return run / FOLDER / (f"step-{step}.json" if isinstance(step, int) else f"{step}.json")
 
 
-def save_outcomes(run: Path, step: int, outcomes: Sequence[Outcome], *, best: int | None) -> None:
+def save_outcomes(run: Path, step: int | str, outcomes: Sequence[Outcome], *, best: int | None = None) -> None:
     """Write the outcomes of a step; of the steps before, only those of step 0 and the best one stay."""
     text = json.dumps([outcome.to_json(hits=HITS_KEPT) for outcome in outcomes], ensure_ascii=False)
     beside_file(step_file(run, step), text + "\n")
@@ -148,7 +155,7 @@ def save_outcomes(run: Path, step: int, outcomes: Sequence[Outcome], *, best: in
             old.unlink()
 
 
-def load_outcomes(run: Path, step: int) -> list[Outcome]:
+def load_outcomes(run: Path, step: int | str) -> list[Outcome]:
     """Read the outcomes of a step; none where they are not there."""
     path = step_file(run, step)
     return [Outcome.from_json(raw) for raw in read_json(path)] if path.is_file() else []

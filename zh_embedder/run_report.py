@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from zh_embedder.files import write_json
 from zh_embedder.manifest import manifest
-from zh_embedder.monitor import FOLDER, curves, load_outcomes
+from zh_embedder.monitor import FOLDER, WORDS, curves, load_outcomes
+from zh_embedder.outcome import Outcome
 from zh_embedder.report import Report, SetReport, write_report
 from zh_embedder.trainer import DenseTrainer
 
-REPORT_FILE = "report.html"
+REPORT_FILE, SUMMARY_FILE = "report.html", "summary.json"
 
 
 def report_run(trainer: DenseTrainer) -> Path | None:
@@ -27,6 +30,8 @@ def report_run(trainer: DenseTrainer) -> Path | None:
     best = state.best_global_step if trainer.args.load_best_model_at_end else None
     first, last = load_outcomes(run, 0), load_outcomes(run, best or max(steps))
     found = {outcome.data: [outcome] for outcome in first}
+    for outcome in load_outcomes(run, WORDS):
+        found.setdefault(outcome.data, []).append(outcome)
     for outcome in last:
         if outcome.model not in {known.model for known in found.get(outcome.data, [])}:
             found.setdefault(outcome.data, []).append(outcome)
@@ -40,7 +45,20 @@ def report_run(trainer: DenseTrainer) -> Path | None:
         canary=None if trainer.watched.canary is None else trainer.watched.canary.name,
     )
     write_report(report, run / REPORT_FILE)
+    write_json(
+        run / FOLDER / SUMMARY_FILE,
+        {"step": best or max(steps), "base": rows(first), "saved": rows(last), "bm25": rows(load_outcomes(run, WORDS))},
+    )
     return run / REPORT_FILE
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
+    """Lay outcomes out as rows of JSON."""
+    return [
+        {"data": outcome.data, "task": outcome.task, "metric": metric, "value": value}
+        for outcome in outcomes
+        for metric, value in outcome.values.items()
+    ]
 
 
 def losses(history: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:

@@ -29,7 +29,7 @@ from zh_embedder.files import beside_file
 from zh_embedder.gather import gather_values, gather_with_grad, wait_for_all, world
 from zh_embedder.guard import Meter, StepGuard, Work, same_on_all_ranks
 from zh_embedder.machine import DTYPES, matmul_peak
-from zh_embedder.monitor import Watched, against_base, load_outcomes, save_outcomes
+from zh_embedder.monitor import WORDS, Watched, against_base, load_outcomes, save_outcomes
 from zh_embedder.objectives import LossTerm, sees_queries, total_loss, watch
 from zh_embedder.sampling import MIXED, Shares
 
@@ -237,6 +237,9 @@ class DenseTrainer(Trainer):
         entries = {f"{metric_key_prefix}_{name}": value for name, value in self.watched.entries(outcomes).items()}
         if self.args.should_save:
             save_outcomes(run, step, outcomes, best=self.state.best_global_step)
+            if not step and (words := self.watched.measure_words()):
+                save_outcomes(run, WORDS, words)
+                logger.info("BM25:\n%s", self.watched.table(words, []))
         base = load_outcomes(run, 0) if step else []
         logger.info(
             "step %d: evaluated%s\n%s", step, ", and since step 0" * bool(base), self.watched.table(outcomes, base)

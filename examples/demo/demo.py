@@ -8,6 +8,7 @@ Everything that it does is a command that you can type yourself; each is shown b
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -41,29 +42,28 @@ def relative(path: Path) -> str:
     return os.path.relpath(path)
 
 
-def measure(model: str) -> dict[tuple[str, str], float]:
-    """Measure retrieval on every bundled test set: (task, metric) -> value."""
-    from zh_embedder.encoder import Encoder
-    from zh_embedder.eval_sets import read_retrieval_set
-    from zh_embedder.evaluation import evaluate_retrieval
-
-    encoder = Encoder.from_pretrained(model)
-    found = {}
-    for task in TASKS:
-        values = evaluate_retrieval(encoder, read_retrieval_set(HERE / "test" / task), metrics=METRICS)
-        found |= {(task, metric): value for metric, value in values.items()}
-    return found
+def measured(output: Path) -> dict[str, dict[tuple[str, str], float]]:
+    """Read what the run measured: BM25, step 0 and what was saved -> (task, metric) -> value."""
+    summary = json.loads((output / "evaluation" / "summary.json").read_text("utf-8"))
+    print(f"\nsaved: step {summary['step']}, the best of those measured")
+    return {
+        name: {(row["data"].split("/")[-1], row["metric"]): row["value"] for row in summary[name]}
+        for name in ("bm25", "base", "saved")
+    }
 
 
-def table(before: dict[tuple[str, str], float], after: dict[tuple[str, str], float]) -> str:
-    """Lay before and after out side by side, with the mean over tasks."""
+def table(found: dict[str, dict[tuple[str, str], float]]) -> str:
+    """Lay before and after out side by side, with the mean over tasks, and BM25's first metric."""
+    before, after, words = found["base"], found["saved"], found["bm25"]
     head = " | ".join(f"{metric:^15}" for metric in METRICS)
-    lines = [f"\n{'task':12} | {head}", f"{'':12} | " + " | ".join(f"{'before':>6}   {'after':>6}" for _ in METRICS)]
+    lines = [f"\n{'task':12} | {head} | {METRICS[0]}"]
+    lines.append(f"{'':12} | " + " | ".join(f"{'before':>6}   {'after':>6}" for _ in METRICS) + " |  BM25")
     for task in TASKS:
         cells = " | ".join(f"{before[task, m]:6.3f} → {after[task, m]:6.3f}" for m in METRICS)
-        lines.append(f"{task:12} | {cells}")
+        lines.append(f"{task:12} | {cells} | {words[task, METRICS[0]]:6.3f}")
     means = [(mean(before, m), mean(after, m)) for m in METRICS]
-    lines.append(f"{'mean':12} | " + " | ".join(f"{b:6.3f} → {a:6.3f}" for b, a in means))
+    cells = " | ".join(f"{b:6.3f} → {a:6.3f}" for b, a in means)
+    lines.append(f"{'mean':12} | {cells} | {mean(words, METRICS[0]):6.3f}")
     return "\n".join(lines)
 
 
@@ -106,16 +106,17 @@ def main() -> None:
     from zh_embedder.tiny import build
 
     build(base)
-    before = measure(str(base))
     run(
         sys.executable, relative(ROOT / "run_dense.py"), "--output_dir", str(output), "--overwrite_output_dir",
         "--train_data", relative(HERE / "train"), "--query_encoder", str(base), "--version", "zh_llm_embedder",
         "--default_task", "qa", "--inbatch_same_dataset", "epoch", "--num_train_epochs", "4", "--learning_rate", "1e-3",
         "--per_device_train_batch_size", "16", "--train_group_size", "4", "--cos_temperature", "0.05",
-        "--logging_steps", "42", "--save_strategy", "no", "--seed", str(args.seed),
+        "--logging_steps", "42", "--seed", str(args.seed),
+        "--eval_data", relative(HERE / "test"), "--metrics", "ndcg", "mrr", "recall", "--cutoffs", "10",
+        "--bm25_baseline", "--eval_steps", "42", "--save_steps", "42", "--load_best_model_at_end",
+        "--save_total_limit", "1",
     )  # fmt: skip
-    after = measure(str(output))
-    print(table(before, after))
+    print(table(measured(output)))
     run(sys.executable, "-m", "zh_embedder.export", str(output), str(exported), "--overwrite")
     search(str(exported))
     minutes = (time.time() - started) / 60
@@ -126,6 +127,7 @@ def main() -> None:
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/mine --train_data my.jsonl \\
     --query_encoder BAAI/bge-large-zh-v1.5 --version zh_llm_embedder --inbatch_same_dataset epoch \\
     --learning_rate 2e-5 --num_train_epochs 2 --train_group_size 8 --cos_temperature 0.02
+  open {output / "report.html"}       # what was won and lost, query by query
   tensorboard --logdir {output / "runs"}
 """)
 
