@@ -108,9 +108,9 @@ def exact_scores(monkeypatch):
 @pytest.mark.parametrize(("folder", "metric"), [("qa", "cos"), ("tool", "ip"), ("qa", "l2")])
 def test_a_retrieval_task_scores_what_we_score(tiny_bert, tmp_path, exact_scores, folder, metric):
     data = read_retrieval_set(DEMO / folder)
-    changes = {"instructions": INSTRUCTIONS, "metric": metric, "normalize": metric == "cos"}
+    changes = {"instructions": INSTRUCTIONS, "metric": metric, "normalize": False}  # as many published bases
     encoder = load_encoder(str(tiny_bert), dense=True, changes=changes).eval()
-    encoder.dense.weight.data = torch.diag(torch.linspace(0.1, 3.0, 32))  # lengths differ where nothing normalises
+    encoder.dense.weight.data = torch.diag(torch.linspace(0.1, 3.0, 32))
     ours = evaluate_retrieval(encoder, data)["ndcg@10"]
     model = MtebEncoder(encoder, prompts={"Retrieval": data.task})
     scores, missing = run_tasks(model, [retrieval_task(data)], tmp_path)
