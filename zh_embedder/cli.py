@@ -31,6 +31,11 @@ COMMANDS = {
         "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
         "zh_embedder.scoreboard",
     ),
+    "mteb": Command(
+        "measure a model with the official mteb package, C-MTEB by default, with our instructions",
+        "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
+        "zh_embedder.mteb_run",
+    ),
     "encode": Command(
         "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",
         "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",

@@ -102,7 +102,7 @@ def read_folder(folder: Path, *, task: str | None = None) -> EvalSet:
     data = replace(read_file(find(folder, TEST, (TEST,)), task=task), name=name_of(folder))
     if not isinstance(data, LabelSet) or not has(folder, TRAIN):
         return data
-    known = read_labels(find(folder, TRAIN, (TRAIN,)), task=task or data.task)
+    known = read_labels(find(folder, TRAIN, (TRAIN,)), task=task)
     return replace(data, train_texts=known.texts, train_labels=known.labels)
 
 
