@@ -112,7 +112,7 @@ def test_equal_scores_go_by_index_however_keys_are_cut(metric, hits):
     assert np.array_equal(scores, np.take_along_axis(expected, found, axis=1))
 
 
-@pytest.mark.parametrize("spread", [1, 2, 50, 10**6])
+@pytest.mark.parametrize("spread", [1, 2, 50, 1000, 10**6])
 @pytest.mark.parametrize(("width", "hits"), [(640, 1), (640, 4), (4096, 7), (4096, 31), (4100, 7), (96, 100)])
 def test_the_best_of_a_row_are_a_stable_sort(width, hits, spread):
     scores = torch.from_numpy(np.random.default_rng(0).integers(0, spread, (20, width)).astype(np.float32))

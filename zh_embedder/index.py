@@ -33,7 +33,7 @@ EXAMPLES = (FLAT, "IVF4096,Flat", "IVF4096,PQ32", "HNSW32", "PQ32", "OPQ32_128,I
 ADDED = 65536  # keys added at a time
 SAMPLE, PER_LIST = 65536, 64  # keys to train with: at least so many, and so many for each list
 GOOD = 39  # keys for each list below which faiss warns
-PROBED, LEAST_PROBED = 64, 8  # one list in so many is looked into, but so many at least
+PROBED, LEAST_PROBED = 32, 16  # one list in so many is looked into, but so many at least
 LEAST_EF = 64
 
 
@@ -54,7 +54,7 @@ class Index:
         Args:
             queries: (Q, D).
             hits: how many keys to return for a query.
-            probes: lists that an IVF index looks into; by default one in 64, but 8 at least.
+            probes: lists that an IVF index looks into; by default one in 32, but 16 at least.
             ef: candidates that an HNSW index follows; by default twice the hits, but 64 at least.
 
         Returns:

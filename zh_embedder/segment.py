@@ -85,11 +85,10 @@ def segmenter(name: str, dictionary: str | Path | None = None) -> Segmenter:
 
 
 def import_jieba() -> Any:
-    """Import jieba, whose old regular expressions make newer Pythons warn, and keep its log to what is wrong."""
+    """Import jieba, whose old regular expressions make newer Pythons warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import jieba
-    jieba.setLogLevel(logging.WARNING)
     return jieba
 
 
