@@ -326,13 +326,13 @@ def test_sharded_weights_go_through_checkpoints(way, monkeypatch):
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
+FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
+
 class Heap(ctypes.Structure):
     """glibc's `struct mallinfo2`."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    ]
+    _fields_ = [(name, ctypes.c_size_t) for name in FIELDS.split()]
 
 
 def in_use():

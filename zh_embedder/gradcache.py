@@ -66,8 +66,8 @@ class _Cached(torch.autograd.Function):
                 vectors = found.new_empty(sum(map(len, parts)), *found.shape[1:])
             vectors[first : first + len(part)] = found
             first += len(part)
-        # Autocast keeps the casts of weights that were made here without gradients. A later forward of the region would
-        # take them, and its gradients would silently be lost.
+        # Autocast keeps casts of weights, and these were made without gradients. torch 2.13 looks for that; an older one
+        # gives them to a later forward of the region, whose gradients are then silently lost.
         torch.clear_autocast_cache()
         return vectors
 
@@ -78,6 +78,7 @@ class _Cached(torch.autograd.Function):
         shadows = [weight.detach().requires_grad_() for weight in ctx.saved_tensors]
         places = {f"model.{name}": shadow for name, shadow in zip(names, shadows, strict=True)}
         functional_call(_Replay(model), places, (parts, grads[0], ctx.states, ctx.autocast))
+        torch.clear_autocast_cache()  # casts of the stand-ins, where the backward pass is in a region too
         return None, None, None, *(shadow.grad for shadow in shadows)
 
 
@@ -87,7 +88,7 @@ class _Replay(nn.Module):
     The backward pass belongs in here too: checkpoints of the model's layers run them again in it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
@@ -106,7 +107,6 @@ class _Replay(nn.Module):
                     vectors = self.model.embed(part)
                 vectors.backward(grads[last - len(part) : last])
             last -= len(part)
-            torch.clear_autocast_cache()  # casts of the stand-ins, where the backward pass is in a region of its own
 
 
 def autocast_now(device: torch.device) -> dict[str, Any]:
