@@ -66,8 +66,8 @@ class _Cached(torch.autograd.Function):
                 vectors = found.new_empty(sum(map(len, parts)), *found.shape[1:])
             vectors[first : first + len(part)] = found
             first += len(part)
-        # Autocast keeps casts of weights, and these were made without gradients. torch 2.13 looks for that; an older one
-        # gives them to a later forward of the region, whose gradients are then silently lost.
+        # Autocast keeps casts of weights, and these were made without gradients. torch 2.13 looks for that; older ones
+        # give them to a later forward of the region, whose gradients are then silently lost.
         torch.clear_autocast_cache()
         return vectors
 
