@@ -17,7 +17,7 @@ from torch import multiprocessing as mp
 
 from tests import test_gather, test_losses, test_pair_losses
 from tests.backbones import build
-from tests.test_gradcache import SPEC, Pad, texts_of
+from tests.test_gradcache import SPEC, Pad, all_kept, texts_of
 from zh_embedder import forward, objectives
 from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.objectives import LOSSES, LossTerm, data_of, total_loss
@@ -84,11 +84,11 @@ def cached(name: str, options: dict) -> float:
     """Largest difference of a weight's gradient with GradCache from that with all graphs kept, dropout on."""
     model = build("Bert", dropout=0.2)
     found = []
-    for checkpoint in (forward.checkpoint, lambda function, chunk, **_: function(chunk)):
+    for encode in (forward.encode_in_parts, all_kept):
         encoder = forward.Forward(model, Pad(), SPEC, sub_batch_size=4).train()
         encoder.zero_grad()
         torch.manual_seed(0)
-        with patch.object(forward, "checkpoint", checkpoint):
+        with patch.object(forward, "encode_in_parts", encode):
             vectors = encoder(texts_of(QUERIES * (1 + KEYS)))
         LOSSES[name](step_of(vectors, name), **options).backward()
         found.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])

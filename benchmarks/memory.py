@@ -1,6 +1,7 @@
 """Memory of a step by its queries: plain, and GradCache with tiles.
 
-    python -m benchmarks.memory [--queries 64 256 1024 4096] [--sub_batch 32] [--limit 16] [--json memory.json]
+    python -m benchmarks.memory [--queries 64 256 1024 4096] [--ways plain GradCache] [--sub_batch 32]
+        [--limit 16] [--json memory.json]
 
 Each row is a run of its own: two steps of synthetic records (a query and two keys, about 20 and 60 tokens), on a base
 of four layers of 256. Its memory is what the process has of its own at most; "of steps" is that, less what it has
@@ -19,6 +20,7 @@ import psutil
 from benchmarks.million import memory, start_training, write_records
 from zh_embedder.tiny import build
 
+WAYS = ("plain", "GradCache")
 LOOK = 0.05  # seconds between two looks at a process
 
 
@@ -48,10 +50,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, nargs="+", default=[64, 256, 1024, 4096])
     parser.add_argument("--sub_batch", type=int, default=32, help="texts that GradCache encodes at a time")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="measure these alone")
     parser.add_argument("--limit", type=float, default=16, help="GiB at which a run is stopped")
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args()
-    ways = {"plain": (), "GradCache": ("--sub_batch_size", str(args.sub_batch))}
+    flags = {"plain": (), "GradCache": ("--sub_batch_size", str(args.sub_batch))}
+    ways = {way: flags[way] for way in args.ways}
     results: dict[str, dict[int, dict]] = {way: {} for way in ways}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -10,6 +10,21 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "run_dense.py")
 ALONE = (sys.executable,)
 BIN = Path(sys.executable).parent
+FORKS = """
+import json, os, runpy, sys
+import zh_embedder.records, zh_embedder.trainer  # what takes seconds, once for all
+for number, (script, words, folder, cache, printed) in enumerate(json.load(sys.stdin)):
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        os.environ["ZH_EMBEDDER_CACHE"] = cache
+        out = os.open(printed, os.O_WRONLY | os.O_CREAT)
+        os.dup2(out, 1), os.dup2(out, 2)
+        sys.argv = [script, *words]
+        runpy.run_path(script, run_name="__main__")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 def torchrun(ranks: int) -> tuple[str, ...]:
@@ -41,6 +56,32 @@ def run(*flags, cwd: Path, launcher=ALONE, expect: int = 0) -> str:
     printed, _ = process.communicate(timeout=400)
     assert process.returncode == expect, f"exit {process.returncode}\n{printed[-6000:]}"
     return printed
+
+
+def run_each(commands: list[tuple[Path, list]], *, at_once: int = 2) -> list[tuple[str, int]]:
+    """Run run_dense.py once for each (folder, flags), as processes that share their imports.
+
+    Each is forked from a process that has imported the library and done nothing else, so it prints, exits and writes as
+    one that was started by hand.
+
+    Returns:
+        What each printed, with its exit code.
+    """
+    places = [(folder, flags, folder.with_name(f"{folder.name}.printed")) for folder, flags in commands]
+    servers = []
+    for first in range(at_once):
+        own = [(SCRIPT, list(map(str, f)), str(p), str(p / "cache"), str(out)) for p, f, out in places[first::at_once]]
+        environ = environment(places[0][0].parent)
+        server = subprocess.Popen([sys.executable, "-c", FORKS], env=environ, stdin=-1, stdout=-1, stderr=-1, text=True)
+        server.stdin.write(json.dumps(own))
+        server.stdin.close()
+        servers.append(server)
+    codes: dict[int, int] = {}
+    for first, server in enumerate(servers):
+        told, complaints = server.stdout.read(), server.stderr.read()
+        assert server.wait() == 0, complaints[-3000:]
+        codes |= dict(zip(range(first, len(places), at_once), map(int, told.split()), strict=True))
+    return [(out.read_text("utf-8"), codes[number]) for number, (_, _, out) in enumerate(places)]
 
 
 def state(run_folder: Path, step: int) -> dict:

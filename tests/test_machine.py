@@ -1,5 +1,6 @@
 """Precision, matrix peak, memory and threads: right here, and harmless elsewhere."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,10 +12,12 @@ from tests.processes import ROOT, environment
 from zh_embedder import machine
 from zh_embedder.errors import UserError
 from zh_embedder.machine import (
+    KERNELS,
     PEAK_SIZE,
     accelerator,
     best_dtype,
     cpu_gains_from_bf16,
+    keep_few_kernels,
     keep_memory,
     matmul_peak,
     prepare,
@@ -193,6 +196,45 @@ def test_memory_that_was_freed_is_kept():
     without, with_ = map(int, counts.split())
     assert without >= 5 * 16  # pages of 4 MB at the least: five blocks of 64 MB
     assert with_ < without / 10
+
+
+def test_torch_is_told_to_keep_few_kernels_unless_the_user_says_otherwise(monkeypatch):
+    one, other = KERNELS
+    monkeypatch.setenv(one, "7")
+    monkeypatch.setenv(other, "gone")  # so that what the call sets is undone
+    monkeypatch.delenv(other)
+    keep_few_kernels()
+    assert os.environ[one] == "7"
+    assert os.environ[other] == KERNELS[other]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not cpu_gains_from_bf16(), reason="oneDNN has no kernels of bf16 for this CPU")
+def test_what_new_shapes_leave_in_memory_does_not_grow():
+    """Layers over 150 and 300 numbers of tokens, in processes of their own: the caches are read once."""
+    script = """
+        import os, sys, torch
+        from tests.test_gradcache import in_use
+        from zh_embedder.machine import keep_few_kernels
+
+        if sys.argv[1] == "few":
+            keep_few_kernels()
+        layer = torch.nn.Linear(64, 64, bias=False)
+        for tokens in range(200, 500):
+            with torch.autocast("cpu", torch.bfloat16):
+                out = layer(torch.ones(tokens, 64))
+            out.sum().backward()
+            if tokens == 349:
+                before = in_use()
+        print((in_use() - before) >> 10)
+    """
+    own = {name: value for name, value in environment(ROOT).items() if name not in KERNELS}
+    grown = {}
+    for way in ("few", "all"):
+        command = [sys.executable, "-c", textwrap.dedent(script), way]
+        done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+        grown[way] = int(done.stdout.split()[-1])  # KiB
+    assert grown["few"] < grown["all"] / 5, grown
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------

@@ -3,12 +3,11 @@
 import json
 import re
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
 
-from tests.processes import ALONE, ROOT, SCRIPT, run, start, torchrun
+from tests.processes import ROOT, run, run_each, torchrun
 
 pytestmark = pytest.mark.slow
 BROKEN = ROOT / "tests" / "broken"
@@ -17,20 +16,23 @@ CASES = yaml.safe_load((BROKEN / "cases.yaml").read_text("utf-8"))
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory, tiny_bert):
-    """What each broken case printed, with its exit code and the files it left; two processes at a time."""
-    folder = tmp_path_factory.mktemp("broken")
-
-    def answer(number):
-        case, place = CASES[number], folder / str(number)
-        place.mkdir()
+    """What each broken case printed, with its exit code and the files it left."""
+    folder, commands = tmp_path_factory.mktemp("broken"), []
+    for number, case in enumerate(CASES):
         flags = ["--output_dir", "out", "--query_encoder", tiny_bert, "--train_data", BROKEN / case["data"]]
         more = shlex.split(case["flags"].replace("{broken}", str(BROKEN)).replace("{root}", str(ROOT)))
-        process = start([*ALONE, SCRIPT, *flags, *more], place)
-        printed, _ = process.communicate(timeout=120)
-        return printed, process.returncode, [str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()]
+        (folder / str(number)).mkdir()
+        commands.append((folder / str(number), [*flags, *more]))
+    found = []
+    for (place, _), (printed, code) in zip(commands, run_each(commands), strict=True):
+        found.append((printed, code, [str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()]))
+    return found
 
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(answer, range(len(CASES))))
+
+def test_a_process_started_by_hand_says_the_same(answers, tiny_bert, tmp_path):
+    case, flags = CASES[0], ["--output_dir", "out", "--query_encoder", tiny_bert]
+    printed = run(*flags, "--train_data", BROKEN / case["data"], *shlex.split(case["flags"]), cwd=tmp_path, expect=2)
+    assert printed == answers[0][0]
 
 
 def test_there_are_enough_broken_inputs():

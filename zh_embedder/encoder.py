@@ -26,7 +26,7 @@ from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside, read_json, write_json
 from zh_embedder.forward import Forward
 from zh_embedder.lora import LORA_FILE, merge_lora
-from zh_embedder.machine import accelerator, keep_memory, resolve_dtype
+from zh_embedder.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
 from zh_embedder.progress import Bar
 from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.st_format import DENSE, Layout, write_layout
@@ -197,6 +197,7 @@ class Encoder(Forward):
         resolve_dtype(dtype, encoder.device)
         if encoder.device.type == "cpu":
             keep_memory()
+            keep_few_kernels()
         return encoder
 
     def layout(self) -> Layout:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from zh_embedder.attention import obstacle
 from zh_embedder.dropout import cheapen
+from zh_embedder.gradcache import encode_in_parts
 from zh_embedder.packing import enable, forward_packed, trim, trimmed_weights
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.spec import EncoderSpec, check_lengths
@@ -67,16 +67,11 @@ class Forward(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, tokens: TokenBatch) -> Tensor:
-        """Vectors of N texts, (N, D).
-
-        In sub-batches this is GradCache (Gao et al. 2021, arXiv 2101.06983): only vectors are kept, and in the backward
-        pass each sub-batch goes through the model again, with the same dropout, for its share of the gradient. As a
-        checkpoint of the whole model it stays one forward and one backward, so that DDP and DeepSpeed see nothing else.
-        """
+        """Vectors of N texts, (N, D); in sub-batches, where there is a gradient to come, by GradCache."""
         chunks = list(tokens.chunks(self.sub_batch_size))
         if len(chunks) == 1 or not torch.is_grad_enabled():
             return torch.cat([self.embed(chunk) for chunk in chunks])
-        return torch.cat([checkpoint(self.embed, chunk, use_reentrant=False) for chunk in chunks])
+        return encode_in_parts(self, chunks)
 
     def embed(self, tokens: TokenBatch) -> Tensor:
         """Vectors of texts that go through the model together, (N, D)."""

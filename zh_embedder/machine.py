@@ -17,6 +17,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices that measure the peak
 PEAK_TRIES = 7
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's mallopt
+# Kernels that torch's two caches on the CPU keep, the most recent ones; both keep 1024 unless told otherwise.
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "16"}
 KEEP, PAD = 2**31 - 1, 64 << 20  # bytes
 
 
@@ -97,6 +99,17 @@ def keep_memory() -> bool:
     return all(mallopt(name, value) for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEEP), (M_TOP_PAD, PAD)))
 
 
+def keep_few_kernels() -> None:
+    """Bound what oneDNN keeps of its kernels in bf16: it makes new ones for every shape, and packed shapes are all new.
+
+    With torch's defaults they grow by tens of MB a step to over a GB, between whose pieces large tensors no longer
+    fit; making them anew costs nothing that can be measured (docs/log.md). Variables that are set already hold. Call it
+    before the first product in bf16: the caches read them once.
+    """
+    for name, value in KERNELS.items():
+        os.environ.setdefault(name, value)
+
+
 def share_of_cores() -> int:
     """Cores that this process may use, divided among the ranks of this machine."""
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -114,6 +127,7 @@ def prepare(device: torch.device, *, threads: int | None = None) -> None:
         torch.set_float32_matmul_precision("high")
         return
     keep_memory()
+    keep_few_kernels()
     several = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
     if threads is not None or (several and os.environ.get("OMP_NUM_THREADS", "1") == "1"):
         torch.set_num_threads(threads or share_of_cores())
