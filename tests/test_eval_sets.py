@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from zh_embedder.errors import UserError
-from zh_embedder.eval_sets import RetrievalSet, read_retrieval_set
+from zh_embedder.eval_sets import RetrievalSet, find_sets, read_eval_data, read_retrieval_set
 
 QUERIES = [{"id": "q0", "text": "问零", "task": "qa"}, {"id": "q1", "text": "问一", "task": "qa"}]
 KEYS = [
@@ -163,3 +163,98 @@ def test_a_published_beir_folder_is_read_as_it_comes(tmp_path):
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t7\t1\n", "utf-8")
     found = read_retrieval_set(folder)
     assert (found.queries, found.keys, found.qrels) == ({"1": "问"}, {"7": "答"}, {"1": {"7": 1}})
+
+
+# ---- FlagEmbedding's folder, LLM-Embedder's files -------------------------------------------------------------------
+
+
+def test_flagembeddings_folder_is_read(tmp_path):
+    (tmp_path / "test_queries.jsonl").write_text('{"id": 1, "text": "问"}\n{"id": 2, "text": "问二"}\n', "utf-8")
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": ["题", "文"]}\n{"id": 7, "text": "答"}\n', "utf-8")
+    judged = '{"qid": 1, "docid": "a", "relevance": 2}\n{"qid": "1", "docid": 7}\n'
+    (tmp_path / "test_qrels.jsonl").write_text(judged, "utf-8")
+    found = read_retrieval_set(tmp_path, task="qa")
+    assert (found.queries, found.keys) == ({"1": "问"}, {"a": "题 文", "7": "答"})
+    assert found.qrels == {"1": {"a": 2, "7": 1}}
+    (tmp_path / "test_qrels.jsonl").write_text('{"qid": 1, "docid": 7, "relevance": "yes"}\n', "utf-8")
+    with pytest.raises(UserError, match=r"test_qrels\.jsonl:1: relevance: got 'yes', expected a whole number"):
+        read_retrieval_set(tmp_path)
+    (tmp_path / "test_queries.jsonl").unlink()
+    with pytest.raises(UserError, match=r"test_queries\.jsonl: is missing, expected FlagEmbedding's folder: test_q"):
+        read_retrieval_set(tmp_path)
+
+
+def corpus(tmp_path, *rows):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(lines(rows), "utf-8")
+    return path
+
+
+def evals(tmp_path, *rows):
+    path = tmp_path / "eval.jsonl"
+    path.write_text(lines(rows), "utf-8")
+    return path
+
+
+def test_eval_data_names_its_positives_by_the_corpus_row_or_by_their_text(tmp_path):
+    keys = corpus(tmp_path, {"title": "题", "text": "零"}, {"content": "一"}, {"text": "二", "title": None})
+    data = evals(
+        tmp_path,
+        {"query": "甲", "pos_index": [0, 2], "task": "qa"},
+        {"query": "乙", "pos_index": 1, "query_id": 17, "task": "qa"},
+        {"query": "丙", "pos": ["二", "不在"], "task": "qa"},
+        {"query": "丁", "pos": ["不在"], "task": "qa"},
+    )
+    found = read_eval_data(data, keys)
+    assert found.keys == {"0": "题 零", "1": "一", "2": "二"}
+    assert found.queries == {"0": "甲", "17": "乙", "2": "丙", "3": "丁"}
+    assert found.qrels == {"0": {"0": 1, "2": 1}, "17": {"1": 1}, "2": {"2": 1}}  # nobody judged 丁
+    assert (found.task, found.name.split("/")[-1]) == ("qa", "eval.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [("{title}：{text}", "题：零"), ("{text}", "零"), ("[{kind}] {text}", "[] 零")],
+)
+def test_a_key_is_its_line_through_the_template(tmp_path, template, expected):
+    keys = corpus(tmp_path, {"title": "题", "text": "零"})
+    found = read_eval_data(evals(tmp_path, {"query": "甲", "pos_index": [0]}), keys, key_template=template)
+    assert found.keys == {"0": expected}
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "message"),
+    [
+        ({"query": "甲", "pos_index": [5]}, "{text}", "eval.jsonl:1: pos_index: got [5], expected rows of the corpus, 0"),
+        ({"query": "甲", "pos_index": ["0"]}, "{text}", "eval.jsonl:1: pos_index: got ['0'], expected rows"),
+        ({"query": 3, "pos_index": [0]}, "{text}", "eval.jsonl:1: query: got 3, expected a string"),
+        ({"query": "甲", "pos": "零"}, "{text}", "eval.jsonl:1: pos: got '零', expected a list of strings"),
+        ({"query": "甲"}, "{text}", "eval.jsonl: no query has a positive in"),
+        ({"query": "甲", "pos_index": [0]}, "{titel}", "corpus.jsonl:1: no field of the key template '{titel}'; did"),
+        ({"query": "甲", "pos_index": [0]}, "{text", "--key_template: got '{text', expected fields in braces"),
+    ],
+)  # fmt: skip
+def test_wrong_eval_data_is_refused_by_line(tmp_path, row, template, message):
+    keys = corpus(tmp_path, {"title": "题", "text": "零"})
+    with pytest.raises(UserError) as error:
+        read_eval_data(evals(tmp_path, row), keys, key_template=template)
+    assert message in str(error.value)
+
+
+# ---- what was typed behind a flag -----------------------------------------------------------------------------------
+
+
+def test_a_folder_without_a_set_stands_for_the_sets_below_it(tmp_path):
+    for name in ("qa/one", "qa/two/test", "tool"):
+        write_set(tmp_path / "data" / name)
+    found = find_sets([str(tmp_path / "data")], flag="--data")
+    assert [path.relative_to(tmp_path / "data").as_posix() for path in found] == ["qa/one", "qa/two", "tool"]
+    assert find_sets(["llm-embedder:data/tool"], flag="--data", data_root=str(tmp_path)) == [tmp_path / "data/tool"]
+
+
+def test_a_set_that_is_not_there_is_refused_with_the_nearest_name(tmp_path):
+    write_set(tmp_path / "tool")
+    with pytest.raises(UserError, match=r"--canary: no such file or folder: .*tol; did you mean 'tool'\?"):
+        find_sets([str(tmp_path / "tol")], flag="--canary")
+    with pytest.raises(UserError, match="--data: got 'llm-embedder:x', expected --data_root"):
+        find_sets(["llm-embedder:x"], flag="--data")

@@ -319,7 +319,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         raise UserError(f"command line: {error}") from None
     if data.train_data or not measured.eval_data:
         check_together(data, model, train)
-    check_evaluation(train, measured)
+        check_evaluation(train, measured)
     return Arguments(
         data, model, train, measured, tuple(dict.fromkeys([*translated.notes, *train.notes])), frozenset(given)
     )
