@@ -225,7 +225,7 @@ def test_a_key_is_its_line_through_the_template(tmp_path, template, expected):
 @pytest.mark.parametrize(
     ("row", "template", "message"),
     [
-        ({"query": "甲", "pos_index": [5]}, "{text}", "eval.jsonl:1: pos_index: got [5], expected rows of the corpus, 0"),
+        ({"query": "甲", "pos_index": [5]}, "{text}", "eval.jsonl:1: pos_index: got [5], expected rows of the corpus"),
         ({"query": "甲", "pos_index": ["0"]}, "{text}", "eval.jsonl:1: pos_index: got ['0'], expected rows"),
         ({"query": 3, "pos_index": [0]}, "{text}", "eval.jsonl:1: query: got 3, expected a string"),
         ({"query": "甲", "pos": "零"}, "{text}", "eval.jsonl:1: pos: got '零', expected a list of strings"),
