@@ -1,6 +1,6 @@
 """A million keys: seconds and memory of exact search and of faiss indexes, and what they miss.
 
-    python -m benchmarks.index [--keys 1000000] [--dim 256] [--queries 1000] [--hits 100] [--json index.json]
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.index [--keys 1000000] [--dim 256] [--queries 1000] [--hits 100] [--json index.json]
 
 The vectors are synthetic and seeded: points around 20,000 centres in a space of 64 dimensions, turned into all
 dimensions with a little noise, and queries beside keys: indexes learn from such structure, and texts have it. They lie
