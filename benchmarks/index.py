@@ -5,7 +5,8 @@
 The vectors are synthetic and seeded: points around 20,000 centres in a space of 64 dimensions, turned into all
 dimensions with a little noise, and queries beside keys: indexes learn from such structure, and texts have it. They lie
 in a folder as `zh-embedder encode` writes it. Each row is a process of its own; its memory is what belongs to it alone
-(Pss_Anon), at its highest, looked at ten times a second.
+(Pss_Anon), at its highest, looked at ten times a second. Set OMP_WAIT_POLICY=PASSIVE where other work runs: threads
+that spin can cost more than the work.
 """
 
 import argparse
