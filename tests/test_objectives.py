@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import replace
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -43,27 +44,52 @@ def test_tiles_give_the_loss_and_the_gradients_of_the_whole(name, options, rows,
         torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-13)
 
 
-def test_no_score_matrix_is_larger_than_a_tile(monkeypatch):
-    """Forward and backward: what autograd keeps of a tile is made again."""
-    seen = []
+class Kept:
+    """A tensor that autograd keeps, for as long as it does."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_no_score_matrix_is_larger_than_a_tile_and_none_is_made_twice(monkeypatch):
+    """Forward and backward; and what autograd keeps of a tile is gone before the next."""
+    seen, kept, most = [], WeakSet(), []
     plain = torch.Tensor.masked_fill
 
     def masked_fill(self, mask, value):
         seen.append(self.numel())
         return plain(self, mask, value)
 
+    def pack(tensor):
+        kept.add(one := Kept(tensor))
+        most.append(held())
+        return one
+
+    def held():
+        return sum({one.tensor.data_ptr(): one.tensor.numel() for one in kept}.values())
+
     monkeypatch.setattr(torch.Tensor, "masked_fill", masked_fill)
     monkeypatch.setattr(objectives, "TILE", 128)
     batch = make_batch(b=10)  # 10 queries, 120 keys
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        batch.keys.requires_grad_()
+    batch.keys.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.tensor):
         loss = total_loss(batch, (LossTerm(name="info_nce"),))
-    assert len(seen) == 10
+    vectors = batch.keys.numel()
+    assert max(most) < vectors + 5 * 120
+    assert held() <= vectors  # the gradient of the keys
     loss.backward()
-    assert len(seen) == 20
+    assert len(seen) == 10
     assert max(seen) == 120
-    assert sum(kept) < 10 * 120 / 2
+
+
+def test_tiles_without_gradients_have_none(monkeypatch):
+    monkeypatch.setattr(objectives, "TILE", 1)
+    batch, terms = make_batch(b=10), (LossTerm(name="info_nce"),)
+    batch.keys.requires_grad_()
+    with torch.no_grad():
+        assert not total_loss(batch, terms).requires_grad
+    assert total_loss(batch, terms).requires_grad
+    assert batch.keys.grad is None
 
 
 # ---- Matryoshka -----------------------------------------------------------------------------------------------------

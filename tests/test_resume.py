@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.processes import ALONE, ROOT, SCRIPT, losses, run, start, torchrun, weights
+from zh_embedder.training import main
 
 pytestmark = pytest.mark.slow
 STEPS, EVERY, KILLED_AT = 36, 3, 15  # 12 steps an epoch: the kill comes in the middle of epoch 2
@@ -20,7 +21,7 @@ def flags(base, out, *more):
         "--output_dir", out, "--query_encoder", base, "--train_data", demo / "qa.jsonl", demo / "chat.jsonl",
         "--max_sample_num", 48, "--inbatch_same_dataset", "epoch", "--num_train_epochs", 3, "--learning_rate", 1e-3,
         "--train_group_size", 3, "--cos_temperature", 0.05, "--dtype", "fp32", "--report_to", "none",
-        "--logging_steps", 1, "--save_steps", EVERY, *more,
+        "--logging_steps", 1, "--save_steps", EVERY, "--seed", 7, *more,
     )  # fmt: skip
 
 
@@ -36,7 +37,9 @@ def kill_when(process, folder):
 
 
 @pytest.mark.parametrize(("ranks", "batch", "workers"), [(1, 8, 2), (2, 4, 0)])
-def test_killed_in_epoch_2_and_resumed_equals_uninterrupted(ranks, batch, workers, tiny_bert, tmp_path):
+def test_killed_in_epoch_2_and_resumed_equals_uninterrupted(
+    ranks, batch, workers, tiny_bert, tmp_path, monkeypatch, capsys
+):
     launcher = ALONE if ranks == 1 else torchrun(ranks)
     more = ("--per_device_train_batch_size", batch, "--dataloader_num_workers", workers)
     run(*flags(tiny_bert, "whole", *more), cwd=tmp_path, launcher=launcher)
@@ -61,21 +64,17 @@ def test_killed_in_epoch_2_and_resumed_equals_uninterrupted(ranks, batch, worker
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
-    # The order of the data would not go on with another batch: refused, and nothing is touched.
-    changed = (
-        *flags(tiny_bert, "killed", "--resume_from_checkpoint", "True"),
-        "--per_device_train_batch_size",
-        batch + 1,
-    )
-    message = run(*changed, cwd=tmp_path, launcher=ALONE, expect=2)
-    assert f"step_rows {batch * ranks}, this run has {batch + 1}" in message
-    assert "Traceback" not in message
-
-
-def test_a_finished_checkpoint_says_what_it_was_trained_with(tiny_bert, tmp_path):
-    run(*flags(tiny_bert, "out", "--max_steps", 3, "--seed", 7), cwd=tmp_path)
-    plan = json.loads((tmp_path / "out" / "checkpoint-3" / "plan.json").read_text())
+    plan = json.loads((tmp_path / "whole" / f"checkpoint-{STEPS}" / "plan.json").read_text())
     assert plan["seed"] == 7
     assert plan["datasets"] == {"qa:qa.jsonl": 48, "chat:chat.jsonl": 48}
-    args = json.loads((tmp_path / "out" / "args.json").read_text())
+    args = json.loads((tmp_path / "whole" / "args.json").read_text())
     assert (args["seed"], args["learning_rate"], args["inbatch_same_dataset"]) == (7, 1e-3, "epoch")
+
+    # The order of the data would not go on with another batch: refused, and nothing is touched.
+    changed = [*flags(tiny_bert, "killed", "--resume_from_checkpoint", "True"), "--per_device_train_batch_size"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZH_EMBEDDER_CACHE", str(tmp_path / "cache"))
+    assert main([*map(str, changed), str(batch + 1)]) == 2
+    message = capsys.readouterr().err
+    assert f"step_rows {batch * ranks}, this run has {batch + 1}" in message
+    assert "Traceback" not in message

@@ -10,13 +10,13 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from zh_embedder import losses, pair_losses
 from zh_embedder.embedded import EmbeddedBatch
@@ -182,18 +182,49 @@ def total_loss(
 def in_tiles(batch: EmbeddedBatch, term: LossTerm) -> Tensor:
     """Compute a term over some of the local queries at a time, so that the scores of all are never held at once.
 
-    The sum over queries is the sum of the tiles' sums, and each tile's scores are made again in the backward pass.
+    The sum over queries is the sum of the tiles' sums, and so are its gradients: each tile's are taken at once, while
+    its scores are there, and only their sums wait for the backward pass.
     """
-    compute, parts = partial(term.loss.compute, **term.options), list(tiles(batch))
-    if term.loss.whole_step or len(parts) == 1:
+    compute = partial(term.loss.compute, **term.options)
+    if term.loss.whole_step or len(batch.queries) <= tile_rows(batch):
         return compute(batch)
-    sums = [checkpoint(compute, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
-    return torch.stack(sums).sum()
+    if not torch.is_grad_enabled():
+        return torch.stack([compute(part) for part in tiles(batch)]).sum()
+    found: Tensor = _Tiled.apply(compute, batch, batch.queries, batch.keys, batch.step_queries)
+    return found
+
+
+class _Tiled(torch.autograd.Function):
+    """Vectors -> a loss that is a sum over tiles."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: LossFn, batch: EmbeddedBatch, *vectors: Tensor | None) -> Tensor:
+        own = [v if v is None else v.detach().requires_grad_(v.requires_grad) for v in vectors]
+        batch = replace(batch, **dict(zip(("queries", "keys", "step_queries"), own, strict=True)))  # type: ignore[arg-type]
+        total = torch.zeros((), device=batch.weights.device)
+        with torch.enable_grad():
+            for part in tiles(batch):
+                loss = compute(part)
+                if loss.requires_grad:
+                    loss.backward()
+                total = total + loss.detach()
+        ctx.save_for_backward(*(v if v is None else v.grad for v in own))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(g if g is None else g * grads[0] for g in ctx.saved_tensors)
+
+
+def tile_rows(batch: EmbeddedBatch) -> int:
+    """How many local queries fill a tile with their scores against the step's keys."""
+    return max(1, TILE // len(batch.keys))
 
 
 def tiles(batch: EmbeddedBatch) -> Iterator[EmbeddedBatch]:
     """Yield the batch in parts of so many local queries that their scores against the step's keys fill a tile."""
-    rows = max(1, TILE // len(batch.keys))
+    rows = tile_rows(batch)
     for first in range(0, len(batch.queries), rows):
         yield batch.rows(slice(first, first + rows))
 
