@@ -30,9 +30,8 @@ def report_run(trainer: DenseTrainer) -> Path | None:
     best = state.best_global_step if trainer.args.load_best_model_at_end else None
     first, last = load_outcomes(run, 0), load_outcomes(run, best or max(steps))
     found = {outcome.data: [outcome] for outcome in first}
-    for outcome in load_outcomes(run, WORDS):
-        found.setdefault(outcome.data, []).append(outcome)
-    for outcome in last:
+    words = load_outcomes(run, WORDS)
+    for outcome in [*last, *words]:
         if outcome.model not in {known.model for known in found.get(outcome.data, [])}:
             found.setdefault(outcome.data, []).append(outcome)
     report = Report(
@@ -47,7 +46,7 @@ def report_run(trainer: DenseTrainer) -> Path | None:
     write_report(report, run / REPORT_FILE)
     write_json(
         run / FOLDER / SUMMARY_FILE,
-        {"step": best or max(steps), "base": rows(first), "saved": rows(last), "bm25": rows(load_outcomes(run, WORDS))},
+        {"step": best or max(steps), "base": rows(first), "saved": rows(last), "bm25": rows(words)},
     )
     return run / REPORT_FILE
 
