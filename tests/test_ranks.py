@@ -105,6 +105,18 @@ def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground):
     same_outcomes(ground / "one", ground / "two", steps=(0, STEPS))
 
 
+def test_two_ranks_measure_what_one_measures(ground):
+    """`run_dense.py` without --train_data; the first rank alone shows and writes."""
+    words = ("--query_encoder", "base", "--dtype", "fp32", *EVAL)
+    alone = run("--output_dir", "seen", *words, "--save_result", cwd=ground)
+    together = run("--output_dir", "seen2", *words, "--save_result", cwd=ground, launcher=torchrun(2))
+    assert together.count("ndcg@5") == alone.count("ndcg@5") == 1
+    one, two = (json.loads((ground / name / "metrics.json").read_text()) for name in ("seen", "seen2"))
+    assert one[0]["metrics"] == pytest.approx(two[0]["metrics"], abs=1e-9)
+    one, two = (json.loads((ground / name / "eval_qa" / "result.json").read_text()) for name in ("seen", "seen2"))
+    assert [list(hits) for hits in one.values()] == [list(hits) for hits in two.values()]
+
+
 def test_two_ranks_in_sub_batches_give_the_weights_of_one(ground):
     """GradCache under DDP: one backward, however many sub-batches."""
     cached = (*SGD, "--sub_batch_size", 3, "--gradient_checkpointing")

@@ -70,6 +70,7 @@ def test_dense_retrieval_is_that_of_sorting_every_score(folder, capsys):
     assert [next(iter(hits)) for hits in kept.values()] == [str(i) for i in scores.argmax(axis=1)]
     (row,) = json.loads((folder / "out" / "metrics.json").read_text("utf-8"))
     assert row["metrics"] == pytest.approx(expected)
+    assert "eval.jsonl" in (folder / "out" / "report.html").read_text("utf-8")
 
 
 def test_what_was_kept_gives_the_same_figures_without_encoding(folder, capsys, monkeypatch):

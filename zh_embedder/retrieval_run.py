@@ -9,8 +9,9 @@ import datetime
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from zh_embedder.encoder import encoder_folder, key_folder, load_encoder
 from zh_embedder.errors import UserError, reject
 from zh_embedder.eval_arguments import COLLATIONS
-from zh_embedder.eval_sets import RetrievalSet, read_rows
+from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
 from zh_embedder.evaluation import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
 from zh_embedder.exact import search
 from zh_embedder.files import beside_file, read_json, renamed, write_json
@@ -30,14 +31,15 @@ from zh_embedder.manifest import command
 from zh_embedder.metrics import Run, per_query
 from zh_embedder.monitor import read_watched
 from zh_embedder.outcome import Outcome
-from zh_embedder.scoreboard import show
+from zh_embedder.report import write_report
+from zh_embedder.scoreboard import report_of, show
 
 if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 
-INDEX_FILE, RESULT_FILE, METRICS_FILE = "index.faiss", "result", "metrics.json"
+INDEX_FILE, RESULT_FILE, METRICS_FILE, REPORT_FILE = "index.faiss", "result", "metrics.json", "report.html"
 SUFFIXES = {"collate_neg": "neg", "collate_key": "key", "collate_score": "scored"}
 
 
@@ -62,7 +64,7 @@ def evaluate(args: Arguments) -> list[Outcome]:
         else:
             outcomes.append(measure_model(model, data)[None])
     if world()[0] == 0:
-        finish(args, outcomes)
+        finish(args, watched.every, outcomes)
     wait_for_all()
     return outcomes
 
@@ -271,8 +273,6 @@ def write(args: Arguments, data: RetrievalSet, run: Run) -> None:
 
 def find_source(args: Arguments, data: RetrievalSet) -> Path:
     """Return the file or folder that a set was read from."""
-    from zh_embedder.eval_sets import find_sets, name_of
-
     paths = find_sets(args.eval.eval_data or [], flag="--eval_data", data_root=args.data.data_root)
     return next((path for path in paths if name_of(path) == data.name), paths[0])
 
@@ -338,16 +338,16 @@ def collate_score(args: Arguments, data: RetrievalSet, run: Run, _: Answers) -> 
 COLLATE = {"collate_neg": collate_neg, "collate_key": collate_key, "collate_score": collate_score}
 
 
-def finish(args: Arguments, outcomes: Sequence[Outcome]) -> None:
+def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]) -> None:
     """Show the figures, and keep them where the flags say."""
-    import sys
-
     measured = [outcome for outcome in outcomes if outcome.values]
     if measured:
         sys.stdout.write(show(measured))
     rows = [{"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} for o in measured]
     if args.train.output_dir not in (None, "trainer_output") and measured:
-        write_json(Path(str(args.train.output_dir)) / METRICS_FILE, rows)
+        folder = Path(str(args.train.output_dir))
+        write_json(folder / METRICS_FILE, rows)
+        write_report(report_of(measured, sets, settings=asdict(args.eval)), folder / REPORT_FILE)
     if args.eval.log_path:
         path = Path(args.eval.log_path)
         path.parent.mkdir(parents=True, exist_ok=True)
