@@ -237,3 +237,29 @@ def test_held_out_records_and_a_canary_are_measured(tiny_bert, folder, capfd):
     assert train(tiny_bert, out="other", steps=2) == 0
     one, other = weights(folder / "out" / "encoder"), weights(folder / "other" / "encoder")
     assert any((one[name] - other[name]).abs().max() > 1e-6 for name in one)  # it trained on fewer records
+
+
+def test_a_measured_run_writes_its_report_and_a_summary_of_what_was_saved(tiny_bert, folder):
+    """The last step is made the worst: the learning rate explodes, and the best step is an earlier one."""
+    more = ("--eval_steps", 2, "--save_steps", 2, "--load_best_model_at_end", "--bm25_baseline", "--max_grad_norm", 0)
+    explode = ("--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", 6, "--learning_rate", 0.3)
+    assert train(tiny_bert, *EVAL, *more, *explode, "--optim", "sgd") == 0
+    run = folder / "out"
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    seen = {e["step"]: e["eval_mean"] for e in log_of(run / "checkpoint-6")["log_history"] if "eval_mean" in e}
+    best = max((step for step in seen if step), key=seen.get)
+    assert best != 6  # or this test would show nothing
+    assert summary["step"] == best
+    for name, step in (("base", 0), ("saved", best)):
+        assert sum(row["value"] for row in summary[name]) / 2 == pytest.approx(seen[step])
+    assert [row["data"] for row in summary["bm25"]] == ["demo/qa", "demo/chat"]
+    same = [(run / name / "model.safetensors").read_bytes() for name in ("encoder", f"checkpoint-{best}/encoder")]
+    assert same[0] == same[1]
+    page = (run / "report.html").read_text("utf-8")
+    assert all(text in page for text in ("BM25 (jieba)", f"step {best}", "demo/qa"))
+
+
+def test_a_run_that_measures_nothing_writes_no_report(tiny_bert, folder):
+    assert train(tiny_bert, steps=1) == 0
+    assert not (folder / "out" / "report.html").exists()
+    assert not (folder / "out" / "evaluation").exists()
