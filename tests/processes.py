@@ -21,8 +21,11 @@ for number, (script, words, folder, cache, printed) in enumerate(json.load(sys.s
         out = os.open(printed, os.O_WRONLY | os.O_CREAT)
         os.dup2(out, 1), os.dup2(out, 2)
         sys.argv = [script, *words]
-        runpy.run_path(script, run_name="__main__")
-        os._exit(0)
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:  # taking down what was imported would take longer than the run
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(end.code)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -62,7 +65,7 @@ def run_each(commands: list[tuple[Path, list]], *, at_once: int = 2) -> list[tup
     """Run run_dense.py once for each (folder, flags), as processes that share their imports.
 
     Each is forked from a process that has imported the library and done nothing else, so it prints, exits and writes as
-    one that was started by hand.
+    one that was started by hand, but for the taking down of the interpreter.
 
     Returns:
         What each printed, with its exit code.

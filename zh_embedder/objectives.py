@@ -23,7 +23,7 @@ from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.errors import UserError, reject, unknown_name
 from zh_embedder.validation import GROUP, LABELLED, PAIR
 
-TILE = 1 << 22  # scores of queries against keys that are held at once: 16 MiB of fp32
+TILE = 1 << 20  # scores of queries against keys that are held at once: 4 MiB of fp32
 ABOVE_ZERO = ("temperature", "teacher_temperature", "student_temperature", "scale")
 KINDS = {GROUP: "queries with keys", PAIR: "scored pairs", LABELLED: "labelled texts"}
 
