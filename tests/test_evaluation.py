@@ -13,7 +13,7 @@ from zh_embedder.cli import main
 from zh_embedder.encoder import load_encoder
 from zh_embedder.errors import UserError
 from zh_embedder.eval_sets import RetrievalSet, read_retrieval_set
-from zh_embedder.evaluation import Model, evaluate_retrieval, measure_model
+from zh_embedder.evaluation import Model, evaluate_retrieval, measure_bm25, measure_model
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo" / "test"
 TASKS = ("chat", "convsearch", "icl", "qa", "title", "tool")
@@ -170,3 +170,50 @@ def test_keys_are_encoded_by_the_key_encoder_of_a_run(tiny_bert, tmp_path, capsy
     values = {row["model"]: row["value"] for row in json.loads(out.read_text())}
     assert list(values) == [f"{tmp_path / 'run'} [32]", f"{tmp_path / 'run'} [4]"]
     assert values[f"{tmp_path / 'run'} [32]"] == pytest.approx(expected)
+
+
+# ---- scores of relevant keys, and of a query's own -----------------------------------------------------------------
+
+
+def outcome_of(encoder, data, **options):
+    return measure_model(Model("tiny", encoder, encoder, dtype="fp32"), data, **options)[None]
+
+
+@pytest.mark.parametrize("metric", ["cos", "ip", "l2"])
+def test_scores_of_relevant_keys_and_of_own_candidates_are_those_of_the_search(tiny_bert, metric):
+    """Vectors of uneven length, so that a cosine that forgets to normalise is noticed."""
+    encoder = load_encoder(str(tiny_bert), dense=True, changes={"normalize": False, "metric": metric}).eval()
+    encoder.dense.weight.data = torch.diag(torch.linspace(0.1, 3.0, 32))
+    data = read_retrieval_set(DEMO / "qa")
+    whole = outcome_of(encoder, data, hits=len(data.keys))
+    own = {query: [*data.keys][i : i + 7] for i, query in enumerate(data.queries)}
+    ranked = outcome_of(encoder, replace(data, candidates=own))
+    for query, hits in ranked.run.items():
+        assert hits == pytest.approx({key: whole.run[query][key] for key in own[query]}, abs=1e-4)
+        assert list(hits.values()) == sorted(hits.values(), reverse=True)
+        best = max(whole.run[query][key] for key in data.qrels[query])
+        assert whole.positives[query] == pytest.approx(best, abs=1e-4)
+
+
+def test_a_key_that_was_judged_irrelevant_is_no_positive(encoder):
+    data = read_retrieval_set(DEMO / "qa")
+    query, other = next(iter(data.queries)), [*data.keys][-1]
+    (right,) = data.qrels[query]
+    judged = {**data.qrels, query: {right: 1, other: 0}}
+    assert outcome_of(encoder, replace(data, qrels=judged)).positives == outcome_of(encoder, data).positives
+    without = {**data.qrels, query: {other: 0}}
+    assert query not in outcome_of(encoder, replace(data, qrels=without)).positives
+
+
+def test_bm25_ranks_a_querys_own_keys_those_without_a_common_word_too():
+    data = RetrievalSet(
+        "own", "qa", {"q": "苹果价格"}, {"a": "香蕉", "b": "苹果", "c": "今天的苹果价格"}, {"q": {"a": 1}},
+        candidates={"q": ["a", "b"]},
+    )  # fmt: skip
+    found = measure_bm25(data, metrics=["mrr@10"])
+    assert list(found.run["q"]) == ["a", "b"]
+    assert found.run["q"]["b"] > found.run["q"]["a"] == 0.0
+    assert found.values["mrr@10"] == 0.5
+    everything = measure_bm25(replace(data, candidates=None), metrics=["mrr@10"])
+    assert list(everything.run["q"]) == ["c", "b"]  # no word in common: no result
+    assert everything.values["mrr@10"] == 0.0

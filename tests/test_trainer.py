@@ -45,6 +45,7 @@ def records(path, rows):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["epoch", "epoch-static", "epoch-random", "random", None])
 def test_workers_change_nothing_in_any_mode(mode, tiny_bert, folder):
     more = ("--inbatch_same_dataset", mode) if mode else ()
@@ -54,6 +55,7 @@ def test_workers_change_nothing_in_any_mode(mode, tiny_bert, folder):
     assert len(set(losses(folder / "none", 6))) == 6
 
 
+@pytest.mark.slow
 def test_prepared_tokens_change_nothing(tiny_bert, folder, capfd):
     drawn = ("--select_positive", "random", "--random_negatives", 1, "--max_sample_num", 60)
     for number, choice in enumerate((("never",), ("always",), ("auto", "--dataloader_num_workers", 1))):
