@@ -30,6 +30,7 @@ def test_the_interval_of_a_mean_is_scipys():
     assert found.high - found.low > 0.4
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_statistics_gain_is_scipys():
     gold = numbers(size=80)
     before, after = gold + numbers(size=80, seed=1, scale=3), gold + numbers(size=80, seed=2)
@@ -140,6 +141,7 @@ def test_what_gives_no_interval_is_refused(work, message):
         work()
 
 
+@pytest.mark.slow
 def test_resamples_of_one_kind_alone_are_left_out():
     gold = [0.0, 0.0, 0.0, 0.0, 1.0]  # a third of the resamples have no 1
     found = paired_statistic(STATISTICS["ap"], gold, [5, 4, 3, 2, 1], [1, 2, 3, 4, 5])

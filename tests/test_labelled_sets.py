@@ -239,7 +239,7 @@ def test_a_folder_without_a_set_says_what_would_be_one(tmp_path):
 def test_labelled_folders_are_found_beside_those_of_beir(tmp_path):
     write(tmp_path / "mood" / "test.jsonl", LABELS)
     write_set(tmp_path / "qa" / "test")
-    assert find_sets([str(tmp_path)]) == [tmp_path / "mood", tmp_path / "qa"]
+    assert find_sets([str(tmp_path)], flag="--data") == [tmp_path / "mood", tmp_path / "qa"]
 
 
 @pytest.mark.real

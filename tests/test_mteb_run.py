@@ -215,6 +215,7 @@ def test_prompts_are_read_or_refused(given, expected):
             read_prompts(given, spec, iter(["LCQMC", "Retrieval"]))
 
 
+@pytest.mark.slow
 def test_the_default_is_c_mteb():
     tasks = find_tasks(None, benchmark="MTEB(cmn, v1)", languages=None)
     assert len(tasks) == 31

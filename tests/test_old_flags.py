@@ -70,7 +70,7 @@ def test_a_flag_that_is_not_built_yet_is_refused_by_name_unless_it_asks_for_noth
         assert (out.argv, out.notes) == ([], [f"--{name} {nothing} changes nothing"])
 
 
-@pytest.mark.parametrize("name", ["load_encode", "unified_finetuning", "group_by_length"])
+@pytest.mark.parametrize("name", ["ranker", "unified_finetuning", "group_by_length"])
 def test_a_switch_that_is_not_built_yet_is_refused_alone_too(name):
     with pytest.raises(UserError, match=f"^--{name}: "):
         translate([f"--{name}"])

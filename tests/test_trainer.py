@@ -401,6 +401,7 @@ def test_the_log_counts_what_is_masked_and_how_sharp_the_teacher_is(tiny_bert, f
     assert entry["teacher_entropy/qa"] == pytest.approx(-(share * np.log(share)).sum() / np.log(3), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_vectors_trained_by_matryoshka_are_good_when_cut(folder):
     from zh_embedder.encoder import Encoder
     from zh_embedder.tiny import build
