@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-bench
 PEERS_STAMP := $(PEERS)/.installed
 BENCH ?=
+PARALLEL ?= -n 2 --dist loadfile
 export TOKENIZERS_PARALLELISM = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -29,10 +30,10 @@ demo: $(STAMP)  ## train on the bundled records, measure before and after, expor
 	$(BIN)/python examples/demo/demo.py
 
 test: $(STAMP)  ## all tests (under 12 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(STAMP)  ## tests that start no processes (under 3 minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 check: $(STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .
