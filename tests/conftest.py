@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -23,6 +24,14 @@ def own_logging():
     for one, (handlers, propagate, level) in zip(loggers, before, strict=True):
         one.handlers, one.propagate = handlers, propagate
         one.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_engine_left():
+    """Flags that name a DeepSpeed configuration set one for the whole process: later models would be loaded for it."""
+    yield
+    if (engine := sys.modules.get("transformers.integrations.deepspeed")) is not None:
+        engine.unset_hf_deepspeed_config()
 
 
 @pytest.fixture(scope="session")
