@@ -14,7 +14,6 @@ Clean = Callable[[str], str]
 SINGLE = ("query", "text1", "text2", "text", "prompt")  # fields that hold a text
 LISTS = ("pos", "neg", "history", "answers")
 NEEDED = ("query", "text1", "text2", "text")
-HALF_SCORES = {"pos": "pos_scores", "neg": "neg_scores"}
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
@@ -139,7 +138,8 @@ def realign(record: Record, name: str, keep: list[int]) -> None:
     if name != "answers" and isinstance(scores, list) and len(scores) == total:
         own = scores[first : first + len(texts)]
         record["teacher_scores"] = [*scores[:first], *(own[i] for i in keep), *scores[first + len(texts) :]]
-    half = record.get(HALF_SCORES.get(name, ""))
-    if isinstance(half, list) and len(half) == len(texts):
-        record[HALF_SCORES[name]] = [half[i] for i in keep]
+    for beside in (f"{name}_scores", f"{name}_index"):
+        values = record.get(beside)
+        if isinstance(values, list) and len(values) == len(texts):
+            record[beside] = [values[i] for i in keep]
     record[name] = [texts[i] for i in keep]
