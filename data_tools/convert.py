@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -226,6 +227,12 @@ class Ids:
         return own
 
 
+def with_bar(items: Iterator[Item], name: str, unit: str) -> Iterator[Item]:
+    """Yield items behind a bar, which begins with the first: what readers say before stands above it."""
+    for first in items:
+        yield from tqdm(chain([first], items), desc=name, unit=f" {unit}", delay=5, leave=False)
+
+
 def finished(items: Iterable[Item], finisher: Finisher, tally: Tally) -> Iterator[tuple[str, Record]]:
     """Yield (place, record) of what readers made, counting everything."""
     for item in items:
@@ -247,8 +254,7 @@ def converted(source: Source, args: argparse.Namespace, ids: Ids, tally: Tally, 
     task = choose_task(own, wish, source)
     clean = cleaner(simplify=args.simplify, normalize=args.normalize)
     finisher = Finisher(clean, max(1, args.min_chars), task, override=wish.task is not None)
-    items = tqdm(own.read(source, wish), desc=source.name, unit=f" {own.unit}", delay=5, leave=False)
-    for where, record in finished(items, finisher, tally):
+    for where, record in finished(with_bar(own.read(source, wish), source.name, own.unit), finisher, tally):
         if record["id"] != (name := ids.distinct(record["id"])):
             tally.notes["ids that the source gives twice, numbered"] += 1
             record["id"] = name

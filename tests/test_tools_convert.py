@@ -519,6 +519,21 @@ def test_a_data_set_that_is_not_in_the_cache_says_what_to_do(tmp_path):
     )
 
 
+def test_a_data_set_that_is_there_is_read_with_the_names_of_its_labels(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    names = datasets.ClassLabel(names=["体育", "财经"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": names})
+    table = datasets.Dataset.from_dict(
+        {"text": ["甲队赢了", "股票跌了", "没有"], "label": [0, 1, -1]}, features=features
+    )
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    records = run(tmp_path, f"hf:{tmp_path / 'set'}", "--from", "labelled", "--task", "topic")
+    assert [(r["text"], r["label"], r["id"]) for r in records] == [
+        ("甲队赢了", "体育", "set-1"),
+        ("股票跌了", "财经", "set-2"),
+    ]
+
+
 def test_the_list_shows_every_format_with_an_example(capsys):
     assert main(["--list"]) == 0
     shown = capsys.readouterr().out

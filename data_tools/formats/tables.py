@@ -135,8 +135,17 @@ def hub_rows(source: Source, wish: Wish) -> Iterator[tuple[str, Record]]:
             "HF_HUB_OFFLINE=1) only data sets in the cache load: download the files elsewhere (`hf download "
             f"--repo-type dataset {name}`) and give their paths"
         ) from None
+    names = {column: kind.names for column, kind in table.features.items() if hasattr(kind, "names")}
     for number, row in enumerate(table):
-        yield f"{source.spec}:row {number}", row
+        yield (
+            f"{source.spec}:row {number}",
+            row | {column: label_name(row[column], own) for column, own in names.items()},
+        )
+
+
+def label_name(value: int | None, names: Sequence[str]) -> str | None:
+    """Return what a numbered label is called; numbers below 0 stand for none."""
+    return names[value] if value is not None and value >= 0 else None
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
