@@ -176,6 +176,11 @@ def test_sentence_pairs_keep_their_score_with_or_without_a_header(tmp_path, name
     ]
 
 
+def test_lines_of_two_sentences_and_a_score_are_told_from_an_id_with_a_labelled_text(tmp_path):
+    assert len(run(tmp_path, write(tmp_path / "a.tsv", "喜欢打篮球\t爱打球\t1\n今天\t明天\t0\n"))) == 2
+    fails(tmp_path, "the format is none that can be told", write(tmp_path / "b.tsv", "7\t爱打球\t1\n8\t明天\t0\n"))
+
+
 def test_pairs_become_groups_by_a_threshold(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     source = write(tmp_path / "a.tsv", "甲\t乙\t5\n甲\t丙\t1\n丁\t戊\t2\n")

@@ -143,7 +143,7 @@ def looks_like_lines(head: Head) -> bool:
     lines = [line for line in head.text.split("\n")[:20] if line.strip()][:10]
     for separator in ("\t", "||"):
         cells = [line.split(separator) for line in lines]
-        if cells and all(len(c) in (3, 4, 5) and is_number(c[-1]) for c in cells):
+        if cells and all(len(c) in (3, 4) and [is_number(x) for x in c[-3:]] == [False, False, True] for c in cells):
             return len({len(c) for c in cells}) == 1
     return False
 

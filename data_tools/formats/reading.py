@@ -155,7 +155,9 @@ def objects(path: Path, encoding: str) -> Iterator[tuple[str, Record]]:
             try:
                 value = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{where}: not valid JSON: {error}") from None
+                raise UserError(
+                    f"{where}: not valid JSON: {error}, expected an object on each line, or one array"
+                ) from None
             yield where, checked(value, where)
 
 
