@@ -121,10 +121,12 @@ def test_a_beir_folder_gives_its_judged_queries(tmp_path, caplog):
     fails(tmp_path, r"--split: no tes.tsv .* did you mean 'test'", tmp_path / "set", "--task", "qa", "--split", "tes")
 
 
-def test_hard_negatives_stand_in_a_file_of_their_own_and_a_positive_is_none(tmp_path):
+def test_hard_negatives_stand_in_a_file_of_their_own_and_a_positive_is_none(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     mined = write(tmp_path / "mined.tsv", "q1\td3\nq1\td1\n")
     first, _ = run(tmp_path, beir(tmp_path / "set"), "--task", "qa", "--negatives", mined)
     assert first["neg"] == ["文二", "文三"]
+    assert "1: neg texts that are positives or twice there left out" in caplog.text
 
 
 @pytest.mark.parametrize(

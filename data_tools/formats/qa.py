@@ -105,14 +105,16 @@ def needed(*sides: Mapping[str, Iterable[str]]) -> set[str]:
 
 
 def with_mined(negatives: dict[str, list[str]], relevant: Mapping[str, list[str]], path: str | None) -> None:
-    """Add hard negatives of a file of `query <tab> key ...`, or MS MARCO's `query <tab> positive <tab> negative`."""
+    """Add hard negatives of a file of `query <tab> key ...`, or MS MARCO's `query <tab> positive <tab> negative`.
+
+    A positive among them is left out later, by its text, and counted.
+    """
     if path is None:
         return
     for _, cells in table_lines(Path(path)):
         positives = relevant.get(cells[0], ())
         key = cells[2] if len(cells) == 3 and cells[1] in positives else cells[1]
-        if key not in positives:
-            negatives.setdefault(cells[0], []).append(key)
+        negatives.setdefault(cells[0], []).append(key)
 
 
 def read_beir(source: Source, wish: Wish) -> Iterator[Item]:
