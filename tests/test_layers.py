@@ -28,6 +28,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
         "agreement",
         "manifest",
         "segment",
+        "grouping",
     },
     {"losses"},
     {"pair_losses"},
@@ -103,6 +104,8 @@ HEAVY = {
     "filelock",
     "peft",
     "mteb",
+    "opencc",
+    "datasketch",
 }
 OPTIONAL = {"peft", "faiss", "jieba", "deepspeed", "bm25s", "ir_measures", "mteb"}  # training works without them
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

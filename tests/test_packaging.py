@@ -30,5 +30,5 @@ def test_the_wheel_holds_the_library_the_tools_and_the_instructions(tmp_path):
         for path in (ROOT / "zh_embedder" / "report_assets").iterdir():
             assert archive.read(f"zh_embedder/report_assets/{path.name}") == path.read_bytes()
     modules = {f"zh_embedder/{path.name}" for path in (ROOT / "zh_embedder").glob("*.py")}
-    assert modules | {"data_tools/__init__.py", "zh_embedder/py.typed"} <= names
+    assert modules | {"data_tools/__init__.py", "data_tools/formats/__init__.py", "zh_embedder/py.typed"} <= names
     assert not [name for name in names if name.startswith(("tests/", "examples/", "benchmarks/"))]

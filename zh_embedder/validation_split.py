@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from zh_embedder.errors import UserError
 from zh_embedder.eval_sets import RetrievalSet
+from zh_embedder.grouping import Unions, draw_groups, sizes_of
 from zh_embedder.records import TaskDataset, column, with_parts
 from zh_embedder.validation import GROUP
 
@@ -97,23 +98,11 @@ def marks(dataset: TaskDataset) -> Iterable[tuple[str, ...]]:
 
 def group_numbers(datasets: Sequence[TaskDataset]) -> list[NDArray[np.int64]]:
     """Number of the group that each record belongs to: records that share a mark, directly or through others."""
-    parent: list[int] = []
-    first: dict[int, int] = {}  # hash of a mark -> record that had it first
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
+    unions = Unions()
     for dataset in datasets:
         for own in marks(dataset):
-            index = len(parent)
-            parent.append(index)
-            for mark in own:
-                parent[root(index)] = root(first.setdefault(hash(mark), index))
-    numbers = np.asarray([root(index) for index in range(len(parent))], np.int64)
-    return np.split(numbers, np.cumsum([len(dataset) for dataset in datasets])[:-1])
+            unions.add(own)
+    return np.split(unions.roots(), np.cumsum([len(dataset) for dataset in datasets])[:-1])
 
 
 def draw(groups: Sequence[NDArray[np.int64]], *, share: float, seed: int) -> set[int]:
@@ -123,14 +112,5 @@ def draw(groups: Sequence[NDArray[np.int64]], *, share: float, seed: int) -> set
     """
     everyone = np.unique(np.concatenate(groups))
     wanted = [max(1, round(share * len(numbers))) for numbers in groups]
-    sizes = [dict(zip(*(part.tolist() for part in np.unique(g, return_counts=True)), strict=True)) for g in groups]
-    drawn: set[int] = set()
-    have = [0] * len(groups)
-    for group in np.random.default_rng(seed).permutation(everyone).tolist():
-        here = [size.get(group, 0) for size in sizes]
-        lacking = any(n and h < w for n, h, w in zip(here, have, wanted, strict=True))
-        too_much = any(h + n > max(2 * w, 1) for n, h, w in zip(here, have, wanted, strict=True) if n)
-        if lacking and not too_much:
-            drawn.add(group)
-            have = [h + n for h, n in zip(have, here, strict=True)]
-    return drawn
+    order = np.random.default_rng(seed).permutation(everyone).tolist()
+    return draw_groups(order, [sizes_of(numbers) for numbers in groups], wanted)
