@@ -27,6 +27,12 @@ STYLES: Mapping[str, Callable[[str], Style]] = {
     "script": encodings.script,
 }
 
+OTHER: Mapping[str, Callable[[str], str]] = {  # what shows that a text does it the second way
+    "letters and digits": lambda text: "".join(encodings.FULL_LETTERS.findall(text)),
+    "punctuation": lambda text: "".join(encodings.HALF_MARKS.findall(text)),
+    "script": encodings.traditional,
+}
+
 Find = TypeVar("Find")
 
 
@@ -112,15 +118,16 @@ def item_of(row: Row, file: str, place: int) -> Item:
 
 @lru_cache(maxsize=TEXTS_REMEMBERED)
 def look(text: str) -> Look:
-    """Look at a text."""
-    defects = ((kind, check.find(text)) for kind, check in TEXT_CHECKS.items())
-    plain = normal(text)
+    """Look at a text. Of one that was decoded wrongly nothing else is said: all else comes of that."""
+    plain, broken = normal(text), encodings.mojibake(text)
+    checks = () if broken else TEXT_CHECKS.items()
+    found = [("mojibake", broken), *((kind, check.find(text)) for kind, check in checks)]
     return Look(
         text=text,
         normal=plain,
         digest=digest(plain),
-        defects=tuple((kind, found) for kind, found in defects if found is not None),
-        styles=tuple(find(text) for find in STYLES.values()),
+        defects=tuple((kind, seen) for kind, seen in found if seen is not None),
+        styles=tuple(None if broken else find(text) for find in STYLES.values()),
     )
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
 CHINESE = re.compile(rf"[{HAN}]")
 LOST = re.compile(r"\ufffd|锟斤拷|锟斤|斤拷")
 # Bytes of UTF-8 seen as characters of Latin-1 or Windows-1252: a lead byte, then what 0x80 to 0xBF look like there.
@@ -22,7 +23,7 @@ CONTROL = re.compile(
 PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U0010fffd]")
 MARKUP = re.compile(
     r"&(?:nbsp|amp|lt|gt|quot|ldquo|rdquo|middot|#\d{2,5}|#x[0-9a-fA-F]{2,5});"
-    r"|</?(?:br|p|div|span|font|strong|em|b|i|u|a|img|td|tr|th|table|li|ul|ol|h[1-6]|sup|sub)(?:\s[^<>]*|\s*/)?>",
+    r"|</?(?:br|p|div|span|font|strong|em|b|i|u|a|img|td|tr|th|table|li|ul|ol|h[1-6]|sup|sub)(?:\s[^<>]*=[^<>]*|\s*/)?>",
     re.IGNORECASE,
 )
 FULL_LETTERS, HALF_LETTERS = re.compile("[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]"), re.compile("[0-9A-Za-z]")
@@ -139,10 +140,16 @@ def marks(text: str) -> Style:
 def script(text: str) -> Style:
     """1 for Traditional Chinese, 0 for Simplified; single characters (names, quotations) do not decide."""
     known = scripts()
-    if known is None:
+    if known is None or KANA.search(text):  # Japanese has characters of both
         return None
     traditional = len(known[0].findall(text))
     simplified = len(known[1].findall(text)) if traditional > 1 else bool(known[1].search(text))
     if traditional > 1 and traditional > simplified:
         return 1
     return 0 if simplified else None
+
+
+def traditional(text: str) -> str:
+    """Return the characters of a text that only Traditional Chinese has."""
+    known = scripts()
+    return "".join(known[0].findall(text)) if known else ""

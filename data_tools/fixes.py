@@ -17,7 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from data_tools.checks import FILE_SHIFT, Settings, instruction_of, look
-from data_tools.encodings import CONTROL
+from data_tools.encodings import CONTROL, mojibake
 from data_tools.lines import as_line, lines_to
 from data_tools.near import digest, pair
 from data_tools.survey import Plan, Survey, every_line, kind_of
@@ -122,8 +122,17 @@ def mend(text: str | UserError, place: Place) -> tuple[Raw | None, list[Change]]
 
 
 def strip_control(raw: Raw, place: Place) -> Iterator[Change]:
-    """Take control characters out; those that break lines become line breaks."""
-    yield from rewrite(raw, place, "control", lambda text: CONTROL.sub("", text.translate(BREAKS)))
+    """Take control characters out; those that break lines become line breaks.
+
+    Not of a text that was decoded wrongly: there they are bytes without which it can never be decoded rightly.
+    """
+
+    def stripped(text: str) -> str:
+        if not CONTROL.search(text) or mojibake(text):
+            return text
+        return CONTROL.sub("", text.translate(BREAKS))
+
+    yield from rewrite(raw, place, "control", stripped)
 
 
 def strip_instructions(raw: Raw, place: Place) -> Iterator[Change]:
@@ -161,7 +170,8 @@ def drop_keys(raw: Raw, place: Place) -> Iterator[Change]:
             continue  # no record without a positive is made
         for index, kind in reasons:
             yield place.change(kind, "dropped key", f"{side}[{index}]", texts[index])
-        cut(raw, side, {index for index, _ in reasons})
+        if reasons:
+            cut(raw, side, {index for index, _ in reasons})
 
 
 def unwanted(raw: Raw, side: str, place: Place) -> Iterator[tuple[int, str]]:
@@ -190,8 +200,8 @@ def unwanted(raw: Raw, side: str, place: Place) -> Iterator[tuple[int, str]]:
 
 def cut(raw: Raw, side: str, gone: set[int]) -> None:
     """Take keys out of a side, and what goes with them: scores of either spelling, rows of the corpus."""
-    count, first = len(raw[side]), len(raw.get("pos") or []) if side == "neg" else 0
-    both = sum(len(raw.get(name) or []) for name in ("pos", "neg"))
+    counts = [len(raw[name]) if isinstance(raw.get(name), list) else 0 for name in ("pos", "neg")]
+    count, first, both = len(raw[side]), counts[0] if side == "neg" else 0, sum(counts)
     for name, offset, length in (
         ("teacher_scores", first, both),
         (f"{side}_scores", 0, count),

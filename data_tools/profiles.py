@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_tools.checks import FILE_SHIFT, STYLES, Check, Item, Settings, shown
+from data_tools.checks import FILE_SHIFT, OTHER, STYLES, Check, Item, Settings, shown
 from data_tools.findings import ERROR, INFO, WARNING
 from zh_embedder.teachers import entropy_shares, find_temperature
 
@@ -37,6 +37,7 @@ LINE = (1 << FILE_SHIFT) - 1
 
 Where = tuple[int, str]  # line, message
 SIDES = ("query", "key")
+OTHER_WAY = [OTHER[name] for name in STYLES]
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class Profile:
     styles: list[tuple[array[int], array[int]]] = field(
         default_factory=lambda: [(array("Q"), array("Q")) for _ in STYLES]
     )
+    examples: list[dict[int, str]] = field(default_factory=lambda: [{} for _ in STYLES])  # place -> what was seen
     samples: tuple[Sample, Sample] = field(default_factory=lambda: (Sample(), Sample()))
     scores: list[list[float]] = field(default_factory=list)
     scored: int = 0
@@ -98,13 +100,16 @@ class Profile:
             self._add_scores(item, list(item.scores))
 
     def _add_styles(self, item: Item) -> None:
-        looks = [one for _, one in item.texts()]
+        looks = list(item.texts())
         for index, (usual, other) in enumerate(self.styles):
-            shown = {one.styles[index] for one in looks}
-            if 1 in shown:
-                other.append(item.place)
-            if 0 in shown:
+            ways = {one.styles[index] for _, one in looks}
+            if 0 in ways:
                 usual.append(item.place)
+            if 1 in ways:
+                other.append(item.place)
+                if len(self.examples[index]) < SAMPLE:
+                    name, one = next((name, one) for name, one in looks if one.styles[index] == 1)
+                    self.examples[index][item.place] = f" ({name}: {shown(OTHER_WAY[index](one.text), 12)})"
 
     def _add_scores(self, item: Item, scores: list[float]) -> None:
         self.scored += 1
@@ -138,7 +143,8 @@ def mixture(name: str) -> Callable[[Profile, Settings], Iterator[Where]]:
             yield profile.first, f"task {profile.task}: {name}: {ways}"
         elif many:
             for place in both[rarer]:
-                yield place & LINE, f"{name}: {WAYS[name][rarer]}, as in {few:,} of {profile.count:,} records"
+                seen = profile.examples[index].get(place, "") if rarer else ""
+                yield place & LINE, f"{name}: {WAYS[name][rarer]}{seen}, as in {few:,} of {profile.count:,} records"
 
     return find
 
