@@ -26,6 +26,8 @@ MIN_RECORDS = 20  # below it, shares say nothing
 FLAT, TARGET_ENTROPY = 0.95, 0.5  # of the greatest entropy; 0.5 is what `--teacher_temperature auto` aims at
 TAIL = 3.0  # interquartile ranges of the logarithm of lengths
 FAR = 4.0  # times the median: below it no length is strange
+RARE = 0.02  # of the records: more are a part of the dataset (first turns of dialogues), not outliers
+FEW = 3
 CUT = 0.1  # share of texts
 MIXED = 0.2  # of the records that show a style: no rule is broken where so many do it the other way
 WAYS = {  # of 0 and 1 of each style
@@ -231,12 +233,17 @@ def length_outlier(profile: Profile, settings: Settings) -> Iterator[Where]:
         logs = np.log(np.maximum(lengths, 1))
         low, middle, high = np.quantile(logs, (0.25, 0.5, 0.75))
         reach = max(TAIL * (high - low), np.log(FAR))
-        strange = logs > high + reach
-        if side == 0:
-            strange |= logs < low - reach
-        for at in np.flatnonzero(strange).tolist():
-            line = profile.places[at] & LINE
-            yield line, f"a {name} of {lengths[at]:,} characters, the median is {np.exp(middle):,.0f}"
+        for strange, what in ((logs > high + reach, "long"), (logs < low - reach, "short")):
+            at = np.flatnonzero(strange).tolist()
+            if what == "short" and side:  # the longest key of a record
+                continue
+            if len(at) > max(FEW, RARE * len(lengths)):
+                texts = f"{len(at):,} of {len(lengths):,} are far from the median of {np.exp(middle):,.0f} characters"
+                yield profile.first, f"task {profile.task}: {name} texts: {texts}, too {what} but too many for outliers"
+                continue
+            for one in at:
+                line = profile.places[one] & LINE
+                yield line, f"a {name} of {lengths[one]:,} characters, the median is {np.exp(middle):,.0f}"
 
 
 def label_imbalance(profile: Profile, settings: Settings) -> Iterator[Where]:

@@ -103,6 +103,8 @@ HEAVY = {
     "filelock",
     "peft",
     "mteb",
+    "datasketch",
+    "opencc",
 }
 OPTIONAL = {"peft", "faiss", "jieba", "deepspeed", "bm25s", "ir_measures", "mteb"}  # training works without them
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

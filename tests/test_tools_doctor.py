@@ -404,3 +404,10 @@ def test_no_text_is_kept_of_training_records():
     columns = [seen.records, seen.positives, seen.negatives, seen.queries.subjects, seen.verdicts.subjects]
     assert [len(column.digests) for column in columns] == [1, 1, 2, 1, 0]
     assert {column.digests.itemsize for column in columns} == {8}
+
+
+def test_lengths_that_many_records_have_are_one_finding(tmp_path):
+    short = [r | {"query": r["query"][:2]} for r in clean(4, seed=5)]
+    long = [r | {"query": r["query"] * 4} for r in clean(76)]
+    assert examine(tmp_path, long + short)[0] == [("length_outlier", 1)]
+    assert examine(tmp_path, long + short[:1])[0] == [("length_outlier", 77)]
