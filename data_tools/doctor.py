@@ -1,6 +1,6 @@
 """Say what is wrong with training data, line by line, and write a cleaned copy.
 
-One pass over the files; texts are not kept, only digests of them (about 300 MB for a million records of 8 keys).
+One pass over the files; texts are not kept, only digests of them (220 MB for a million records of 8 keys).
 Exit code: 0 where no error was found, 1 where one was, 2 for a mistake on the command line.
 """
 

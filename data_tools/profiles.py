@@ -213,10 +213,10 @@ def teacher_disagrees(profile: Profile, settings: Settings) -> Iterator[Where]:
 
 def truncated(profile: Profile, settings: Settings) -> Iterator[Where]:
     """A share of the texts that loses its end."""
-    from zh_embedder.tokens import cut_share
-
     if settings.tokenizer is None:
         return
+    from zh_embedder.tokens import cut_share
+
     for name, sample, limit in zip(SIDES, profile.samples, settings.max_lengths, strict=True):
         share = cut_share(settings.tokenizer, sample.kept, limit)
         if share > CUT:

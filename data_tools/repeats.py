@@ -19,6 +19,7 @@ from data_tools.findings import ERROR, INFO, WARNING
 from data_tools.near import digest, pair
 from zh_embedder.validation import GROUP
 
+BLOCK = 1 << 20
 Digests = NDArray[np.uint64]
 REPEAT_KINDS: Mapping[str, tuple[str, str]] = {
     "duplicate_record": (WARNING, "a record that was there before, normalised, keys in any order"),
@@ -50,9 +51,13 @@ class Column:
         self.digests.append(value)
         self.places.append(place)
 
+    def arrays(self) -> tuple[Digests, Digests]:
+        """Return digests and places as they came, not copied."""
+        return np.frombuffer(self.digests, np.uint64), np.frombuffer(self.places, np.uint64)
+
     def sorted(self) -> tuple[Digests, Digests]:
         """Return digests and places, equal digests side by side, in the order they came."""
-        digests, places = (np.frombuffer(column, np.uint64) for column in (self.digests, self.places))
+        digests, places = self.arrays()
         order = self.order()
         return digests[order], places[order]
 
@@ -131,15 +136,16 @@ class Seen:
     def _contradictions(self) -> Iterator[Repeat]:
         """Yield negatives that are positives elsewhere; two records that do it to each other contradict."""
         positives, owners = self.positives.sorted()
-        negatives, places = self.negatives.sorted()
-        if not len(positives) or not len(negatives):
-            return
-        starts, ends = (np.searchsorted(positives, negatives, side) for side in ("left", "right"))
+        negatives, places = self.negatives.arrays()
         found = []
-        for at in np.flatnonzero(ends > starts).tolist():
-            others = [int(o) for o in owners[starts[at] : ends[at]] if o != places[at]]
-            if others:
-                found.append((int(places[at]), others[0], int(negatives[at])))
+        for begin in range(0, len(negatives), BLOCK):  # not all at once: there are seven times as many as records
+            block = negatives[begin : begin + BLOCK]
+            starts, ends = (np.searchsorted(positives, block, side) for side in ("left", "right"))
+            for at in np.flatnonzero(ends > starts).tolist():
+                place = int(places[begin + at])
+                others = [int(owner) for owner in owners[starts[at] : ends[at]] if owner != place]
+                if others:
+                    found.append((place, others[0], int(block[at])))
         edges = {(place, other) for place, other, _ in found}
         for place, other, key in found:
             mutual = (other, place) in edges

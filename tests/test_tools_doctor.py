@@ -13,6 +13,7 @@ from data_tools.near import Known as KnownText
 from data_tools.near import NearIndex, alike, jaccard, near, normal
 from data_tools.repeats import Seen
 from data_tools.survey import SEVERITY
+from tests.conftest import ROOT
 from zh_embedder.validation import parse_line
 
 WORDS = [
@@ -411,3 +412,8 @@ def test_lengths_that_many_records_have_are_one_finding(tmp_path):
     long = [r | {"query": r["query"] * 4} for r in clean(76)]
     assert examine(tmp_path, long + short)[0] == [("length_outlier", 1)]
     assert examine(tmp_path, long + short[:1])[0] == [("length_outlier", 77)]
+
+
+def test_the_documentation_names_every_kind():
+    text = (ROOT / "docs" / "doctor.md").read_text("utf-8")
+    assert [kind for kind in SEVERITY if f"`{kind}`" not in text] == []
