@@ -51,6 +51,9 @@ class CrossEncoder:
             raise UserError(f"{name}: cannot be loaded as a cross-encoder: {error}") from None
         if model.config.num_labels != 1:
             raise reject(f"{name}: num_labels", model.config.num_labels, "1: a cross-encoder that scores a pair")
+        tokenizer.padding_side = "right"  # absolute positions, as BERT has them, would move otherwise
+        if model.config.pad_token_id is None:  # decoders look for the last token that is none
+            model.config.pad_token_id = tokenizer.pad_token_id
         return cls(model.to(device).eval(), tokenizer, max_length, tokens)
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
