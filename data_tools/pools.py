@@ -15,6 +15,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from zh_embedder.texts import TEXT_FILE, Reader
 from zh_embedder.validation import group_row
 
 KEYS, STARTS = "keys.jsonl", "starts.npy"
+CACHED = 8192  # texts: a block's queries and their neighbours are looked at again and again
 NOISE = re.compile(r"[\W_]+")
 
 
@@ -79,6 +81,7 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+@lru_cache(maxsize=CACHED)
 def normalised(text: str) -> str:
     """Return letters and digits alone, folded (NFKC, lower case); a text without any stays as it is folded."""
     folded = fold(text)

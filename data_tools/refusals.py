@@ -13,7 +13,7 @@ from data_tools.pools import digest, normalised
 from zh_embedder.segment import fold
 
 GRAM = 3  # characters
-CACHED = 8192  # keys whose grams are kept: neighbours of one query are neighbours of others
+CACHED = 2048  # keys whose grams are kept, some 20 kB each: neighbours of one query are neighbours of others
 REFERENCES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "lowest": min,
     "highest": max,
@@ -120,10 +120,10 @@ def above_percent(query: Query, candidate: Candidate, limits: Limits) -> bool:
 RULES: Mapping[str, Rule] = {
     "positive": is_positive,
     "query": is_query,
-    "near_positive": is_near_positive,
-    "answer": holds_answer,
     "margin": within_margin,
     "percent": above_percent,
+    "answer": holds_answer,
+    "near_positive": is_near_positive,
 }
 REPEATED, CROSS_ENCODER = "repeated", "cross_encoder"
 MEANING = {

@@ -129,6 +129,8 @@ def test_reciprocal_ranks_are_fused_as_by_hand():
     # 7: 1/61 + 1/63, 5: 1/62 + 1/61, 9: 1/62, 3: 1/63
     assert fuse([np.array([7, 5, 3]), np.array([5, 9, 7])]).tolist() == [5, 7, 9, 3]
     assert fuse([np.array([4]), np.array([2])]).tolist() == [2, 4]
+    # Twice the fourth beats once the first and once the tenth: 2/64 > 1/61 + 1/70. Without the 60 it would not.
+    assert fuse([np.array([1, 20, 21, 9]), np.array([30, 31, 32, 9, 33, 34, 35, 36, 37, 1])]).tolist()[:2] == [9, 1]
 
 
 def test_a_cross_encoder_takes_candidates_back_until_enough_are_left():
