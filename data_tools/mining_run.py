@@ -157,7 +157,7 @@ def start(job: Job) -> None:
     """
     path, now = job.folder / SETTINGS, job.decides()
     if job.overwrite:
-        shutil.rmtree(job.folder, ignore_errors=True)
+        remove_work(job.folder)
     if path.is_file():
         there = read_json(path)
         differences = [
@@ -171,6 +171,13 @@ def start(job: Job) -> None:
         done = len(list((job.folder / "blocks").glob("*.jsonl")))
         logger.info("mine_negatives: goes on where an earlier run stopped: %d blocks of records are done", done)
     write_json(path, now)
+
+
+def remove_work(folder: Path) -> None:
+    """Remove what mining has written into a folder, and nothing else: --work_dir may name one with other things."""
+    for path in (folder / "blocks", *folder.glob("pool-[0-9][0-9]")):
+        shutil.rmtree(path, ignore_errors=True)
+    (folder / SETTINGS).unlink(missing_ok=True)
 
 
 def as_json(value: object) -> object:

@@ -208,6 +208,17 @@ def test_an_interrupted_run_with_other_flags_is_refused_and_says_what_differs(tm
     assert main([str(source), "--output", str(out), "--method", "random", "--seed", "1", "--overwrite"]) == 0
 
 
+def test_starting_anew_removes_only_what_mining_wrote(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "mine.txt").write_text("keep", "utf-8")
+    flags = ("--method", "random", "--work_dir", work, *SMALL)
+    first = mine(tmp_path, *flags)
+    assert sorted(p.name for p in work.iterdir()) == ["blocks", "mine.txt", "pool-00", "settings.json"]
+    assert mine(tmp_path, *flags, "--seed", 1, "--overwrite") != first
+    assert (work / "mine.txt").read_text("utf-8") == "keep"
+
+
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
