@@ -38,7 +38,9 @@ def cleaner(*, simplify: bool, normalize: str | None) -> Clean | None:
     try:
         from opencc import OpenCC
     except ImportError:
-        raise UserError("--simplify: needs OpenCC: pip install 'zh_embedder[tools]', or pip install opencc-python-reimplemented") from None
+        raise UserError(
+            "--simplify: needs OpenCC: pip install 'zh_embedder[tools]', or pip install opencc-python-reimplemented"
+        ) from None
     convert: Clean = OpenCC("t2s").convert
     if normalize is None:
         return convert

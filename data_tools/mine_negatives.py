@@ -1,0 +1,200 @@
+"""Mine hard negatives for records: keys that score high for a query and, as far as can be known, do not answer it.
+
+Candidates come from --corpus, or from all pos and neg of the files (of each task its own), by vectors (dense), BM25,
+both fused by reciprocal ranks, or at random. Of the ranks in --range, --negatives are drawn; refused are known
+positives of the query (in any of the files), near copies of its positives, and what --percent, --margin,
+--filter_answers and --cross_encoder refuse. Killed and started again with the same flags, it goes on where it stopped
+and gives the same file. Several ranks: `torchrun --nproc_per_node=N -m data_tools.mine_negatives ...`.
+
+The flags of LLM-Embedder (--retrieval_method, --hits, --max_neg_num, --filter_answers) and of FlagEmbedding's hn_mine
+(--input_file, --output_file, --candidate_pool, --range_for_sampling, --negative_number, --use_gpu_for_searching) mean
+what they mean there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_tools.command import call, make_parser
+from data_tools.lines import find_records
+from data_tools.refusals import REFERENCES, Limits
+from zh_embedder.errors import UserError, reject
+from zh_embedder.options import at_least, choose
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("dense", "bm25", "fused", "random")
+EXAMPLE = "train.jsonl --output mined.jsonl --model BAAI/bge-large-zh-v1.5 --range 10 210 --negatives 15 --percent 0.95"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the flags."""
+    parser = make_parser("mine_negatives", __doc__, EXAMPLE)
+    parser.add_argument("files", nargs="*", metavar="FILES", help="records with query and pos: files, folders, globs")
+    parser.add_argument("--input_file", "--eval_data", nargs="+", default=[], metavar="FILE", help="the same")
+    parser.add_argument("--output", "--output_file", metavar="FILE", help="records with new neg (.gz and .zst pack)")
+    parser.add_argument("--save_name", metavar="NAME", help="LLM-Embedder's: the output is FILE.neg.NAME.jsonl")
+    add_finding(parser)
+    add_judging(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+    parser.add_argument(
+        "--audit", type=int, default=100, metavar="N", help="queries in OUTPUT.audit.html (%(default)s)"
+    )
+    parser.add_argument("--block", type=int, default=1024, help="records mined and kept at a time (%(default)s)")
+    parser.add_argument("--shard_size", type=int, default=65536, help="keys of a shard of vectors (%(default)s)")
+    parser.add_argument("--work_dir", type=Path, metavar="DIR", help="keep vectors and indexes here afterwards too")
+    parser.add_argument("--overwrite", action="store_true", help="start anew; else an earlier run goes on")
+    return parser
+
+
+def add_finding(parser: argparse.ArgumentParser) -> None:
+    """Flags that say where candidates come from."""
+    own = parser.add_argument_group("candidates")
+    own.add_argument(
+        "--corpus", "--candidate_pool", nargs="+", default=[], metavar="FILE", help="keys; JSON Lines, .txt"
+    )
+    own.add_argument("--method", "--retrieval_method", default="dense", metavar="NAME", help=", ".join(METHODS))
+    own.add_argument(
+        "--model", "--model_name_or_path", "--embedder_name_or_path", "--query_encoder", metavar="MODEL",
+        help="a run, checkpoint or encoder of ours, a sentence-transformers folder, a hub name",
+    )  # fmt: skip
+    own.add_argument("--no_instruction", action="store_true", help="encode without the model's instructions")
+    own.add_argument(
+        "--query_instruction_for_retrieval", metavar="TEXT", help="in front of queries, instead of the model's"
+    )
+    own.add_argument("--faiss_index_factory", default="Flat", help="such as IVF4096,Flat; Flat is exact (%(default)s)")
+    own.add_argument("--use_gpu_for_searching", action="store_true", help="hn_mine's: a GPU is used where there is one")
+    own.add_argument("--search_batch_size", type=int, help="hn_mine's: nothing here depends on it")
+    own.add_argument("--words", default="jieba", help="of BM25: jieba or bigram (%(default)s)")
+    own.add_argument("--user_dict", metavar="FILE", help="further words for jieba")
+    own.add_argument("--k1", type=float, default=0.82, help="of BM25 (%(default)s)")
+    own.add_argument("--b", type=float, default=0.68, help="of BM25 (%(default)s)")
+    own.add_argument("--dtype", default="auto", help="of the models: auto, fp32, bf16, fp16")
+    own.add_argument("--range", type=int, nargs=2, metavar=("FIRST", "LAST"), help="ranks FIRST+1 .. LAST (10 210)")
+    own.add_argument("--range_for_sampling", metavar="10-210", help="the same, as hn_mine spells it")
+    own.add_argument("--hits", type=int, help="LLM-Embedder's: ranks 1 to N, the best taken")
+
+
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what may be a negative."""
+    own = parser.add_argument_group("negatives")
+    own.add_argument("--negatives", "--negative_number", "--max_neg_num", type=int, default=15, metavar="N")
+    own.add_argument("--take", choices=("random", "top"), help="of what --range leaves (random; with --hits top)")
+    own.add_argument("--fill", action="store_true", help="where too few are left, draw random keys (as hn_mine does)")
+    own.add_argument("--keep_neg", action="store_true", help="mined ones come behind the neg that are there")
+    own.add_argument("--margin", type=float, help="keep what scores below positive - MARGIN")
+    own.add_argument("--percent", type=float, help="keep what scores below positive * PERCENT (NV-Retriever: 0.95)")
+    own.add_argument(
+        "--positive", default="lowest", help="of several, compare with: lowest, highest, mean (%(default)s)"
+    )
+    own.add_argument(
+        "--max_overlap", type=float, default=0.8, help="Jaccard of character 3-grams with a positive; 1: off"
+    )
+    own.add_argument("--filter_answers", action="store_true", help="refuse keys that hold one of `answers`")
+    own.add_argument("--cross_encoder", metavar="MODEL", help="refuse what this one scores above the positive")
+    own.add_argument(
+        "--cross_encoder_margin", type=float, default=0.0, help="... above positive - MARGIN (%(default)s)"
+    )
+
+
+def window_of(args: argparse.Namespace) -> tuple[int, int]:
+    """Return (first, last): ranks first + 1 .. last are looked at.
+
+    Raises:
+        UserError: two flags say it, or wrongly.
+    """
+    given = [name for name in ("range", "range_for_sampling", "hits") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]}: stands beside --{given[1]}, expected one of them")
+    if args.range_for_sampling is not None:
+        parts = args.range_for_sampling.split("-")
+        if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+            raise reject("--range_for_sampling", args.range_for_sampling, "two ranks such as 10-210")
+        args.range = [int(part) for part in parts]
+    first, last = args.range or ((0, args.hits) if args.hits is not None else (10, 210))
+    if not 0 <= first < last:
+        raise reject("--range" if args.hits is None else "--hits", (first, last), "0 <= FIRST < LAST")
+    return first, last
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be meant."""
+    choose("method", args.method, METHODS)
+    choose("positive", args.positive, tuple(REFERENCES))
+    for name in ("negatives", "block", "shard_size"):
+        at_least(name, getattr(args, name), 1)
+    at_least("audit", args.audit, 0)
+    if args.percent is not None and not 0 < args.percent <= 2:
+        raise reject("--percent", args.percent, "a share of the positive's score such as 0.95")
+    if not 0 <= args.max_overlap <= 1:
+        raise reject("--max_overlap", args.max_overlap, "a number from 0 to 1")
+    if not args.files and not args.input_file:
+        raise UserError("FILES: are missing, expected files of records")
+    if (args.output is None) == (args.save_name is None):
+        raise UserError("--output: expected the file to write, or LLM-Embedder's --save_name")
+
+
+def output_of(args: argparse.Namespace, files: Sequence[Path]) -> Path:
+    """Where to write."""
+    if args.output is not None:
+        return Path(args.output).expanduser()
+    return files[0].with_name(f"{files[0].name.partition('.')[0]}.neg.{args.save_name}.jsonl")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Mine."""
+    check(args)
+    first, last = window_of(args)
+    files = find_records([*args.files, *args.input_file])
+    from data_tools.mining import Settings
+    from data_tools.mining_run import Job, mine
+    from zh_embedder.texts import find_texts
+
+    limits = Limits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)
+    settings = Settings(
+        method=args.method,
+        first=first,
+        last=last,
+        negatives=args.negatives,
+        shuffled=(args.take or ("top" if args.hits is not None else "random")) == "random",
+        fill=args.fill,
+        keep_neg=args.keep_neg,
+        seed=args.seed,
+        block=args.block,
+        limits=limits,
+        cross_margin=args.cross_encoder_margin,
+    )
+    job = Job(
+        files=files,
+        output=output_of(args, files),
+        settings=settings,
+        corpus=find_texts(args.corpus) if args.corpus else (),
+        model=args.model,
+        instruct=not args.no_instruction,
+        query_prompt=args.query_instruction_for_retrieval,
+        cross_encoder=args.cross_encoder,
+        factory=args.faiss_index_factory,
+        words=args.words,
+        user_dict=args.user_dict,
+        k1=args.k1,
+        b=args.b,
+        dtype=args.dtype,
+        shard_size=args.shard_size,
+        audit=args.audit,
+        work_dir=args.work_dir,
+        overwrite=args.overwrite,
+    )
+    mine(job)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from a command line; returns the exit code."""
+    return call(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

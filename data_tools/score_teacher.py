@@ -1,0 +1,205 @@
+"""Score the keys of records with a teacher: `teacher_scores`, pos then neg (or history), for distillation.
+
+The teacher is a cross-encoder (any sequence-classification model with one label), a language model (how likely are the
+record's `answers` behind key and query; prompts of tasks in data_tools/prompts.yaml), or an embedder. Scores are kept
+in a cache beside the output by the hash of model, prompt, query and key: killed and started again, nothing is scored
+twice. At the end a histogram, and the --teacher_temperature that makes the targets neither flat nor one-hot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_tools.command import call, make_parser
+from data_tools.identity import model_identity
+from data_tools.lines import find_records, read_records, write_records
+from zh_embedder.errors import UserError
+from zh_embedder.options import at_least, choose
+from zh_embedder.teachers import entropy_shares, find_temperature
+from zh_embedder.validation import group_row
+
+if TYPE_CHECKING:
+    from data_tools.teachers import Item, Teacher
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("cross_encoder", "language_model", "embedder")
+REDUCTIONS = ("mean", "sum")
+OLD = ("teacher_scores", "pos_scores", "neg_scores")
+ENTROPY = 0.5  # of the targets, as a share of the greatest: run_dense.py's --teacher_entropy
+SAMPLE = 20_000  # records that the histogram and the temperature look at
+BINS, WIDTH = 12, 40
+EXAMPLE = "train.jsonl --output scored.jsonl --method cross_encoder --model BAAI/bge-reranker-large"
+
+
+class Cache:
+    """Scores by the hash of all that decides them, in one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.base = sqlite3.connect(path)
+        self.base.execute("CREATE TABLE IF NOT EXISTS scores (name BLOB PRIMARY KEY, score REAL) WITHOUT ROWID")
+
+    def get(self, names: Sequence[bytes]) -> dict[bytes, float]:
+        """Scores of those names that are known."""
+        found = {}
+        for name in names:
+            row = self.base.execute("SELECT score FROM scores WHERE name = ?", (name,)).fetchone()
+            if row is not None:
+                found[name] = float(row[0])
+        return found
+
+    def put(self, scores: dict[bytes, float]) -> None:
+        """Keep scores, all or none of them."""
+        with self.base:
+            self.base.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", scores.items())
+
+    def close(self) -> None:
+        """Close the file."""
+        self.base.close()
+
+
+def name_of(teacher: str, prompt: str, item: Item) -> bytes:
+    """Hash of all that decides a score."""
+    parts = [teacher, prompt, item.query, item.key, *item.answers]
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def items_of(raw: dict[str, Any], where: str, *, answers: bool) -> list[Item]:
+    """Return the keys of a record, in the order of `teacher_scores`.
+
+    Raises:
+        UserError: the record is wrong, or has no answers and a language model needs them.
+    """
+    from data_tools.teachers import Item
+
+    row = group_row({name: value for name, value in raw.items() if name not in OLD}, where)
+    found = tuple(raw.get("answers") or ()) if answers else ()
+    if answers and not (found and all(isinstance(answer, str) and answer for answer in found)):
+        raise UserError(f"{where}: answers: is missing or empty, expected the texts whose likelihood is the score")
+    return [Item(row["query"], key, raw.get("task"), found) for key in (*row["pos"], *row["neg"])]
+
+
+def scored(
+    rows: Iterator[tuple[str, dict[str, Any]]], teacher: Teacher, identity: str, cache: Cache, args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Yield records with their scores, a chunk at a time: what a chunk lacks is scored together, sorted by length.
+
+    A chunk is kept whole or not at all, so that a run that was killed forms the same batches again.
+    """
+    while some := list(islice(rows, args.chunk)):
+        wanted = [items_of(raw, where, answers=args.method == "language_model") for where, raw in some]
+        named = [{name_of(identity, teacher.prompt(i.task), i): i for i in items} for items in wanted]
+        every = {name: item for own in named for name, item in own.items()}
+        known = cache.get(list(every))
+        if lacking := [name for name in every if name not in known]:
+            fresh = dict(zip(lacking, teacher.scores([every[name] for name in lacking]), strict=True))
+            cache.put(fresh)
+            known |= fresh
+        for (_, raw), items in zip(some, wanted, strict=True):
+            scores = [round(known[name_of(identity, teacher.prompt(i.task), i)], 6) for i in items]
+            yield {**{name: value for name, value in raw.items() if name not in OLD}, "teacher_scores": scores}
+
+
+def histogram(scores: Sequence[float]) -> str:
+    """Draw how scores are spread, a line for each interval."""
+    counts, edges = np.histogram(scores, bins=BINS)
+    most = max(1, int(counts.max()))
+    lines = [
+        f"{low:10.4f} .. {high:10.4f} {count:8,} {'#' * round(WIDTH * int(count) / most)}"
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    return "\n".join(lines)
+
+
+def advice(sample: Sequence[Sequence[float]], share: float) -> str:
+    """Say which temperature to train with, and how flat the targets are without it."""
+    try:
+        temperature = find_temperature(sample, share)
+    except UserError as error:
+        return f"no temperature to recommend: {error}"
+    now = entropy_shares(sample, 1.0).mean()
+    return (
+        f"--teacher_temperature {temperature:g} (mean entropy of the targets {share:g} of the greatest possible; "
+        f"{now:.3f} at temperature 1)"
+    )
+
+
+def watched(records: Iterator[dict[str, Any]], sample: list[list[float]]) -> Iterator[dict[str, Any]]:
+    """Pass records on, keeping the scores of the first."""
+    for record in records:
+        if len(sample) < SAMPLE:
+            sample.append(record["teacher_scores"])
+        yield record
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the flags."""
+    parser = make_parser("score_teacher", __doc__, EXAMPLE)
+    parser.add_argument("files", nargs="+", metavar="FILES", help="records with pos and neg, or history")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="records with teacher_scores")
+    parser.add_argument("--method", default="cross_encoder", metavar="NAME", help=", ".join(METHODS))
+    parser.add_argument("--model", "--model_name_or_path", required=True, metavar="MODEL", help="folder or hub name")
+    parser.add_argument("--prompts", type=Path, metavar="YAML", help="of tasks, for a language model")
+    parser.add_argument("--reduction", default="mean", help="over an answer's tokens: mean or sum (%(default)s)")
+    parser.add_argument("--max_length", type=int, help="tokens (512; of a language model 2048)")
+    parser.add_argument("--tokens_per_batch", type=int, default=8192, help="padding included (%(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16, fp16")
+    parser.add_argument("--chunk", type=int, default=128, help="records scored and kept at a time (%(default)s)")
+    parser.add_argument("--cache", type=Path, metavar="FILE", help="of scores; by default OUTPUT.scores.sqlite")
+    parser.add_argument("--teacher_entropy", type=float, default=ENTROPY, help="of the targets (%(default)s)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    choose("method", args.method, METHODS)
+    choose("reduction", args.reduction, REDUCTIONS)
+    for name in ("chunk", "tokens_per_batch", "max_length"):
+        at_least(name, getattr(args, name), 1)
+    files = find_records(args.files)
+    from data_tools.teachers import PROMPTS, TEACHERS, TeacherSettings
+
+    settings = TeacherSettings(
+        model=args.model,
+        dtype=args.dtype,
+        max_length=args.max_length,
+        tokens=args.tokens_per_batch,
+        prompts=args.prompts or PROMPTS,
+        reduction=args.reduction,
+    )
+    teacher = TEACHERS[args.method].load(settings)
+    identity = json.dumps([model_identity(args.model), args.method, args.reduction, args.max_length, args.dtype])
+    sample: list[list[float]] = []
+    with closing(Cache(args.cache or args.output.with_name(f"{args.output.name}.scores.sqlite"))) as cache:
+        rows = (row for path in files for row in read_records(path))
+        count = write_records(args.output, watched(scored(rows, teacher, identity, cache, args), sample))
+    logger.info("score_teacher: %d records in %s", count, args.output)
+    if sample:
+        logger.info("score_teacher: scores\n%s", histogram([score for own in sample for score in own]))
+        logger.info("score_teacher: %s", advice(sample, args.teacher_entropy))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from a command line; returns the exit code."""
+    return call(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
