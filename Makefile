@@ -1,8 +1,9 @@
-# Every target makes .venv when it is missing and installs the pinned set. `make help` lists them.
+# Every target makes .venv when it is missing and installs the pinned set; tests and checks install their tools beside it. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 PEERS := .venv-bench
 PEERS_STAMP := $(PEERS)/.installed
 BENCH ?=
@@ -17,6 +18,10 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(DEV_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -29,18 +34,18 @@ $(PEERS_STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)  ## train on the bundled records, measure before and after, export, search (under 3 minutes)
 	$(BIN)/python examples/demo/demo.py
 
-test: $(STAMP)  ## all tests (under 12 minutes on 2 cores)
+test: $(DEV_STAMP)  ## all tests (under 12 minutes on 2 cores)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-fast: $(STAMP)  ## tests that start no processes (under 3 minutes)
+test-fast: $(DEV_STAMP)  ## tests that start no processes (under 3 minutes)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-check: $(STAMP)  ## format, lint, types
+check: $(DEV_STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-fix: $(STAMP)  ## format and mend what the linter can
+fix: $(DEV_STAMP)  ## format and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
