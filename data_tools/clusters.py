@@ -6,8 +6,6 @@ several kilobytes for each text, sorted bands none that stays.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.errors import UserError
+from zh_embedder.segment import letters
 
 Signatures = NDArray[np.uint32]  # (N, PERMUTATIONS)
 
@@ -24,17 +23,11 @@ PERMUTATIONS = 128
 GRAM = 3
 RECALL = 0.999  # of pairs that are just alike enough: the chance that some band is equal
 BUCKET = 64  # members of a bucket that each other one is compared with
-NOT_WORDS = re.compile(r"[\W_]+")
-
-
-def plain(text: str) -> str:
-    """Return what counts of a text: letters and digits, of one width and case."""
-    return NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def grams(text: str) -> set[bytes]:
     """Return the character n-grams of a text; a shorter text is one of its own."""
-    own = plain(text) or text.strip()
+    own = letters(text) or text.strip()
     return {own[i : i + GRAM].encode() for i in range(max(1, len(own) - GRAM + 1))}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,13 @@ import numpy as np
 from data_tools.lines import read_records
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside
-from zh_embedder.segment import fold
+from zh_embedder.segment import fold, letters
 from zh_embedder.sources import kind, read_lines
 from zh_embedder.texts import TEXT_FILE, Reader
 from zh_embedder.validation import group_row
 
 KEYS, STARTS = "keys.jsonl", "starts.npy"
 CACHED = 8192  # texts: a block's queries and their neighbours are looked at again and again
-NOISE = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,7 @@ def digest(text: str) -> int:
 @lru_cache(maxsize=CACHED)
 def normalised(text: str) -> str:
     """Return letters and digits alone, folded (NFKC, lower case); a text without any stays as it is folded."""
-    folded = fold(text)
-    return NOISE.sub("", folded) or folded
+    return letters(text) or fold(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,6 +258,13 @@ def test_a_flag_of_llm_embedder_is_ours_with_its_default_or_refused_by_name(name
             assert setting(parse(LEAST), name) == LLM_EMBEDDER[name]
 
 
+def test_a_flag_of_evaluation_alone_is_said_to_change_nothing_beside_training():
+    args = parse([*LEAST, "--save_encode", "--eval_method", "rerank"])
+    idle = "changes nothing beside --train_data: it is of evaluation alone"
+    assert args.notes[-2:] == (f"--eval_method {idle}", f"--save_encode {idle}")
+    assert not parse(["--eval_data", "x", "--save_encode"]).notes
+
+
 def test_the_default_warm_up_is_llm_embedders_ratio():
     assert parse(LEAST).train.get_warmup_steps(1000) == 100  # warmup_ratio 0.1
 

@@ -144,6 +144,16 @@ def test_sets_of_one_name_are_refused():
         read_watched(args, [], data_root=None)
 
 
+def test_a_canary_is_one_set():
+    with pytest.raises(UserError, match=r"--canary: got .*test', expected one set, not a folder of 6"):
+        read_watched(EvalArguments(canary=str(DEMO / "test")), [], data_root=None)
+
+
+def test_a_canary_that_was_not_measured_at_step_0_has_not_dropped():
+    watched = replace(WATCHED, canary=retrieval_set("canary/general"))
+    assert watched.drop([outcome("canary/general", None, -0.4)], []) is None  # Spearman may be below zero
+
+
 def test_a_folder_of_sets_is_all_of_them():
     found = read_watched(EvalArguments(eval_data=["llm-embedder:test"]), [], data_root=str(DEMO))
     assert [data.name for data in found.sets] == [

@@ -11,9 +11,10 @@ from tests.browser import browser, missing
 from zh_embedder.bootstrap import Interval
 from zh_embedder.eval_sets import LabelSet, PairSet, RetrievalSet
 from zh_embedder.outcome import Outcome
-from zh_embedder.query_errors import Bounds, classify, normalised, read_errors
+from zh_embedder.query_errors import Bounds, classify, read_errors
 from zh_embedder.report import Report, SetReport, json_for_html, page, write_report
 from zh_embedder.report_data import opponents, page_data, plain, short_labels, thin
+from zh_embedder.segment import letters
 from zh_embedder.thresholds import Spread, best_threshold, hardest_negatives, spread_of
 from zh_embedder.verdict import Change, alone, judge
 
@@ -225,7 +226,7 @@ def test_suspected_false_negatives_say_by_which_rule():
 
 
 def test_width_case_spaces_and_punctuation_make_no_other_text():
-    assert normalised(" Ａbc，１２。") == normalised("abc 12") == "abc12"
+    assert letters(" Ａbc，１２。") == letters("abc 12") == "abc12"
 
 
 def test_what_is_left_out_is_bounded_and_counted():

@@ -19,7 +19,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.errors import UserError, nearest, reject
-from zh_embedder.eval_arguments import EvalArguments, evaluation_defaults
+from zh_embedder.eval_arguments import ALONE, EvalArguments, evaluation_defaults
 from zh_embedder.machine import accelerator, best_dtype
 from zh_embedder.model_arguments import ModelArguments
 from zh_embedder.objectives import LOSSES
@@ -317,12 +317,14 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         raise
     except (ValueError, OSError) as error:
         raise UserError(f"command line: {error}") from None
+    notes = [*translated.notes, *train.notes]
+    if data.train_data:
+        idle = sorted(ALONE & given.keys())
+        notes += [f"--{name} changes nothing beside --train_data: it is of evaluation alone" for name in idle]
     if data.train_data or not measured.eval_data:
         check_together(data, model, train)
         check_evaluation(train, measured)
-    return Arguments(
-        data, model, train, measured, tuple(dict.fromkeys([*translated.notes, *train.notes])), frozenset(given)
-    )
+    return Arguments(data, model, train, measured, tuple(dict.fromkeys(notes)), frozenset(given))
 
 
 def check_together(data: DataArguments, model: ModelArguments, train: TrainArguments) -> None:

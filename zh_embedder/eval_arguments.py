@@ -11,6 +11,11 @@ from zh_embedder.options import at_least, choose, option
 
 METHODS = ("dense", "bm25", "random", "no")  # how keys are found
 COLLATIONS = ("collate_key", "collate_neg", "collate_score")  # files for other programs, no metrics
+ALONE = {  # flags that count without --train_data only
+    *("eval_method", "retrieval_method", "faiss_index_factory", "k1", "b", "max_neg_num", "filter_answers", "log_path"),
+    *("save_encode", "load_encode", "embedding_name", "save_index", "load_index", "save_result", "load_result"),
+    *("save_name", "save_to_output"),
+}
 FIRST = "ndcg@10"  # shown first and followed in training, where it is among the metrics
 MEAN = "mean"  # over tasks: what picks the best checkpoint unless something else is named
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from zh_embedder.errors import UserError, nearest, reject
 from zh_embedder.metrics import Qrels
-from zh_embedder.sources import SUFFIXES, is_data_file, read_lines
+from zh_embedder.sources import read_lines
 from zh_embedder.validation import parse_object
 
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
@@ -332,8 +332,3 @@ def below(folder: Path) -> Iterator[Path]:
             yield inner
         else:
             yield from below(inner)
-
-
-def is_records(path: Path) -> bool:
-    """Tell whether a path is a file of JSON Lines."""
-    return is_data_file(path, SUFFIXES)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zh_embedder.errors import UserError, unknown_name
+from zh_embedder.errors import UserError, reject, unknown_name
 from zh_embedder.eval_arguments import MEAN, EvalArguments
 from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.evaluation import Model, measure_bm25, measure_model
@@ -80,7 +80,7 @@ class Watched:
         """Say that the canary dropped since step 0, where it did."""
         name = None if self.canary is None else self.canary.name
         now, before = ({o.data: o.values[o.main] for o in side} for side in (outcomes, base))
-        if name is None or name not in now or now[name] > before.get(name, 0.0) - NOTABLE_DROP:
+        if name is None or not {name} <= now.keys() & before.keys() or now[name] > before[name] - NOTABLE_DROP:
             return None
         return (
             f"canary: {name} fell from {before[name]:.4f} at step 0 to {now[name]:.4f}: the model forgets general "
@@ -109,7 +109,10 @@ def read_watched(args: EvalArguments, held_out: Sequence[RetrievalSet], *, data_
         sets.append(read_one(path, args))
     canary = None
     if args.canary:
-        canary = read_one(find_sets([args.canary], flag="--canary", data_root=data_root)[0], args)
+        found = find_sets([args.canary], flag="--canary", data_root=data_root)
+        if len(found) > 1:
+            raise reject("--canary", args.canary, f"one set, not a folder of {len(found)}")
+        canary = read_one(found[0], args)
         canary = replace(canary, name=f"canary/{Path(canary.name).name}")
     names = [data.name for data in sets]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -7,12 +7,12 @@ What was left out is counted.
 from __future__ import annotations
 
 import heapq
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zh_embedder.eval_sets import RetrievalSet
 from zh_embedder.outcome import Outcome
+from zh_embedder.segment import letters
 
 CLASSES = ("won", "lost", "failing")
 SAME_TEXT, ABOVE = "same", "above"  # rules by which a key may be a positive that nobody has marked
@@ -87,11 +87,6 @@ def classify(before: Mapping[str, float] | None, after: Mapping[str, float]) -> 
         else:
             classes["failing" if after[query] <= EPSILON else "unchanged"].append(query)
     return classes
-
-
-def normalised(text: str) -> str:
-    """Return the letters, digits and characters of a text: width, case, spaces and punctuation do not count."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def read_errors(
@@ -174,12 +169,12 @@ def suspected(data: RetrievalSet, outcomes: Sequence[Outcome], query: str, relev
     SAME_TEXT: the text of a positive, but for width, case, spaces and punctuation. ABOVE: two models place it above
     every positive; one alone may simply be wrong.
     """
-    known = {normalised(data.keys[key]) for key in relevant if data.keys.get(key)} - {""}
+    known = {letters(data.keys[key]) for key in relevant if data.keys.get(key)} - {""}
     runs = [outcome.run.get(query, {}) for outcome in outcomes]
     bars = [outcome.positives.get(query) for outcome in outcomes]
     found = {}
     for key in {key for run in runs for key in run} - set(relevant):
-        if normalised(data.keys.get(key, "")) in known:
+        if letters(data.keys.get(key, "")) in known:
             found[key] = SAME_TEXT
         elif len(runs) > 1 and all(
             bar is not None and run.get(key, float("-inf")) > bar for run, bar in zip(runs, bars, strict=True)

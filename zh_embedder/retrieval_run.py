@@ -79,6 +79,8 @@ def check(args: Arguments) -> None:
     for name in kept:
         if getattr(args.eval, f"save_{name}") and getattr(args.eval, f"load_{name}"):
             raise UserError(f"--save_{name}: stands beside --load_{name}, expected one of them")
+    if args.eval.save_to_output and args.train.output_dir in (None, "trainer_output"):
+        raise UserError("--save_to_output: needs --output_dir")
     if not args.eval.metric_names and not collations(args):
         raise reject("--metrics", " ".join(args.eval.metrics), "at least one metric within --hits")
 
@@ -282,8 +284,6 @@ def collated(args: Arguments, data: RetrievalSet, source: Path, suffix: str) -> 
     stem = source.name.split(".")[0]
     name = ".".join(part for part in (stem, suffix, args.eval.save_name) if part) + ".jsonl"
     if args.eval.save_to_output:
-        if args.train.output_dir in (None, "trainer_output"):
-            raise UserError("--save_to_output: needs --output_dir")
         return place(args, data) / name
     return source.parent / name
 

@@ -23,12 +23,22 @@ Segmenter = Callable[[str], list[str]]
 ENTRY = "`word`, `word frequency` or `word frequency tag`, as jieba's user dictionaries have it"
 # Written without spaces: 々〆〇, kana, the Han blocks with their extensions.
 UNSPACED = "\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+NOT_LETTERS = re.compile(r"[\W_]+")
 RUNS = re.compile(rf"([{UNSPACED}]+)|([0-9]+(?:\.[0-9]+)+|[^\W_{UNSPACED}]+)")
 
 
 def fold(text: str) -> str:
     """Return a text as it is compared: Unicode NFKC, lower case."""
     return unicodedata.normalize("NFKC", text).lower()
+
+
+def letters(text: str) -> str:
+    """Return what counts of a text: its letters and digits, folded; spaces, punctuation and marks are gone.
+
+    >>> letters(" Ａbc，１２。")
+    'abc12'
+    """
+    return NOT_LETTERS.sub("", fold(text))
 
 
 def bigrams(text: str) -> list[str]:
