@@ -27,6 +27,7 @@ from zh_embedder.errors import UserError, reject
 from zh_embedder.files import write_json
 from zh_embedder.grouping import Unions, draw_groups, sizes_of
 from zh_embedder.records import short_names
+from zh_embedder.texts import find_texts
 from zh_embedder.validation import Row, parse_line
 
 logger = logging.getLogger("data_tools.split")  # __name__ is __main__ under `python -m`
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--groups_per_file", action="store_true", help="a group's name counts within its file only")
     own.add_argument("--clean_negatives", action="store_true", help="leave out negatives that are positives elsewhere")
     own.add_argument("--eval", action="store_true", help="also write BEIR folders of all parts but the first")
+    own.add_argument("--corpus", nargs="+", default=[], metavar="FILE", help="texts that those folders' corpora get too")
     own.add_argument("--seed", type=int, default=0)
     return own
 
@@ -246,14 +248,16 @@ def split(args: argparse.Namespace) -> int:
     wanted = shares(args)
     if args.near is not None and not SLACK < args.near <= 1:
         raise reject("--near", args.near, "a similarity up to 1, such as 0.8")
-    files = find_records(args.files)
+    if args.corpus and not args.eval:
+        raise UserError("--corpus: stands without --eval, whose folders it is for")
+    files, corpus = find_records(args.files), find_texts(args.corpus) if args.corpus else ()
     folder = Path(args.output)
     places = outputs(files, folder, list(wanted))
     check_places(files, places)
     census = take_census(files, args)
     parts = assign(census, wanted)
     written = dict(zip(wanted, write_parts(files, places, parts, census), strict=True))
-    sets = write_eval_sets({name: own for name, own in list(written.items())[1:]}) if args.eval else []
+    sets = write_eval_sets({name: own for name, own in list(written.items())[1:]}, corpus) if args.eval else []
     report = describe(census, parts, list(wanted)) | {"eval": [str(path) for path in sets]}
     proof = prove(written, near=args.near, groups_per_file=args.groups_per_file)
     write_json(folder / "split.json", {"seed": args.seed, "near": args.near, **report, "proof": proof.as_dict()})

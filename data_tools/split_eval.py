@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_tools.lines import as_line, lines_to, read_records
+from data_tools.pools import corpus_texts
 
 logger = logging.getLogger("data_tools.split")
 
@@ -26,6 +27,10 @@ class EvalFolder:
         self.names: dict[int, str] = {}
         self.keys: dict[int, str] = {}
         self.judged: set[tuple[str, str]] = set()
+
+    def add_key(self, text: str) -> None:
+        """Write a key of the corpus, which may belong to no query."""
+        named(self.corpus, self.keys, text, "d", {})
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write what a record adds: its query once, its keys once, its judgements."""
@@ -49,8 +54,10 @@ def named(stream: IO[str], names: dict[int, str], text: str, letter: str, extra:
     return names[key]
 
 
-def write_eval_sets(written: Mapping[str, Sequence[Path]]) -> list[Path]:
+def write_eval_sets(written: Mapping[str, Sequence[Path]], corpus: Sequence[Path] = ()) -> list[Path]:
     """Write a folder for each file and task, beside the file under its name; returns the folders.
+
+    The corpus of each is every key that its records name, and every text of `corpus`.
 
     Scored pairs and labelled texts are evaluation sets as they are; records without positives have no judgements.
     """
@@ -69,6 +76,9 @@ def write_eval_sets(written: Mapping[str, Sequence[Path]]) -> list[Path]:
                     open_ones[raw.get("task")].add(raw)
                 else:
                     left += 1
+            for text in corpus_texts(corpus) if corpus else ():
+                for folder in open_ones.values():
+                    folder.add_key(text)
         folders += [base / str(task) if len(tasks) > 1 else base for task in sorted(tasks, key=str)]
         if left:
             logger.info(

@@ -34,7 +34,8 @@ CITIES = {
 
 
 def text_of(city, dish):
-    return f"{city}的{dish}远近闻名，每天早晨老店门口都排着长队。来{city}的人多半会先吃一顿，再去别处走走看看，傍晚回来歇脚。"
+    queue = f"{city}的{dish}远近闻名，每天早晨老店门口都排着长队。"
+    return f"{queue}来{city}的人多半会先吃一顿，再去别处走走看看，傍晚回来歇脚。"
 
 
 def answer(prompt):

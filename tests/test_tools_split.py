@@ -191,6 +191,21 @@ def test_evaluation_folders_hold_the_queries_keys_and_judgements_of_their_part(t
     assert not (tmp_path / "out" / "train").exists()
 
 
+def test_evaluation_folders_may_be_given_a_whole_corpus(tmp_path, capsys):
+    write_records(tmp_path / "in.jsonl", [record(i) for i in range(20)])
+    texts = [*(passage(i) for i in range(20)), "一个没有人问的段落"]
+    write_records(tmp_path / "passages.jsonl", [{"id": str(i), "text": text} for i, text in enumerate(texts)])
+    words = ["--ratios", 0.5, 0.5, "--names", "train", "test", "--corpus", tmp_path / "passages.jsonl"]
+    assert run(tmp_path / "out", [tmp_path / "in.jsonl"], *words, "--eval") == 0
+    data = read_retrieval_set(tmp_path / "out" / "test")
+    assert sorted(data.keys.values()) == sorted(texts)
+    assert [data.keys[key] for judged in data.qrels.values() for key in judged] == [
+        text for row in part(tmp_path / "out", "test") for text in row["pos"]
+    ]
+    assert run(tmp_path / "again", [tmp_path / "in.jsonl"], *words) == 2
+    assert "--corpus: stands without --eval" in capsys.readouterr().err
+
+
 def test_negatives_that_are_positives_elsewhere_are_said_and_can_be_left_out(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     rows = [

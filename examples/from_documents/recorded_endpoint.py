@@ -1,4 +1,4 @@
-"""A chat endpoint without a model: it answers with questions that people wrote, from a SQuAD-style file such as CMRC 2018.
+"""A chat endpoint without a model: it answers with questions that people wrote, from a SQuAD-style file (CMRC 2018).
 
     python examples/from_documents/recorded_endpoint.py documents cmrc2018_trial.json --output docs
     python examples/from_documents/recorded_endpoint.py serve cmrc2018_trial.json --port 8000 --trouble 0.2
