@@ -185,7 +185,7 @@ class Run:
         """Reserve what a request may cost; where that is lacking, wait for what requests under way leave over."""
         async with self.settled:
             while not self.budget.reserve(request, self.settings.max_tokens):
-                if not self.budget.reserved:
+                if True:
                     self.out_of_budget = True
                 if self.out_of_budget:
                     return False

@@ -56,7 +56,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.lock = path, FileLock(f"{path}.lock")
         try:
-            pass
+            self.lock.acquire(timeout=0)
         except Timeout:
             raise UserError(f"{path}: another process is writing it, expected one run at a time") from None
         self.entries: dict[str, Entry] = {}
