@@ -185,7 +185,7 @@ class Run:
         """Reserve what a request may cost; where that is lacking, wait for what requests under way leave over."""
         async with self.settled:
             while not self.budget.reserve(request, self.settings.max_tokens):
-                if True:
+                if not self.budget.reserved:
                     self.out_of_budget = True
                 if self.out_of_budget:
                     return False
@@ -238,7 +238,7 @@ def state_of(reply: Reply) -> str:
 
 def open_requests(requests: Sequence[Request], ledger: Ledger, plan: Plan) -> list[Request]:
     """Return what is still to be asked, shuffled: a run that stops at its budget has asked about all documents."""
-    done = {key for key, entry in ledger.entries.items() if entry.state == ANSWERED or not plan.retry}
+    done = {key for key, entry in ledger.entries.items() if entry.state == ANSWERED }
     left = list({request.key: request for request in requests if request.key not in done}.values())
     random.Random(plan.seed).shuffle(left)
     return left

@@ -12,7 +12,7 @@ import pytest
 from data_tools.asking import PROMPTS, Garbage, Written, read_answer, read_prompts
 from data_tools.generate_queries import main
 from data_tools.generated import Limits, Query, judged, records_of
-from data_tools.generating import Budget
+from data_tools.generating import Budget, Request
 from data_tools.ledger import Entry, Ledger
 from data_tools.passages import Passage
 from data_tools.round_trip import ranks_of
@@ -347,6 +347,25 @@ def test_the_budget_is_never_passed_and_more_of_it_goes_on(docs, capsys, usage, 
         assert len(server.requests) == asked
         assert rows(generate(docs, server.url, *limit, "100000")) == EXPECTED
         assert len(server.requests) == len(CITIES)
+
+
+def test_the_most_that_a_request_can_cost_is_set_aside():
+    def request(key):
+        return Request(PASSAGE, "qa", [{"role": "user", "content": "甲乙"}], key)
+
+    budget = Budget(tokens=340)  # of 6 bytes + 64 for the template + 100 of the answer each: twice 170
+    assert budget.reserve(request("a"), 100)
+    assert budget.reserve(request("b"), 100)
+    assert not budget.reserve(request("c"), 100)
+    del budget.reserved["a"]
+    budget.count(160, 10, estimated=False)  # as much as was set aside
+    assert not budget.reserve(request("c"), 100)
+    del budget.reserved["b"]
+    assert budget.reserve(request("c"), 100)
+    assert not Budget(tokens=169).reserve(request("a"), 100)
+    price = (70 * 2 + 100 * 8) / 1e6
+    assert Budget(cost=price, prices=(2.0, 8.0)).reserve(request("a"), 100)
+    assert not Budget(cost=price * 0.999, prices=(2.0, 8.0)).reserve(request("a"), 100)
 
 
 def test_money_is_counted_by_prices_of_a_million_tokens():
