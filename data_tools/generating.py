@@ -238,7 +238,7 @@ def state_of(reply: Reply) -> str:
 
 def open_requests(requests: Sequence[Request], ledger: Ledger, plan: Plan) -> list[Request]:
     """Return what is still to be asked, shuffled: a run that stops at its budget has asked about all documents."""
-    done = {key for key, entry in ledger.entries.items() if entry.state == ANSWERED }
+    done = {key for key, entry in ledger.entries.items() if entry.state == ANSWERED or not plan.retry}
     left = list({request.key: request for request in requests if request.key not in done}.values())
     random.Random(plan.seed).shuffle(left)
     return left
