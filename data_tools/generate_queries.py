@@ -256,7 +256,10 @@ def run(args: argparse.Namespace) -> None:
         show(requests, args.queries)
         return
     with closing(Ledger(args.output.with_name(f"{args.output.name}.ledger.jsonl"))) as ledger:
-        ask_all(requests, ledger, settings, plan, budget)
+        try:
+            ask_all(requests, ledger, settings, plan, budget)
+        except KeyboardInterrupt:
+            raise UserError(f"stopped: what was answered is in {ledger.path}; the same command goes on") from None
         queries = judge(requests, ledger, passages, limits, args)
         say_silent(requests, ledger)
     write(queries, args)

@@ -24,11 +24,12 @@ def write_page(title: str, queries: Sequence[Query], *, passages: int, seed: int
         f"<tr><td>{count:,}</td><td>{reason}</td><td>{html.escape(MEANING[reason])}</td></tr>"
         for reason, count in Summary.of(queries).reasons.most_common()
     )
+    said = html.escape(next(Summary.of(queries).lines()))
     sections = "".join(section(own) for passage, own in by_passage.items() if passage in drawn)
     return (
         f'<!doctype html>\n<html lang="zh"><head><meta charset="utf-8"><title>{name}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head><body>\n'
-        f"<h1>{name}</h1><section><table><tr><th>refused</th><th>reason</th><th>what it means</th></tr>{counts}</table>"
+        f"<h1>{name}</h1><section><small>{said}; a sample of {len(drawn)} passages</small><table><tr><th>refused</th><th>reason</th><th>what it means</th></tr>{counts}</table>"
         f"</section>\n{sections}</body></html>\n"
     )
 

@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--groups_per_file", action="store_true", help="a group's name counts within its file only")
     own.add_argument("--clean_negatives", action="store_true", help="leave out negatives that are positives elsewhere")
     own.add_argument("--eval", action="store_true", help="also write BEIR folders of all parts but the first")
-    own.add_argument("--corpus", nargs="+", default=[], metavar="FILE", help="texts that those folders' corpora get too")
+    own.add_argument(
+        "--corpus", nargs="+", default=[], metavar="FILE", help="texts that those folders' corpora get too"
+    )
     own.add_argument("--seed", type=int, default=0)
     return own
 

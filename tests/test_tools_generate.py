@@ -154,7 +154,8 @@ def test_nothing_is_asked_twice_and_a_cut_line_is_asked_again(docs, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_gives_the_same_file(docs):
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
+def test_a_killed_run_goes_on_and_gives_the_same_file(docs, sign):
     with Endpoint(answer) as server:
         first = generate(docs, server.url).read_bytes()
         (docs.parent / "q.jsonl").unlink()
@@ -164,12 +165,14 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(docs):
         server.delay = 0.3
         words = [sys.executable, "-m", "data_tools.generate_queries", docs, "--output", docs.parent / "q.jsonl"]
         words += ["--model", "m", "--base_url", server.url, "--concurrency", "1"]
-        process = subprocess.Popen(words, cwd=ROOT, env=environment(docs.parent))
+        process = subprocess.Popen(words, cwd=ROOT, env=environment(docs.parent), stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
         while (not ledger.exists() or ledger.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(sign)
+        printed = process.communicate(timeout=60)[1]
+        assert "Traceback" not in printed
+        assert ("the same command goes on" in printed) is (sign == signal.SIGINT)
         kept = ledger.read_bytes().count(b"\n")
         assert 3 <= kept < len(CITIES)
         assert not (docs.parent / "q.jsonl").exists()
