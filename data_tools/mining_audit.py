@@ -5,28 +5,16 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
+from data_tools.html_page import cells, overview, page
 from data_tools.refusals import MEANING
-
-STYLE = "audit.css"
 
 
 def write_audit(title: str, summary: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
     """Return the page."""
-    name, style = html.escape(title), resources.files("data_tools").joinpath(STYLE).read_text("utf-8")
-    counts = "".join(
-        f"<tr><td>{count:,}</td><td>{html.escape(reason)}</td><td>{html.escape(MEANING[reason])}</td></tr>"
-        for reason, count in summary["refused"].items()
-    )
-    whole = html.escape(json.dumps({k: v for k, v in summary.items() if k != "refused"}, ensure_ascii=False))
-    return (
-        f'<!doctype html>\n<html lang="zh"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head><body>\n'
-        f"<h1>{name}</h1><section><small>{whole}</small><table><tr><th>refused</th><th>reason</th><th>what it means"
-        f"</th></tr>{counts}</table></section>\n{''.join(map(section, entries))}</body></html>\n"
-    )
+    said = json.dumps({k: v for k, v in summary.items() if k != "refused"}, ensure_ascii=False)
+    return page(title, overview(said, summary["refused"], MEANING) + "".join(map(section, entries)))
 
 
 def section(entry: Mapping[str, Any]) -> str:
@@ -49,5 +37,4 @@ def place(item: Mapping[str, Any]) -> str:
 def row(kind: str, rank: str, word: str, item: Mapping[str, Any]) -> str:
     """Lay out one key."""
     score = "" if item["score"] is None else f"{item['score']:.3f}"
-    cells = (rank, word, score, item["text"])
-    return f'<tr class="{kind}">' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+    return cells(kind, (rank, word, score, item["text"]))
