@@ -12,10 +12,8 @@ from itertools import groupby
 
 from data_tools.documents import Document
 from zh_embedder.options import at_least
+from zh_embedder.sentences import sentences
 
-CLOSING = "”’」』）》】〕\"')"
-# A sentence with what closes it; a Latin full stop ends one only before a space, and a line break always does.
-SENTENCES = re.compile(rf"(?s).+?(?:[。！？!?；;…]+[{CLOSING}]*|\.(?=\s)|\n)\s*|.+$")
 CLAUSES = re.compile(r"(?s).+?(?:[，、,：:]\s*|$)")
 BETWEEN = " > "  # headings
 
@@ -55,15 +53,6 @@ class Passage:
     def key(self) -> str:
         """The text as it is searched for: headings in one line, then the text."""
         return f"{BETWEEN.join(self.headings)}\n{self.body}" if self.headings else self.body
-
-
-def sentences(text: str) -> list[str]:
-    """Cut a text behind its sentences, with the quotes and spaces that follow; joined they are the text.
-
-    >>> sentences("他说：“好。”然后走了！v1.5 ok")
-    ['他说：“好。”', '然后走了！', 'v1.5 ok']
-    """
-    return SENTENCES.findall(text)
 
 
 def pieces(text: str, longest: int) -> Iterator[str]:

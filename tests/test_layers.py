@@ -28,6 +28,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
         "agreement",
         "manifest",
         "segment",
+        "sentences",
         "grouping",
     },
     {"losses"},

@@ -7,7 +7,7 @@ import pytest
 
 from data_tools.documents import Document
 from data_tools.html_blocks import Block
-from data_tools.passages import Passage, Size, cut, pack, pieces, sentences
+from data_tools.passages import Passage, Size, cut, pack, pieces
 from zh_embedder.errors import UserError
 
 
@@ -15,27 +15,10 @@ def document(*blocks, title=""):
     return Document("d.md", title, [Block(text, headings) for text, headings in blocks])
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("甲。乙！丙？丁", ["甲。", "乙！", "丙？", "丁"]),
-        ("他说：“好。”然后走了。", ["他说：“好。”", "然后走了。"]),
-        ("等等……好吗？！行", ["等等……", "好吗？！", "行"]),
-        ("版本1.5发布。See v2.0 notes. Next", ["版本1.5发布。", "See v2.0 notes. ", "Next"]),
-        ("一行\n\n二行", ["一行\n\n", "二行"]),
-        ("。。甲", ["。。", "甲"]),
-        ("", []),
-    ],
-)
-def test_sentences_end_where_chinese_sentences_end(text, expected):
-    assert sentences(text) == expected
-
-
-def test_sentences_and_pieces_lose_nothing():
+def test_pieces_lose_nothing():
     rng = random.Random(0)
     for _ in range(300):
         text = "".join(rng.choice("甲乙a。！？”…；，. \n") for _ in range(rng.randint(0, 80)))
-        assert "".join(sentences(text)) == text
         cuts = list(pieces(text, 7))
         assert "".join(cuts) == text
         assert all(len(piece) <= 7 for piece in cuts)
