@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 DECLARED = re.compile(rb"charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
 HEAD_BYTES = 2048
-SUPERSET = {"gb2312": "gb18030", "gbk": "gb18030"}  # what declares the one is often the other
 FRONT_MATTER = re.compile(r"---\n(.*?\n)(?:---|\.\.\.)\s*\n", re.DOTALL)
 # Built-in styles have English names inside, also in Chinese Word; these are the others that people make.
 STYLES = "\n".join(
@@ -67,7 +66,7 @@ def decoded(path: Path) -> str:
     if kind(path).lower() in (".html", ".htm") and (found := DECLARED.search(raw[:HEAD_BYTES])):
         name = found[1].decode("ascii").lower()
         try:
-            return raw.decode(SUPERSET.get(name, name))
+            return raw.decode(name)
         except (LookupError, UnicodeDecodeError):
             logger.info("%s: is not in the encoding that it declares, %s", path, name)
     return raw.decode(find_encoding(path))

@@ -165,11 +165,18 @@ def test_json_lines_are_a_document_each(tmp_path):
         ("a.html", '<meta charset="gb2312"><p>对象存储。', "gb18030"),
         ("a.html", '<meta http-equiv="Content-Type" content="text/html; charset=big5"><p>對象存儲。', "big5"),
         ("a.html", '<meta charset="gb2312"><p>对象存储。', "utf-8"),  # declares what it is not
+        ("a.html", '<meta charset="gb2312"><p>對象存儲。', "gb18030"),  # characters that GB 2312 has not
     ],
 )
 def test_encodings_are_found(tmp_path, name, text, encoding):
     blocks = read_one(written(tmp_path / name, text, encoding)).blocks
     assert [block.text for block in blocks] in (["对象存储。"], ["對象存儲。"])
+
+
+def test_a_heading_ends_those_of_its_level_and_below(tmp_path):
+    text = "# 一\n\n## 甲\n\n### 子\n\na\n\n## 乙\n\nb\n\n# 二\n\nc\n"
+    blocks = read_one(written(tmp_path / "a.md", text)).blocks
+    assert [block.headings for block in blocks] == [("一", "甲", "子"), ("一", "乙"), ("二",)]
 
 
 def test_a_front_matter_gives_the_title_and_is_no_text(tmp_path):
@@ -271,8 +278,8 @@ def test_wrapped_lines_are_joined_and_verse_is_not():
 
 
 def test_running_heads_are_those_of_most_pages():
-    bodies = [["春眠不觉晓", "同样", "处处闻啼鸟"], ["夜来风雨声", "同样", "花落知多少"], ["甲", "同样", "乙"]]
+    bodies = [["春眠不觉晓", "同样", "处处闻啼鸟"], ["夜来风雨声", "同样", "花落知多少"], ["甲", "手册", "乙"]]
     pages = [["手册", *body, f"第 {number} 页"] for number, body in enumerate(bodies, start=1)]
-    assert without_running_heads(pages) == (bodies, 6)  # and not the line in the middle that all have
+    assert without_running_heads(pages) == (bodies, 6)  # and not the line in the middle of a page that is like one
     kept, dropped = without_running_heads(pages[:2])
     assert (kept, dropped) == (pages[:2], 0)  # two pages repeat too little to tell

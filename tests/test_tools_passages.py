@@ -65,6 +65,16 @@ def test_passages_are_about_equally_long():
     assert lengths == [40, 40, 30]
 
 
+def test_what_is_left_is_shared_out_anew_after_every_passage():
+    parts = ["一" * 39 + "。", "二" * 24 + "。", "三" * 24 + "。", "四" * 9 + "。"]
+    assert [len(own) for _, own in pack(parts, Size(50, 0, 0))] == [40, 25, 35]  # not 40, 50, 10
+
+
+def test_sections_that_are_long_enough_stay_apart_though_they_would_fit_together():
+    blocks = [("甲" * 60, ("手册", "一")), ("乙" * 60, ("手册", "二"))]
+    assert [passage.headings[-1] for passage in cut(document(*blocks), Size(200, 0, 50))] == ["一", "二"]
+
+
 def test_headings_stand_above_the_text_once():
     blocks = [("甲" * 60 + "。", ("手册",)), ("乙" * 60 + "。", ("手册", "价格"))]
     keys = [passage.key for passage in cut(document(*blocks, title="手册"), Size(100, 0, 50))]
