@@ -27,7 +27,7 @@ from data_tools.mining import (
     mine_block,
     write_block,
 )
-from data_tools.mining_audit import write_audit
+from data_tools.mining_audit import WARNING, advice, write_audit
 from data_tools.pools import KEYS, STARTS, Known, Record, Texts, corpus_texts, records_of, scan, texts_of, write_texts
 from data_tools.refusals import CROSS_ENCODER, RULES
 from zh_embedder import encoding
@@ -43,7 +43,7 @@ from zh_embedder.vectors import open_vectors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS = "settings.json"
 DAYS = 30  # ranks wait for each other so long
 
@@ -189,7 +189,7 @@ def finish(job: Job, known: Known) -> None:
     """Write the output, the audit and the log."""
     blocks = -(-known.records // job.settings.block)
     counts, entries = join_blocks(job.folder, blocks, job.output)
-    summary = {
+    summary: dict[str, Any] = {
         "records": counts["records"],
         "taken": counts["taken"],
         "refused": {name: counts[name] for name in (*RULES, "repeated", CROSS_ENCODER) if counts[name]},
@@ -197,11 +197,16 @@ def finish(job: Job, known: Known) -> None:
         "records_without_negatives": counts[NONE],
         "records_whose_teacher_scores_went": counts[STALE_COUNT],
     }
+    warning = advice(counts, job.settings)
+    if warning:
+        summary[WARNING] = warning
     path = job.output.with_name(f"{job.output.name}.audit.html")
     beside_file(path, write_audit(f"{job.output.name}: {job.settings.method}", summary, entries))
     write_json(path.with_suffix(".json"), summary)
     logger.info("mine_negatives: %s", as_line_of(summary))
     logger.info("mine_negatives: %s, audit in %s", job.output, path)
+    if warning:
+        logger.warning("mine_negatives: %s", warning)
     if job.work_dir is None:
         shutil.rmtree(job.folder, ignore_errors=True)
 
