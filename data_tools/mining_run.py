@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from data_tools.mining import (
 )
 from data_tools.mining_audit import WARNING, advice, write_audit
 from data_tools.pools import KEYS, STARTS, Known, Record, Texts, corpus_texts, records_of, scan, texts_of, write_texts
+from data_tools.ranks import in_turn, start_ranks
 from data_tools.refusals import CROSS_ENCODER, RULES
 from zh_embedder import encoding
 from zh_embedder.bm25 import build_bm25, load_bm25
@@ -45,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 SETTINGS = "settings.json"
-DAYS = 30  # ranks wait for each other so long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,24 +128,6 @@ def mine(job: Job) -> None:
     wait_for_all()
     if first:
         finish(job, known)
-    wait_for_all()
-
-
-def start_ranks() -> int:
-    """Let the ranks of torchrun find each other; returns this one's number."""
-    import datetime
-
-    import torch.distributed as dist
-
-    rank, ranks = encoding.own_rank()
-    if ranks > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=datetime.timedelta(days=DAYS))
-    return rank
-
-
-def in_turn(work: Callable[[], None]) -> None:
-    """Do what only one rank does, and let all wait for it."""
-    work()
     wait_for_all()
 
 
