@@ -24,7 +24,6 @@ from data_tools.refusals import REFERENCES, Limits
 from zh_embedder.errors import UserError, reject
 from zh_embedder.options import at_least, choose
 
-
 METHODS = ("dense", "bm25", "fused", "random")
 EXAMPLE = "train.jsonl --output mined.jsonl --model BAAI/bge-large-zh-v1.5 --range 10 210 --negatives 15 --percent 0.95"
 
