@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 from data_tools import encodings
 from data_tools.encodings import Style
 from data_tools.findings import ERROR, INFO, WARNING
-from data_tools.near import digest, near, normal
+from data_tools.identity import digest
+from data_tools.near import near, normal
 from zh_embedder.instructions import Version
 from zh_embedder.validation import GROUP, LABELLED, PAIR, Row
 
@@ -121,7 +122,7 @@ def look(text: str) -> Look:
     """Look at a text. Of one that was decoded wrongly nothing else is said: all else comes of that."""
     plain, broken = normal(text), encodings.mojibake(text)
     checks = () if broken else TEXT_CHECKS.items()
-    found = [("mojibake", broken), *((kind, check.find(text)) for kind, check in checks)]
+    found = [("mojibake", broken), *((kind, check.find(text)) for kind, check in checks if kind != "mojibake")]
     return Look(
         text=text,
         normal=plain,
@@ -200,7 +201,9 @@ def repeated_key(item: Item, settings: Settings) -> Iterator[str]:
 def baked_instruction(item: Item, settings: Settings) -> Iterator[str]:
     """An instruction that stands in the text already: training would put it there twice."""
     for name, one in item.texts():
-        if instruction := instruction_of(one.text, settings.instructions):
+        if one.text.startswith(settings.instructions) and (
+            instruction := instruction_of(one.text, settings.instructions)
+        ):
             yield f"{name} begins with the instruction {instruction!r}"
 
 

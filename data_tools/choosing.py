@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_tools.pools import digest, normalised
+from data_tools.identity import digest
+from data_tools.pools import normalised
 from data_tools.refusals import CROSS_ENCODER, REFERENCES, REPEATED, Candidate, Limits, Query, refusal
 
 PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]  # (query, key) -> score

@@ -92,14 +92,22 @@ def instructions_of(versions: Sequence[Version]) -> tuple[str, ...]:
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load the tokenizer of a model.
+    """Load the tokenizer of a model: lengths need no weights, which may be gigabytes.
 
     Raises:
         UserError: there is none.
     """
-    from zh_embedder.encoder import Encoder
+    from transformers import AutoTokenizer
 
-    return Encoder.from_pretrained(name).tokenizer
+    from zh_embedder.encoder import cannot_load, encoder_folder
+
+    try:
+        found = AutoTokenizer.from_pretrained(encoder_folder(name), use_fast=True)
+    except (OSError, ValueError) as error:
+        raise UserError(cannot_load("--query_encoder", name, error)) from None
+    if len(found) <= len(found.all_special_ids):  # what transformers makes of a folder without its files
+        raise UserError(f"--query_encoder: {name}: has no tokenizer, expected its files in the folder")
+    return found
 
 
 def not_checked(args: argparse.Namespace) -> list[str]:

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from data_tools.checks import FILE_SHIFT, Settings, instruction_of, look
 from data_tools.encodings import CONTROL, mojibake
+from data_tools.identity import digest
 from data_tools.lines import as_line, lines_to
-from data_tools.near import digest, pair
+from data_tools.near import pair
 from data_tools.survey import Plan, Survey, every_line, kind_of
 from zh_embedder.errors import UserError
 from zh_embedder.validation import parse_line, parse_object

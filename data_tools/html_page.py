@@ -19,14 +19,15 @@ def page(title: str, body: str) -> str:
     )
 
 
-def overview(said: str, counts: Mapping[str, int], meaning: Mapping[str, str]) -> str:
+def overview(said: str, counts: Mapping[str, int], meaning: Mapping[str, str], *, warning: str | None = None) -> str:
     """Lay out what is said of the whole, and what was refused and why."""
     rows = "".join(
         f"<tr><td>{count:,}</td><td>{html.escape(reason)}</td><td>{html.escape(meaning[reason])}</td></tr>"
         for reason, count in counts.items()
     )
     head = "<tr><th>refused</th><th>reason</th><th>what it means</th></tr>"
-    return f"<section><small>{html.escape(said)}</small><table>{head}{rows}</table></section>\n"
+    above = f"<p><strong>{html.escape(warning)}</strong></p>" if warning else ""
+    return f"<section>{above}<small>{html.escape(said)}</small><table>{head}{rows}</table></section>\n"
 
 
 def cells(kind: str, texts: Iterable[str]) -> str:

@@ -14,7 +14,6 @@ what they mean there.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +23,6 @@ from data_tools.lines import find_records
 from data_tools.refusals import REFERENCES, Limits
 from zh_embedder.errors import UserError, reject
 from zh_embedder.options import at_least, choose
-
-logger = logging.getLogger(__name__)
 
 METHODS = ("dense", "bm25", "fused", "random")
 EXAMPLE = "train.jsonl --output mined.jsonl --model BAAI/bge-large-zh-v1.5 --range 10 210 --negatives 15 --percent 0.95"

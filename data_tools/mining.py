@@ -33,6 +33,7 @@ from zh_embedder.files import renamed
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
 SHOWN_REFUSED, SHOWN_TEXT = 40, 400  # of the audit
 SHORT, NONE, KEPT, STALE_COUNT = "short", "without", "kept", "stale_scores"
+SHORT_TAKEN, SHORT_REFUSED = "short_taken", "short_refused_"  # of those records alone: which rule left them short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,10 @@ def mined(record: Record, choice: Choice, settings: Settings, counts: Counter[st
     stale = [name for name in STALE if record.raw.get(name) is not None]
     counts.update(reason for _, reason in choice.refused)
     counts.update({"taken": len(choice.taken), "records": 1, KEPT: len(kept), STALE_COUNT: bool(stale)})
-    counts.update({SHORT: len(choice.taken) < settings.negatives, NONE: not neg})
+    counts.update({NONE: not neg})
+    if len(choice.taken) < settings.negatives:
+        counts.update({SHORT: 1, SHORT_TAKEN: len(choice.taken)})
+        counts.update(SHORT_REFUSED + reason for _, reason in choice.refused)
     return {**{name: value for name, value in record.raw.items() if name not in stale}, "neg": neg}
 
 

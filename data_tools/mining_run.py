@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,8 +27,9 @@ from data_tools.mining import (
     mine_block,
     write_block,
 )
-from data_tools.mining_audit import write_audit
+from data_tools.mining_audit import WARNING, advice, write_audit
 from data_tools.pools import KEYS, STARTS, Known, Record, Texts, corpus_texts, records_of, scan, texts_of, write_texts
+from data_tools.ranks import in_turn, start_ranks
 from data_tools.refusals import CROSS_ENCODER, RULES
 from zh_embedder import encoding
 from zh_embedder.bm25 import build_bm25, load_bm25
@@ -43,9 +44,8 @@ from zh_embedder.vectors import open_vectors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS = "settings.json"
-DAYS = 30  # ranks wait for each other so long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,24 +131,6 @@ def mine(job: Job) -> None:
     wait_for_all()
 
 
-def start_ranks() -> int:
-    """Let the ranks of torchrun find each other; returns this one's number."""
-    import datetime
-
-    import torch.distributed as dist
-
-    rank, ranks = encoding.own_rank()
-    if ranks > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=datetime.timedelta(days=DAYS))
-    return rank
-
-
-def in_turn(work: Callable[[], None]) -> None:
-    """Do what only one rank does, and let all wait for it."""
-    work()
-    wait_for_all()
-
-
 def start(job: Job) -> None:
     """Take up an earlier run's work, if it was the same.
 
@@ -189,7 +171,7 @@ def finish(job: Job, known: Known) -> None:
     """Write the output, the audit and the log."""
     blocks = -(-known.records // job.settings.block)
     counts, entries = join_blocks(job.folder, blocks, job.output)
-    summary = {
+    summary: dict[str, Any] = {
         "records": counts["records"],
         "taken": counts["taken"],
         "refused": {name: counts[name] for name in (*RULES, "repeated", CROSS_ENCODER) if counts[name]},
@@ -197,11 +179,16 @@ def finish(job: Job, known: Known) -> None:
         "records_without_negatives": counts[NONE],
         "records_whose_teacher_scores_went": counts[STALE_COUNT],
     }
+    warning = advice(counts, job.settings)
+    if warning:
+        summary[WARNING] = warning
     path = job.output.with_name(f"{job.output.name}.audit.html")
     beside_file(path, write_audit(f"{job.output.name}: {job.settings.method}", summary, entries))
     write_json(path.with_suffix(".json"), summary)
     logger.info("mine_negatives: %s", as_line_of(summary))
     logger.info("mine_negatives: %s, audit in %s", job.output, path)
+    if warning:
+        logger.warning("mine_negatives: %s", warning)
     if job.work_dir is None:
         shutil.rmtree(job.folder, ignore_errors=True)
 

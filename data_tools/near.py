@@ -6,15 +6,13 @@ Only digests of training texts are kept (8 bytes each); texts are kept of evalua
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
-from typing import Any
+from operator import add
 
 from data_tools.encodings import CONTROL
-from zh_embedder.errors import UserError
+from data_tools.minhash import Index, Signer
 from zh_embedder.segment import fold
 
 DROPPED = re.compile(r"""[\s,!?;:'"()<>\[\]{}。、《》〈〉「」『』“”‘’…~·—]+|\.(?!\d)""")
@@ -22,7 +20,7 @@ NUMBERS = re.compile(r"\d+(?:\.\d+)*|[一二三四五六七八九十百千两零
 NOT_LESS = re.compile("[不没無无未非]|(?<!特)别(?!人)")
 MIN_NEAR = 8  # characters: two shorter texts are alike by chance
 SHORT, LONG = 20, 60  # characters: below the first one letter may be the point, above the second a number is not
-PERMUTATIONS, BANDS, ROWS = 64, 16, 4  # finds .80 with probability .9998, .60 with .89, .30 with .12
+PERMUTATIONS = 64
 MASK = (1 << 64) - 1
 MIX = 0x9E3779B97F4A7C15
 
@@ -37,11 +35,6 @@ def normal(text: str) -> str:
     return DROPPED.sub("", CONTROL.sub("", folded)) or folded.strip()
 
 
-def digest(text: str) -> int:
-    """Return 64 bits of a hash."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
 def pair(first: int, second: int) -> int:
     """Return one digest of two, their order counting."""
     return ((first * MIX) & MASK) ^ second
@@ -50,7 +43,10 @@ def pair(first: int, second: int) -> int:
 @lru_cache(maxsize=4096)
 def bigrams(text: str) -> frozenset[str]:
     """Return the pairs of neighbouring characters of a normalised text."""
-    return frozenset(text[at : at + 2] for at in range(len(text) - 1))
+    return frozenset(map(add, text, text[1:]))
+
+
+characters = lru_cache(maxsize=4096)(frozenset[str])
 
 
 def jaccard(first: str, second: str) -> float:
@@ -80,10 +76,21 @@ def alike(first: str, second: str, threshold: float) -> float | None:
     In a text of ten characters one of them is often the whole point (单斑笛鲷, 火斑笛鲷).
     """
     shorter, longer = sorted((len(first), len(second)))
-    if shorter < MIN_NEAR or shorter < 0.5 * threshold * longer:
+    if shorter < MIN_NEAR or shorter < 0.5 * threshold * longer or apart(first, second, threshold):
         return None
     found = jaccard(first, second)
     return found if found >= (threshold if shorter >= SHORT else max(threshold, 0.9)) else None
+
+
+def apart(first: str, second: str, threshold: float) -> bool:
+    """Tell, by their characters alone, that two texts cannot reach a threshold: most pairs need no bigrams then.
+
+    With bigrams A and B, |A & B| / |A or B| >= t means |A xor B| <= (1 - t) / (1 + t) (|A| + |B|), and each character
+    that one text alone has begins a bigram that it alone has, but for one at the text's end.
+    """
+    one, two = characters(first), characters(second)
+    other = len(one) + len(two) - 2 * len(one & two)
+    return (other - 2) * (1 + threshold) > (1 - threshold) * (len(first) + len(second) - 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +101,20 @@ class Known:
     text: str  # normalised
 
 
-def minhash(text: str) -> Any:
-    """Return the MinHash of a normalised text's bigrams."""
-    from datasketch import MinHash
-
-    made = MinHash(num_perm=PERMUTATIONS, hashfunc=zlib.crc32, scheme="affine32")
-    made.update_batch([two.encode("utf-8", "surrogatepass") for two in bigrams(text)])
-    return made
-
-
 class NearIndex:
     """Evaluation texts that can be asked for one that is nearly equal to another."""
 
     def __init__(self, texts: Mapping[int, Known], threshold: float) -> None:
         self.texts, self.threshold = texts, threshold
-        self.lsh = make_lsh()
-        for name, known in texts.items():
-            if len(known.text) >= MIN_NEAR:
-                self.lsh.insert(name, minhash(known.text), check_duplication=False)
+        self.names = [name for name, known in texts.items() if len(known.text) >= MIN_NEAR]
+        signer = Signer(gram=2, permutations=PERMUTATIONS)
+        self.index = Index(signer, [texts[name].text for name in self.names], threshold)
 
     def find(self, text: str) -> tuple[Known, float] | None:
         """Return the nearest text and how alike it is; None where none reaches the threshold."""
         if len(text) < MIN_NEAR:
             return None
-        names: Iterable[int] = self.lsh.query(minhash(text))
+        names = [self.names[number] for number in self.index(text)]
         found = [(same(text, self.texts[name].text, self.threshold) or 0.0, name) for name in names]
         best = max(found, default=(0.0, 0))
         return (self.texts[best[1]], best[0]) if best[0] else None
@@ -126,16 +123,3 @@ class NearIndex:
 def same(first: str, second: str, threshold: float) -> float | None:
     """Return how alike a text is to one of an evaluation set: a short one with another number asks another question."""
     return (near if min(len(first), len(second)) < LONG else alike)(first, second, threshold)
-
-
-def make_lsh() -> Any:
-    """Make datasketch's index.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        from datasketch import MinHashLSH
-    except ImportError:
-        raise UserError("--eval: near copies need datasketch: pip install 'zh-embedder[tools]'") from None
-    return MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, ROWS))

@@ -8,7 +8,6 @@ In memory there are 8 bytes for each key while the file is mapped, and the hash 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 from array import array
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.identity import digest
 from data_tools.lines import read_records
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside
@@ -72,11 +72,6 @@ def records_of(files: Sequence[Path], *, show_progress: bool = False) -> Iterato
                 raise reject(f"{where}: pos", raw.get("pos"), "at least one text: negatives are mined for a positive")
             yield Record(number, where, raw, row["pos"], row["neg"])
             number += 1
-
-
-def digest(text: str) -> int:
-    """Hash of a text, 8 bytes: two of a million texts share one with probability 3e-8."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 @lru_cache(maxsize=CACHED)

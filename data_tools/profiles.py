@@ -124,7 +124,8 @@ class Profile:
 def count_head(heads: Counter[str], text: str) -> None:
     """Count how a text begins; of many beginnings the rare ones are forgotten, a shared one never is."""
     if len(heads) >= MAX_HEADS:
-        for head in [head for head, count in heads.items() if count <= 1 + heads.total() // MAX_HEADS]:
+        rare = 1 + heads.total() // MAX_HEADS
+        for head in [head for head, count in heads.items() if count <= rare]:
             del heads[head]
     heads[text[:HEAD]] += 1
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.clusters import Collection
 from data_tools.lines import as_line, read_records
+from data_tools.minhash import Collection
 from zh_embedder.validation import parse_line
 
 KINDS = ("groups", "queries", "positives")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data_tools.pools import digest, normalised
+from data_tools.identity import digest
+from data_tools.pools import normalised
 from zh_embedder.segment import fold
 
 GRAM = 3  # characters

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from data_tools.checks import Item, Look
 from data_tools.findings import ERROR, INFO, WARNING
-from data_tools.near import digest, pair
+from data_tools.identity import digest
+from data_tools.near import pair
 from zh_embedder.validation import GROUP
 
 BLOCK = 1 << 20

@@ -4,6 +4,8 @@ The teacher is a cross-encoder (any sequence-classification model with one label
 record's `answers` behind key and query; prompts of tasks in data_tools/prompts.yaml), or an embedder. Scores are kept
 in a cache beside the output by the hash of model, prompt, query and key: killed and started again, nothing is scored
 twice. At the end a histogram, and the --teacher_temperature that makes the targets neither flat nor one-hot.
+Several ranks: `torchrun --nproc_per_node=N -m data_tools.score_teacher ...`; they share the chunks and give the same
+file as one.
 """
 
 from __future__ import annotations
@@ -12,20 +14,22 @@ import argparse
 import hashlib
 import json
 import logging
-import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_tools.command import call, make_parser
-from data_tools.identity import model_identity
+from data_tools.identity import digest, model_identity
 from data_tools.lines import find_records, read_records, write_records
+from data_tools.ranks import in_turn, start_ranks
+from data_tools.score_cache import Cache, file_of_rank, take_in
 from zh_embedder.errors import UserError
+from zh_embedder.gather import wait_for_all, world
 from zh_embedder.options import at_least, choose
 from zh_embedder.teachers import entropy_shares, find_temperature
 from zh_embedder.validation import group_row
@@ -33,7 +37,7 @@ from zh_embedder.validation import group_row
 if TYPE_CHECKING:
     from data_tools.teachers import Item, Teacher
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("data_tools.score_teacher")  # __name__ is __main__ under `python -m`
 
 METHODS = ("cross_encoder", "language_model", "embedder")
 REDUCTIONS = ("mean", "sum")
@@ -42,33 +46,6 @@ ENTROPY = 0.5  # of the targets, as a share of the greatest: run_dense.py's --te
 SAMPLE = 20_000  # records that the histogram and the temperature look at
 BINS, WIDTH = 12, 40
 EXAMPLE = "train.jsonl --output scored.jsonl --method cross_encoder --model BAAI/bge-reranker-large"
-
-
-class Cache:
-    """Scores by the hash of all that decides them, in one SQLite file."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.base = sqlite3.connect(path)
-        self.base.execute("CREATE TABLE IF NOT EXISTS scores (name BLOB PRIMARY KEY, score REAL) WITHOUT ROWID")
-
-    def get(self, names: Sequence[bytes]) -> dict[bytes, float]:
-        """Scores of those names that are known."""
-        found = {}
-        for name in names:
-            row = self.base.execute("SELECT score FROM scores WHERE name = ?", (name,)).fetchone()
-            if row is not None:
-                found[name] = float(row[0])
-        return found
-
-    def put(self, scores: dict[bytes, float]) -> None:
-        """Keep scores, all or none of them."""
-        with self.base:
-            self.base.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", scores.items())
-
-    def close(self) -> None:
-        """Close the file."""
-        self.base.close()
 
 
 def name_of(teacher: str, prompt: str, item: Item) -> bytes:
@@ -100,17 +77,62 @@ def scored(
     A chunk is kept whole or not at all, so that a run that was killed forms the same batches again.
     """
     while some := list(islice(rows, args.chunk)):
-        wanted = [items_of(raw, where, answers=args.method == "language_model") for where, raw in some]
-        named = [{name_of(identity, teacher.prompt(i.task), i): i for i in items} for items in wanted]
-        every = {name: item for own in named for name, item in own.items()}
-        known = cache.get(list(every))
-        if lacking := [name for name in every if name not in known]:
-            fresh = dict(zip(lacking, teacher.scores([every[name] for name in lacking]), strict=True))
-            cache.put(fresh)
-            known |= fresh
-        for (_, raw), items in zip(some, wanted, strict=True):
-            scores = [round(known[name_of(identity, teacher.prompt(i.task), i)], 6) for i in items]
+        wanted = [named_items(raw, where, teacher, identity, args) for where, raw in some]
+        known = lacking_scored({name: item for own in wanted for name, item in own}, teacher, cache)
+        for (_, raw), own in zip(some, wanted, strict=True):
+            scores = [round(known[name], 6) for name, _ in own]
             yield {**{name: value for name, value in raw.items() if name not in OLD}, "teacher_scores": scores}
+
+
+def named_items(
+    raw: dict[str, Any], where: str, teacher: Teacher, identity: str, args: argparse.Namespace
+) -> list[tuple[bytes, Item]]:
+    """Return the keys of a record, each with the name of its score."""
+    items = items_of(raw, where, answers=args.method == "language_model")
+    return [(name_of(identity, teacher.prompt(item.task), item), item) for item in items]
+
+
+def lacking_scored(every: Mapping[bytes, Item], teacher: Teacher, cache: Cache) -> dict[bytes, float]:
+    """Score what the cache lacks of a chunk, and keep it; returns the scores of the whole chunk."""
+    known = cache.get(list(every))
+    if lacking := [name for name in every if name not in known]:
+        fresh = dict(zip(lacking, teacher.scores([every[name] for name in lacking]), strict=True))
+        cache.put(fresh)
+        known |= fresh
+    return known
+
+
+def score_share(files: Sequence[Path], teacher: Teacher, identity: str, cache: Cache, args: argparse.Namespace) -> None:
+    """Score this rank's chunks, in the batches that a single process would form.
+
+    What an earlier chunk holds too is that chunk's, whoever scores it. Only keys of queries that come again can be
+    such, so no others are remembered.
+    """
+    rank, ranks = world()
+    again, seen = repeated_queries(files), set[bytes]()
+    rows = (row for path in files for row in read_records(path, show_progress=rank == 0))
+    for number in count():
+        if not (some := list(islice(rows, args.chunk))):
+            return
+        mine = number % ranks == rank
+        every: dict[bytes, Item] = {}
+        for where, raw in some:
+            repeated = digest(str(raw.get("query"))) in again
+            own = named_items(raw, where, teacher, identity, args) if mine or repeated else []
+            every |= {name: item for name, item in own if name not in seen}
+        seen.update(name for name, item in every.items() if digest(item.query) in again)
+        if mine:
+            lacking_scored(every, teacher, cache)
+
+
+def repeated_queries(files: Sequence[Path]) -> set[int]:
+    """Return the digests of queries that several records have."""
+    once, again = set[int](), set[int]()
+    for path in files:
+        for _, raw in read_records(path, show_progress=False):
+            name = digest(str(raw.get("query")))
+            (again if name in once else once).add(name)
+    return again
 
 
 def histogram(scores: Sequence[float]) -> str:
@@ -184,13 +206,33 @@ def run(args: argparse.Namespace) -> None:
         prompts=args.prompts or PROMPTS,
         reduction=args.reduction,
     )
+    first = start_ranks() == 0
     teacher = TEACHERS[args.method].load(settings)
     identity = json.dumps([model_identity(args.model), args.method, args.reduction, args.max_length, args.dtype])
+    kept = args.cache or args.output.with_name(f"{args.output.name}.scores.sqlite")
+    in_turn(lambda: take_over(kept) if first else None)
+    if world()[1] > 1:
+        with closing(Cache(file_of_rank(kept, world()[0]), older=kept)) as cache:
+            score_share(files, teacher, identity, cache, args)
+        wait_for_all()
+    in_turn(lambda: finish(files, kept, teacher, identity, args) if first else None)
+
+
+def take_over(kept: Path) -> None:
+    """Make the cache, with what ranks that were killed have left."""
+    Cache(kept).close()
+    if left := take_in(kept):
+        logger.info("score_teacher: takes over %d scores that an earlier run's ranks have left", left)
+
+
+def finish(files: Sequence[Path], kept: Path, teacher: Teacher, identity: str, args: argparse.Namespace) -> None:
+    """Write the records, scoring what no rank has, and say how the scores lie."""
+    take_in(kept)
     sample: list[list[float]] = []
-    with closing(Cache(args.cache or args.output.with_name(f"{args.output.name}.scores.sqlite"))) as cache:
+    with closing(Cache(kept)) as cache:
         rows = (row for path in files for row in read_records(path))
-        count = write_records(args.output, watched(scored(rows, teacher, identity, cache, args), sample))
-    logger.info("score_teacher: %d records in %s", count, args.output)
+        records = write_records(args.output, watched(scored(rows, teacher, identity, cache, args), sample))
+    logger.info("score_teacher: %d records in %s", records, args.output)
     if sample:
         logger.info("score_teacher: scores\n%s", histogram([score for own in sample for score in own]))
         logger.info("score_teacher: %s", advice(sample, args.teacher_entropy))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import sys
 from array import array
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.clusters import Collection
 from data_tools.command import call, make_parser
 from data_tools.formats.base import Record
 from data_tools.formats.finish import realign
+from data_tools.identity import digest
 from data_tools.lines import as_line, find_records, lines_to, read_records
+from data_tools.minhash import Collection
 from data_tools.proof import prove
 from data_tools.split_eval import write_eval_sets
 from zh_embedder.errors import UserError, reject
@@ -114,8 +114,7 @@ def marks(row: Row, file: str) -> Iterator[str]:
 
 def content_key(row: Row, seed: int) -> int:
     """Hash what a record holds; the same in every process and on every machine."""
-    text = "\x1f".join([str(seed), *map(str, (row["task"], row["group"])), *texts_of(row)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return digest("\x1f".join([str(seed), *map(str, (row["task"], row["group"])), *texts_of(row)]))
 
 
 def take_census(files: Sequence[Path], args: argparse.Namespace) -> Census:

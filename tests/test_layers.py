@@ -106,7 +106,6 @@ HEAVY = {
     "peft",
     "mteb",
     "opencc",
-    "datasketch",
 }
 OPTIONAL = {"peft", "faiss", "jieba", "deepspeed", "bm25s", "ir_measures", "mteb"}  # training works without them
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

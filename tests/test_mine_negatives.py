@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from data_tools.choosing import Choice, choose
 from data_tools.finders import fuse
 from data_tools.mine_negatives import build_parser, main, window_of
+from data_tools.mining import Settings
+from data_tools.mining_audit import advice
 from data_tools.pools import Texts, write_texts
 from data_tools.refusals import Candidate, Limits, Query
 from tests.processes import environment, torchrun
@@ -197,6 +200,51 @@ def test_the_audit_is_escaped_asks_no_server_and_its_counts_are_those_of_the_log
     assert "http" not in page
     counts = json.loads((tmp_path / "out.jsonl.audit.json").read_text("utf-8"))
     assert counts["refused"]["positive"] == counts["records"] == 120
+
+
+def counted(**counts):
+    return Counter({"records": 100, "taken": 700} | counts)
+
+
+def test_records_left_short_are_blamed_on_the_option_that_refused_most_of_their_candidates():
+    settings = Settings(negatives=10, limits=Limits(percent=0.9, margin=0.1), cross_margin=0.5)
+    assert advice(counted(short=5), settings) is None
+    short = {"short": 20, "without": 7, "short_taken": 40, "short_refused_percent": 50, "short_refused_positive": 10}
+    said = advice(counted(**short, percent=50, margin=9999), settings)
+    assert said.startswith(
+        "20% of the records have fewer than 10 negatives (7% of all have none): --percent 0.9 refused"
+    )
+    assert "refused 50% of their candidates" in said  # 50 of 40 + 50 + 10
+    assert "a higher --percent" in said
+    assert "--fill" in said
+    for name, option in (
+        ("margin", "--margin 0.1"),
+        ("near_positive", "--max_overlap 0.8"),
+        ("answer", "--filter_answers"),
+        ("cross_encoder", "--cross_encoder_margin 0.5"),
+    ):
+        assert f": {option} refused 75%" in advice(
+            counted(short=6, short_taken=1, **{f"short_refused_{name}": 3}), settings
+        )
+    # The positive itself is refused in every record: it is not what left them short.
+    few = advice(counted(short=100, short_refused_positive=100, short_taken=300), settings)
+    assert "too few keys in --range 10 210" in few
+    assert "refused" not in few
+
+
+def test_a_model_that_scores_all_alike_is_warned_about_in_the_log_and_in_the_audit(tmp_path, tiny_bert, monkeypatch):
+    flags, logged = ("--model", tiny_bert, *SMALL), []
+    monkeypatch.setattr("data_tools.mining_run.logger.warning", lambda words, *parts: logged.append(words % parts))
+    mine(tmp_path, *flags)
+    assert logged == []
+    assert "warning" not in json.loads((tmp_path / "out.jsonl.audit.json").read_text("utf-8"))
+    found = mine(tmp_path, *flags, "--percent", 0.95)
+    short, none = sum(len(r["neg"]) < 5 for r in found), sum(not r["neg"] for r in found)
+    (said,) = logged
+    assert f"{short / 120:.0%} of the records have fewer than 5 negatives ({none / 120:.0%} of all have none)" in said
+    summary = json.loads((tmp_path / "out.jsonl.audit.json").read_text("utf-8"))
+    assert said == f"mine_negatives: {summary['warning']}"
+    assert "--percent 0.95 refused" in (tmp_path / "out.jsonl.audit.html").read_text("utf-8")
 
 
 def test_an_interrupted_run_with_other_flags_is_refused_and_says_what_differs(tmp_path, monkeypatch, capsys):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from data_tools.pools import digest, normalised
+from data_tools.identity import digest
+from data_tools.pools import normalised
 from data_tools.refusals import Candidate, Limits, Query, jaccard, refusal
 
 

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch
 
 from data_tools.pair_scores import batches
+from data_tools.score_cache import Cache, file_of_rank, take_in
 from data_tools.score_teacher import advice, histogram, main
 from data_tools.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
+from tests.processes import ROOT, environment, torchrun
 from zh_embedder.errors import UserError
 from zh_embedder.teachers import entropy_shares
 
@@ -205,6 +208,97 @@ def test_a_run_that_breaks_goes_on_where_it_stopped_and_gives_the_same_file(tmp_
     assert score(tmp_path, tiny_bert, "--method", "embedder", "--chunk", "2", rows=rows) == whole
     assert calls[1] == calls[2]  # the first chunk is not asked for again, the second forms the same batch
     assert len(calls) == 4
+
+
+# ---- ranks ----------------------------------------------------------------------------------------------------------
+
+
+def repeating(count=40):
+    """Records whose queries, and some of whose pairs, come again in later chunks, with texts of many lengths."""
+    return [
+        {
+            "query": f"问题{i % 17}" * (i % 17 % 3 + 1),
+            "pos": [f"答案{i % 17}" * (i % 17 % 5 + 1)],
+            "neg": [f"别的{i % 11}" * (i % 11 + 1), f"段落{i}"],
+        }
+        for i in range(count)
+    ]
+
+
+def command(folder, model, name):
+    source = folder / "in.jsonl"
+    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in repeating()), "utf-8")
+    flags = ["--method", "embedder", "--model", model, "--dtype", "fp32", "--chunk", "4"]
+    return ["-m", "data_tools.score_teacher", source, "--output", folder / name, *flags]
+
+
+def test_every_rank_scores_its_chunks_in_the_batches_of_a_single_process(tmp_path, tiny_bert, monkeypatch):
+    from data_tools import score_teacher, teachers
+
+    asked = []
+    real = teachers.Embedder.scores
+    monkeypatch.setattr(teachers.Embedder, "scores", lambda self, items: asked.append(items) or real(self, items))
+    words = [str(word) for word in command(tmp_path, tiny_bert, "one.jsonl")[2:]]
+    assert main(words) == 0
+    alone, batches_of = asked.copy(), []
+    args = score_teacher.build_parser().parse_args(words)
+    teacher = teachers.Embedder.load(TeacherSettings(model=str(tiny_bert), dtype="fp32"))
+    for rank in (1, 0, 2):  # in any order: they know nothing of each other
+        asked.clear()
+        monkeypatch.setattr(score_teacher, "world", lambda rank=rank: (rank, 3))
+        cache = Cache(tmp_path / f"rank{rank}")
+        score_teacher.score_share([tmp_path / "in.jsonl"], teacher, "id", cache, args)
+        batches_of.append((rank, asked.copy()))
+        cache.close()
+    own = dict(batches_of)
+    assert [own[number % 3][number // 3] for number in range(10)] == alone
+    assert sum(map(len, alone)) < 3 * 40  # some pairs do come again
+
+
+def test_scores_that_ranks_left_are_taken_over_once(tmp_path):
+    kept = tmp_path / "scores.sqlite"
+    for rank, scores in enumerate([{b"a": 1.0}, {b"b": 2.0, b"c": 3.0}]):
+        own = Cache(file_of_rank(kept, rank), older=None)
+        own.put(scores)
+        own.close()
+    assert take_in(kept) == 3
+    assert take_in(kept) == 0
+    reading = Cache(file_of_rank(kept, 0), older=kept)
+    reading.put({b"a": 5.0})
+    assert reading.get([b"a", b"b", b"d"]) == {b"a": 5.0, b"b": 2.0}
+    reading.close()
+
+
+@pytest.mark.slow
+def test_two_ranks_of_which_one_was_killed_write_what_one_process_does(tmp_path, tiny_bert, monkeypatch):
+    from data_tools import score_teacher, teachers
+
+    one = [str(word) for word in command(tmp_path, tiny_bert, "one.jsonl")[2:]]
+    assert main(one) == 0
+    # Rank 1 of a first run dies in its third chunk.
+    two = [str(word) for word in command(tmp_path, tiny_bert, "two.jsonl")]
+    kept, real, calls = tmp_path / "two.jsonl.scores.sqlite", teachers.Embedder.scores, []
+
+    def dies(self, items):
+        calls.append(len(items))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, items)
+
+    Cache(kept).close()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(teachers.Embedder, "scores", dies)
+        patched.setattr(score_teacher, "world", lambda: (1, 2))
+        patched.setattr(score_teacher, "start_ranks", lambda: 1)
+        main(two[2:])
+    assert file_of_rank(kept, 1).is_file()
+    done = subprocess.run(
+        [*torchrun(2), *two], env=environment(tmp_path), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"takes over {sum(calls[:2])} scores" in done.stderr
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    assert sorted(p.name for p in tmp_path.glob("two*")) == ["two.jsonl", "two.jsonl.scores.sqlite"]
 
 
 def test_old_scores_go_and_answers_are_asked_for(tmp_path, tiny_bert, capsys):

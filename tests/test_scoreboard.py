@@ -41,6 +41,16 @@ def test_the_table_has_a_line_for_each_model_and_set_and_its_mean():
     ]
 
 
+def test_thresholds_of_sets_have_no_mean():
+    own = [
+        Outcome("base", data, "sts", "pairs", {"ap": ap, "threshold": threshold, "f1": 0.5})
+        for data, ap, threshold in (("a", 0.25, 0.9), ("b", 0.75, 0.1))
+    ]
+    lines = table(("ap", "threshold", "f1"), own).splitlines()
+    assert lines[-1].split() == ["base", "mean", "0.5000", "0.5000"]
+    assert lines[-1].rindex("0.5000") == lines[-2].rindex("0.5000")  # the columns behind stay in their place
+
+
 def test_a_single_set_has_no_mean_and_a_single_model_nothing_to_be_compared_with():
     assert [line.split() for line in table(METRICS, [outcome("base", "qa", 0.5, 0.25)]).splitlines()] == [
         ["model", "data", "ndcg@10", "mrr@10"],

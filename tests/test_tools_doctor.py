@@ -162,6 +162,20 @@ def test_texts_that_are_cut_are_counted_with_the_model_s_tokenizer(tmp_path, tin
     assert examine(tmp_path, clean(), *flags, "64")[0] == []
 
 
+def test_a_tokenizer_is_enough_to_count_lengths_and_a_missing_one_is_said(tmp_path, tiny_bert, capsys):
+    alone = tmp_path / "run" / "encoder"
+    alone.mkdir(parents=True)
+    for path in [*tiny_bert.glob("tokenizer*"), tiny_bert / "config.json"]:
+        (alone / path.name).write_bytes(path.read_bytes())
+    flags = ["--key_max_length", "8", "--query_encoder"]
+    assert examine(tmp_path, clean(), *flags, str(alone.parent))[0] == [("truncated", 1)]
+    for path in alone.glob("tokenizer*"):
+        path.unlink()
+    for name, said in ((alone.parent, "has no tokenizer"), (tmp_path / "nowhere", "expected a folder that is there")):
+        assert main([str(tmp_path / "train.jsonl"), *flags, str(name)]) == 2
+        assert "--query_encoder: " in (error := capsys.readouterr().err) and said in error
+
+
 def eval_set(folder):
     (folder / "set").mkdir(parents=True)
     write(

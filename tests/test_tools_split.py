@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from data_tools.clusters import Collection, alike, band_rows, grams
 from data_tools.lines import read_records, write_records
 from data_tools.proof import prove
 from data_tools.split import main, parser, split
@@ -120,40 +119,6 @@ def test_the_proof_fails_and_counts_when_parts_share_something(tmp_path, caplog)
     assert proof.near_pairs == 3
     assert "proof: near-duplicates across parts 3 (Jaccard 0.8 or more)" in list(proof.lines())
     assert prove({"train": [tmp_path / "train.jsonl"]}, near=0.8, groups_per_file=False).holds
-
-
-def test_estimates_find_what_exact_similarity_finds():
-    rng = random.Random(3)
-    texts = [passage(i) for i in range(40)]
-    for i in range(40):
-        own = list(texts[i])
-        for place in rng.sample(range(120), rng.randrange(1, 12)):
-            own[place] = rng.choice(WORDS)
-        texts.append("".join(own))
-    sets = [grams(text) for text in texts]
-    exact = {
-        (i, j): len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i in range(80) for j in range(i + 1, 80)
-    }  # fmt: skip
-    collection = Collection()
-    for i, text in enumerate(texts):
-        collection.add(text, i)
-    found = {tuple(sorted(pair)) for pair in collection.pairs(0.75)}
-    assert {pair for pair, value in exact.items() if value >= 0.85} <= found
-    assert found <= {pair for pair, value in exact.items() if value >= 0.65}
-    assert len(found) > 10
-
-
-def test_texts_that_differ_in_width_case_or_punctuation_are_equal_and_a_band_finds_them():
-    collection = Collection()
-    for number, text in enumerate(["Ａ卡，怎么办？", "a卡怎么办", "别的问题呢", "a卡怎么办"]):
-        collection.add(text, number)
-    assert len(collection.owners) == 3
-    assert list(collection.pairs(0.9)) == [(0, 1)]
-    assert list(alike(Collection().sign("一")[None][:0], 0.9)) == []
-    assert [1 - (1 - near ** band_rows(near)) ** (128 // band_rows(near)) >= 0.999 for near in (0.5, 0.8, 0.95)] == [
-        True
-    ] * 3
-    assert band_rows(0.8) == 5
 
 
 def test_several_files_keep_apart_and_each_gives_its_share(tmp_path):

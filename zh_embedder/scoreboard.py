@@ -27,6 +27,7 @@ from zh_embedder.segment import WORDS
 
 Table = list[dict[str, object]]
 RISES, FALLS, LEVEL = "rises", "falls", "="
+THRESHOLD = "threshold"  # the one value of a measurement that is no score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,14 +159,18 @@ def table(metrics: Sequence[str], outcomes: Sequence[Outcome]) -> str:
                 f"{model:{wide}}  {outcome.data[:24]:24} " + cells(outcome.values[m] for m in metrics) + change
             )
         if len(own) > 1:
-            means = [sum(outcome.values[name] for outcome in own) / len(own) for name in metrics]
-            lines.append(f"{model:{wide}}  {'mean':24} " + cells(means))
+            lines.append(f"{model:{wide}}  {'mean':24} " + cells(mean_of(own, name) for name in metrics))
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def cells(values: Iterable[float]) -> str:
-    """Lay out numbers of a line."""
-    return " ".join(f"{value:10.4f}" for value in values)
+def mean_of(outcomes: Sequence[Outcome], metric: str) -> float | None:
+    """Mean over sets; None of a threshold, which tells where scores lie and not how good they are."""
+    return None if metric == THRESHOLD else sum(outcome.values[metric] for outcome in outcomes) / len(outcomes)
+
+
+def cells(values: Iterable[float | None]) -> str:
+    """Lay out numbers of a line; a missing one leaves its place empty."""
+    return " ".join(" " * 10 if value is None else f"{value:10.4f}" for value in values)
 
 
 def shown(change: Interval | None) -> str:
