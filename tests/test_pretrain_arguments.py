@@ -84,9 +84,11 @@ def test_a_batch_size_is_so_many_windows_of_tokens():
         ([*LEAST, "--pooling_method", "max"], "--pooling_method: unknown name 'max'"),
         ([*LEAST, "--deepspeed", "x.json"], "--deepspeed: is not built for pretraining"),
         ([*LEAST, "--torch_compile"], "--torch_compile: is not built for pretraining"),
+        ([*LEAST, "--validation_share", "0", "--eval_strategy", "steps"], "--eval_strategy: nothing is measured"),
+        ([*LEAST, "--validation_share", "little"], "--validation_share: got 'little', expected a number"),
         (
-            [*LEAST, "--validation_share", "0", "--load_best_model_at_end", "--eval_strategy", "steps"],
-            "--load_best_model_at_end: nothing is measured",
+            [*LEAST, "--validation_share", "0.0", "--early_stopping_patience", "2"],
+            "--early_stopping_patience: nothing is measured",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zh_embedder.errors import UserError, reject
 from zh_embedder.masked_lm import OBJECTIVES
 from zh_embedder.old_flags import split_flags, translate
-from zh_embedder.options import above_zero, at_least, choose, option
+from zh_embedder.options import above_zero, as_number, at_least, choose, option
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.run_arguments import (
     RunArguments,
@@ -196,7 +196,7 @@ def renamed(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def evaluation_defaults(given: Mapping[str, str | None]) -> dict[str, str]:
     """Flags of transformers that measuring needs and the user did not give: at step 0, ten times, and at the end."""
-    if given.get("validation_share") in ("0", "0.0"):
+    if as_number("validation_share", given.get("validation_share") or "1") == 0:
         return {}
     defaults = {
         "eval_strategy": "steps",
@@ -255,9 +255,15 @@ def check_together(
         raise UserError(f"--{sizes[0]}: is a size of models from scratch, expected {whose}")
     if base.tokenizer_name and not base.from_scratch:
         raise UserError("--tokenizer_name: a base goes on with its own words, expected --from_scratch beside it")
-    if train.load_best_model_at_end and not corpus.validation_share:
-        raise UserError("--load_best_model_at_end: nothing is measured, expected --validation_share above 0")
-    if train.early_stopping_patience is not None and not corpus.validation_share:
-        raise UserError("--early_stopping_patience: nothing is measured, expected --validation_share above 0")
+    strategy = str(getattr(train.eval_strategy, "value", train.eval_strategy))
+    needs = {
+        "--eval_strategy": strategy != "no",
+        "--eval_on_start": train.eval_on_start,
+        "--load_best_model_at_end": train.load_best_model_at_end,
+        "--early_stopping_patience": train.early_stopping_patience is not None,
+    }
+    for flag, used in needs.items():
+        if used and not corpus.validation_share:
+            raise UserError(f"{flag}: nothing is measured, expected --validation_share above 0")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") or os.environ.get("ACCELERATE_USE_FSDP"):
         raise UserError("accelerate's DeepSpeed and FSDP are not built for pretraining; start with torchrun")
