@@ -135,7 +135,7 @@ def test_a_base_goes_on_with_its_head_pooling_and_prompts(here, capfd):
 def test_resumed_equals_uninterrupted(objective, here):
     """Dropout on, over the end of an epoch, workers or none; the torn run stops in the middle of epoch 2."""
     shape = (*SMALL[:-1], 0.1)
-    common = ("--objective", objective, "--save_steps", 4, "--eval_steps", 6)
+    common = ("--objective", objective, "--save_steps", 4, "--eval_steps", 6, "--tokens_per_device", 4096)
     assert main(flags("whole", *common, "--overwrite_output_dir", base=shape)) == 0
     torn = flags("torn", *common, "--overwrite_output_dir", "--early_exit_steps", 8, base=shape)
     assert main([*torn, "--dataloader_num_workers", "1"]) == 0
@@ -143,6 +143,8 @@ def test_resumed_equals_uninterrupted(objective, here):
     assert main(flags("torn", *common, "--resume_from_checkpoint", "True", base=shape)) == 0
     before, after = (losses(here / name, 12) for name in ("whole", "torn"))
     assert len(before) == 12
+    assert state(here / "whole", 8)["epoch"] % 1 > 0.1  # neither at the start nor at the end of an epoch
+    assert state(here / "whole", 8)["epoch"] > 1
     assert before == after
     for name in ("model.safetensors", "pretraining.safetensors"):
         one, other = ((here / run_ / "encoder" / name).read_bytes() for run_ in ("whole", "torn"))

@@ -76,13 +76,17 @@ class Windows:
     """The windows of a prepared file."""
 
     def __init__(self, folder: Path, path: Path) -> None:
-        self.path, self.counts = path, Counts(**read_json(folder / COUNTS))
+        self.folder, self.path, self.counts = folder, path, Counts(**read_json(folder / COUNTS))
         loaded: dict[str, Any] = {
             name: np.memmap(folder / name, dtype, "r") if (folder / name).stat().st_size else np.empty(0, dtype)
             for name, dtype in PARTS.items()
         }
         self.ids, self.starts, self.sizes, self.lines = (loaded[name] for name in PARTS)
         self.ends = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
+
+    def __reduce__(self) -> Any:
+        """Travel to another process by name."""
+        return Windows, (self.folder, self.path)
 
     def __len__(self) -> int:
         """Return the number of windows."""

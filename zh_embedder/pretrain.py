@@ -106,8 +106,7 @@ def build(args: PretrainArguments) -> Pretrainer:
         held_out=held_out,
         tokens_per_rank=corpus.tokens_per_device,
         fingerprint={
-            "windows": {f"{number}:{file.path.name}": len(file) for number, file in enumerate(files)},
-            "tokens": sum(file.counts.tokens for file in files),
+            "corpus": {f"{number}:{file.path.name}": file.folder.name for number, file in enumerate(files)},
             "max_seq_length": length,
             "objective": [corpus.objective, hidden],
             "masks": [corpus.mlm_probability, corpus.whole_word_mask],
@@ -121,6 +120,7 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     """Load the base, or make an encoder with random weights."""
     from zh_embedder.encoder import encoder_folder, load_encoder
     from zh_embedder.scratch import bert_config, character_tokenizer, folder_config, load_tokenizer, random_encoder
+    from zh_embedder.spec import read_spec
 
     hub: dict[str, Any] = {
         "cache_dir": base.model_cache_dir,
@@ -130,6 +130,8 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     if not base.from_scratch:
         return load_encoder(str(base.query_encoder), pooling=base.pooling_method, packing=base.packing, **hub)
     name = None if base.query_encoder is None else encoder_folder(base.query_encoder)
+    said = read_spec(Path(name)) if name is not None and Path(name).is_dir() else None
+    pooling = base.pooling_method or (said.pooling if said else "mean")
     words = base.tokenizer_name or name
     tokenizer = character_tokenizer() if words is None else load_tokenizer(words, **hub)
     if name is not None:
@@ -144,7 +146,7 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
             positions=base.max_positions,
             dropout=base.dropout,
         )
-    return random_encoder(config, tokenizer, pooling=base.pooling_method or "mean", seed=seed, packing=base.packing)
+    return random_encoder(config, tokenizer, pooling=pooling, seed=seed, packing=base.packing)
 
 
 def window_length(encoder: Encoder, asked: int | None) -> int:

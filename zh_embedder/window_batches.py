@@ -205,12 +205,12 @@ class Chosen(Dataset[WindowExample]):
 
 
 def hold_out(rows: WindowRows, *, share: float, most_tokens: int, seed: int) -> tuple[Chosen, Chosen]:
-    """Hold a share of the documents out of training: (those to train, those to be measured on).
+    """Hold a share of the documents out of training: (windows to train, windows to be measured on).
 
     Args:
         rows: of the corpus.
         share: of the documents; 0 holds none out.
-        most_tokens: held-out windows beyond so many tokens are neither trained nor measured.
+        most_tokens: no further documents are held out where they would have more tokens together.
         seed: of the draw.
 
     Raises:
@@ -221,17 +221,15 @@ def hold_out(rows: WindowRows, *, share: float, most_tokens: int, seed: int) -> 
         return Chosen(rows, every), Chosen(rows, every[:0])
     begins = [np.diff(file.lines, prepend=-1) != 0 for file in rows.files]
     document = np.cumsum(np.concatenate(begins)) - 1
-    rng = np.random.default_rng((seed, HELD_OUT_STREAM))
-    count = int(document[-1]) + 1
-    if count < 2:
+    tokens = np.bincount(document, weights=rows.lengths())
+    if len(tokens) < 2:
         raise UserError("--validation_share: the corpus is a single document, expected more, or --validation_share 0")
-    chosen = np.zeros(count, bool)
-    chosen[rng.permutation(count)[: min(count - 1, max(1, round(share * count)))]] = True
-    out = every[chosen[document]]
-    rng.shuffle(out)
-    fits = np.cumsum(rows.lengths(out)) <= most_tokens
+    order = np.random.default_rng((seed, HELD_OUT_STREAM)).permutation(len(tokens))
+    order = order[: min(len(tokens) - 1, max(1, round(share * len(tokens))))]
+    fits = np.cumsum(tokens[order]) <= most_tokens
     fits[0] = True
-    return Chosen(rows, every[~chosen[document]]), Chosen(rows, np.sort(out[fits]))
+    out = np.isin(document, order[fits])
+    return Chosen(rows, every[~out]), Chosen(rows, every[out])
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------
