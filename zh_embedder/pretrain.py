@@ -122,11 +122,7 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     from zh_embedder.scratch import bert_config, character_tokenizer, folder_config, load_tokenizer, random_encoder
     from zh_embedder.spec import read_spec
 
-    hub: dict[str, Any] = {
-        "cache_dir": base.model_cache_dir,
-        "token": base.token,
-        "trust_remote_code": base.trust_remote_code,
-    }
+    hub = base.hub()
     if not base.from_scratch:
         return load_encoder(str(base.query_encoder), pooling=base.pooling_method, packing=base.packing, **hub)
     name = None if base.query_encoder is None else encoder_folder(base.query_encoder)
@@ -175,12 +171,7 @@ def make_model(args: PretrainArguments, encoder: Encoder, length: int) -> Masked
     origin = "fresh"
     if not base.from_scratch:
         name = encoder_folder(str(base.query_encoder))
-        hub: dict[str, Any] = {
-            "cache_dir": base.model_cache_dir,
-            "token": base.token,
-            "trust_remote_code": base.trust_remote_code,
-        }
-        origin = fill_head(head, name, encoder.config, **hub)
+        origin = fill_head(head, name, encoder.config, **base.hub())
         if decoder is not None:
             logger.info("decoder: %s", fill_decoder(decoder, name))
     logger.info("output layer, tied to the word embeddings: %s", origin)
