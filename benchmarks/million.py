@@ -142,7 +142,8 @@ def load(folder: Path, data: Path, steps: int, *, tokens: bool, workers: int) ->
     import torch
     from transformers import AutoTokenizer
 
-    from zh_embedder.collator import Collator, PlanLoader, RankBatches, TrainRows, TrainSet
+    from zh_embedder.collator import Collator, RankBatches, TrainRows, TrainSet
+    from zh_embedder.loading import PlanLoader
     from zh_embedder.records import load_datasets
     from zh_embedder.selection import SelectionRule
     from zh_embedder.tables import cache_folder

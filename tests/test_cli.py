@@ -35,12 +35,12 @@ def run(capsys, *words) -> tuple[int, str, str]:
 def test_the_help_lists_every_command_and_an_example(capsys, words):
     code, out, err = run(capsys, *words)
     assert (code, err) == (0, "")
-    for name in ("train", *COMMANDS):
+    for name in ("train", "pretrain", *COMMANDS):
         assert re.search(rf"^    {name} ", out, re.MULTILINE)
     assert "example: zh-embedder train --output_dir out" in out
 
 
-@pytest.mark.parametrize("name", ["train", *COMMANDS])
+@pytest.mark.parametrize("name", ["train", "pretrain", *COMMANDS])
 def test_every_command_has_help_with_an_example(capsys, name):
     code, out, err = run(capsys, name, "--help")
     assert (code, err) == (0, "")
@@ -115,6 +115,7 @@ def test_help_and_versions_load_nothing_heavy(words):
             "error: metric: got 'ndgc@10', expected one of ndcg",
         ),
         (["train", "--output_dir", "out"], "error: --train_data: is missing"),
+        (["pretrain", "--output_dir", "out"], "error: --corpus: is missing"),
         (["train", "--outptu_dir", "out"], "error: --outptu_dir: unknown flag; did you mean 'output_dir'?"),
     ],
     ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",

@@ -16,15 +16,13 @@ from transformers import AutoTokenizer
 from zh_embedder.collator import (
     Batch,
     Collator,
-    PlanLoader,
     RankBatches,
     RowRequest,
     TrainRows,
     TrainSet,
-    Waiting,
-    start_worker,
     text_identity,
 )
+from zh_embedder.loading import PlanLoader, Waiting, start_worker
 from zh_embedder.records import load_datasets
 from zh_embedder.sampling import MIXED, epoch_steps, plan_epoch
 from zh_embedder.selection import SelectionRule

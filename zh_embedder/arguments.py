@@ -5,32 +5,33 @@ Parsed once, refused early, never changed afterwards.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import HfArgumentParser, TrainingArguments
-
-from zh_embedder.errors import UserError, nearest, reject
+from zh_embedder.errors import UserError, reject
 from zh_embedder.eval_arguments import ALONE, EvalArguments, evaluation_defaults
-from zh_embedder.machine import accelerator, best_dtype
 from zh_embedder.model_arguments import ModelArguments
 from zh_embedder.objectives import LOSSES
 from zh_embedder.old_flags import as_prefix, split_flags, translate
 from zh_embedder.options import above_zero, as_number, at_least, choose, option
-from zh_embedder.parallel import cores
+from zh_embedder.run_arguments import (
+    RunArguments,
+    asks_for_help,
+    check_names,
+    make_parser,
+    parse_groups,
+    settings_json,
+)
 from zh_embedder.sampling import PLANS
 from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
 
-DTYPES = ("auto", "fp32", "bf16", "fp16")
-MOST_WORKERS = 4  # of a rank that chooses for itself
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
 TOKEN_CACHE = ("auto", "always", "never")
 AUTO = "auto"
 KD_LOSSES = ("kl_div", "m3_kd_loss")
@@ -108,19 +109,10 @@ class DataArguments:
             )
 
 
-@dataclass(kw_only=True, repr=False)  # transformers' own repr hides tokens
-class TrainArguments(TrainingArguments):
+@dataclass(kw_only=True, repr=False)
+class TrainArguments(RunArguments):
     """How it learns: every flag of transformers' TrainingArguments, and these."""
 
-    per_device_train_batch_size: int = option(16, "Queries of a step on each device.")
-    learning_rate: float = option(5e-6, "Peak learning rate.")
-    warmup_steps: float = option(0.1, "Steps of warm-up; below 1, a share of all steps.")
-    weight_decay: float = option(0.01, "Weight decay.")
-    save_steps: float = option(2000, "A checkpoint every so many steps; below 1, a share of all steps.")
-    logging_steps: float = option(100, "Log every so many steps; below 1, a share of all steps.")
-    logging_nan_inf_filter: bool = option(False, "Never needed: no update is made from a non-finite loss.")
-    report_to: list[str] | None = option(["tensorboard"], "Where metrics go: tensorboard, wandb, ..., none.")
-    dtype: str = option("auto", f"Precision: {', '.join(DTYPES)}; auto is bf16 where the hardware gains, else fp32.")
     cos_temperature: float = option(0.01, "Divides cosine scores; inner products and distances stay as they are.")
     contrastive_weight: float = option(0.2, "Weight of InfoNCE where a dataset also has teacher scores; 0 is off.")
     distill_weight: float = option(1.0, "Weight of distillation where a dataset also trains InfoNCE; 0 is off.")
@@ -142,27 +134,11 @@ class TrainArguments(TrainingArguments):
     knowledge_distillation: bool | None = option(
         None, "False: teacher scores are not used. True: every record must have them. Default: used where they are."
     )
-    dataloader_num_workers: int | None = option(
-        None,
-        f"Processes that prepare batches. Default: 0 on the CPU, else 1 to {MOST_WORKERS}, by the cores of a rank.",
-    )
-    dataloader_persistent_workers: bool = option(True, "Keep these processes from epoch to epoch.")
-    cpu_threads: int | None = option(None, "Threads of a rank on the CPU. Default: its share of the cores.")
     negative_cross_device: bool = option(True, "Keys of all ranks serve as negatives.")
-    early_exit_steps: int | None = option(None, "Stop after so many steps, the schedule unchanged.")
-    early_stopping_patience: int | None = option(
-        None, "Stop when so many evaluations in a row brought no better --metric_for_best_model."
-    )
-    early_stopping_threshold: float = option(0.0, "How much better is better, for --early_stopping_patience.")
-    overwrite_output_dir: bool = option(False, "Replace the run that output_dir holds.")
-    tensorboard_dir: str | None = option(
-        None, "Folder of the TensorBoard files. Default: a new one in output_dir/runs."
-    )
 
     def __post_init__(self) -> None:
-        """Choose device and precision, then let transformers check its own."""
-        self.notes: list[str] = []
-        for name in ("cos_temperature", "student_temperature", "learning_rate"):
+        """Refuse what cannot be meant; then device, precision and transformers' own checks."""
+        for name in ("cos_temperature", "student_temperature"):
             above_zero(name, getattr(self, name))
         if self.teacher_temperature != AUTO:
             self.teacher_temperature = as_number("teacher_temperature", self.teacher_temperature)  # type: ignore[assignment]
@@ -175,30 +151,8 @@ class TrainArguments(TrainingArguments):
         for name in ("contrastive_weight", "distill_weight"):
             at_least(name, getattr(self, name), 0)
         at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
-        at_least("seed", self.seed, 0)
-        at_least("cpu_threads", self.cpu_threads, 1)
-        at_least("early_stopping_patience", self.early_stopping_patience, 1)
-        at_least("early_stopping_threshold", self.early_stopping_threshold, 0)
         choose("kd_loss_type", self.kd_loss_type, KD_LOSSES)
-        choose("dtype", self.dtype, DTYPES)
-        refuse_unused(self)
-        if accelerator() is None:
-            # Without this, transformers under torchrun trains unconnected models (docs/log.md).
-            self.use_cpu = True
-        self.choose_precision()
-        self.choose_workers()
-        if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False  # unused parameters of the base are frozen
-        if self.fsdp and self.use_cpu:
-            raise UserError("--fsdp: needs an accelerator; on the CPU transformers would silently run DDP instead")
-        if self.tensorboard_dir:
-            os.environ["TENSORBOARD_LOGGING_DIR"] = self.tensorboard_dir
         super().__post_init__()
-        if self._n_gpu > 1:
-            self.notes.append(
-                f"{self._n_gpu} GPUs seen, one used: start with `torchrun --nproc_per_node={self._n_gpu}`"
-            )
-            self._n_gpu = 1
 
     def false_negative_limit(self) -> dict[str, float]:
         """Return InfoNCE's option for --false_negative_margin."""
@@ -208,43 +162,6 @@ class TrainArguments(TrainingArguments):
         value = as_number("false_negative_margin", text.removesuffix("%"))
         at_least("false_negative_margin", value, 0)
         return {"false_negative_percent" if text.endswith("%") else "false_negative_margin": value}
-
-    @property
-    def order_seed(self) -> int:
-        """Seed of everything that is drawn from the data."""
-        return self.data_seed if self.data_seed is not None else self.seed
-
-    def choose_workers(self) -> None:
-        """Choose how many processes prepare batches: on the CPU they would only take cores from the model."""
-        if self.dataloader_num_workers is None:
-            ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun, DeepSpeed
-            forks = not self.use_cpu and accelerator() not in (None, "mps")
-            self.dataloader_num_workers = max(1, min(MOST_WORKERS, cores() // ranks - 1)) if forks else 0
-
-    def choose_precision(self) -> None:
-        """Set transformers' bf16 and fp16 from --dtype, from its own flags, or from what the hardware does well."""
-        on_cpu = self.use_cpu
-        if self.bf16 and self.fp16:
-            raise UserError("--bf16: stands beside --fp16, expected one of them")
-        asked = "bf16" if self.bf16 else "fp16" if self.fp16 else self.dtype
-        if self.dtype == "auto":
-            self.dtype = asked
-        elif self.dtype != asked:
-            self.notes.append(f"--{asked} gives way to --dtype {self.dtype}")
-        if self.dtype == "fp16" and on_cpu:
-            self.notes.append("fp16 needs a GPU; precision is chosen for this CPU instead")
-            self.dtype = "auto"
-        if self.dtype == "auto":
-            self.dtype = "bf16" if best_dtype("cpu" if on_cpu else "cuda") is torch.bfloat16 else "fp32"
-        self.bf16, self.fp16 = self.dtype == "bf16", self.dtype == "fp16"
-
-
-def refuse_unused(args: TrainArguments) -> None:
-    """Refuse flags of transformers that would change nothing here, rather than swallow them."""
-    if args.label_smoothing_factor:
-        raise reject("--label_smoothing_factor", args.label_smoothing_factor, "0: these losses have no class labels")
-    if args.train_sampling_strategy != "random":
-        raise reject("--train_sampling_strategy", args.train_sampling_strategy, "random; see --inbatch_same_dataset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,36 +177,19 @@ class Arguments:
 
     def to_json(self) -> str:
         """Settings as JSON, secrets left out."""
-        values = {**self.train.to_dict(), **asdict(self.data), **asdict(self.model), **asdict(self.eval)}
-        for name, value in values.items():
-            if (name == "token" or name.endswith("_token")) and value is not None:
-                values[name] = f"<{name.upper()}>"
-        return json.dumps(values, ensure_ascii=False, indent=2, default=str)
+        return settings_json(self.train, self.data, self.model, self.eval)
 
 
 CLASSES = (DataArguments, ModelArguments, TrainArguments, EvalArguments)
 
 
-class _Help(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
-    """Defaults shown, and the example kept as it is typed."""
-
-
-class _Parser(HfArgumentParser):
-    """transformers' parser, with our one kind of message."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(re.sub(r"^argument (--\w+)[^:]*:", r"\1:", message))
-
-
 def parser() -> HfArgumentParser:
     """Build the parser of run_dense.py."""
-    return _Parser(
-        list(CLASSES),
+    return make_parser(
+        CLASSES,
         prog="run_dense.py",
         description="Train a Chinese embedder on the records of many tasks.",
-        epilog=EXAMPLE,
-        allow_abbrev=False,
-        formatter_class=_Help,
+        example=EXAMPLE,
     )
 
 
@@ -301,22 +201,14 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = parser()
-    if any(token in ("-h", "--help") for token in argv):
+    if asks_for_help(argv):
         flags.parse_args(["--help"])
     translated = translate(argv)
-    every = [f for cls in CLASSES for f in fields(cls) if f.init]
-    known = {f.name for f in every} | {f"no_{f.name}" for f in every if f.default is True}
-    for name in sorted(translated.given - known):
-        raise UserError(f"--{name}: unknown flag{nearest(name, known) or '; see --help'}")
+    check_names(translated.given, CLASSES)
     given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
     for name, value in evaluation_defaults(given).items():
         translated.add(name, value)
-    try:
-        data, model, train, measured = flags.parse_args_into_dataclasses(translated.argv, look_for_args_file=False)
-    except UserError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UserError(f"command line: {error}") from None
+    data, model, train, measured = parse_groups(flags, translated.argv)
     notes = [*translated.notes, *train.notes]
     if data.train_data:
         idle = sorted(ALONE & given.keys())

@@ -50,6 +50,7 @@ COMMANDS = {
         "list the instruction versions, or show one", "zh-embedder versions zh_llm_embedder", "zh_embedder.instructions"
     ),
 }
+PRETRAIN = "pretrain on plain text (`zh-embedder pretrain --help`); under torchrun, start -m zh_embedder.pretrain"
 TRAIN = "train with the flags of run_dense.py (`zh-embedder train --help`); under torchrun, start run_dense.py"
 
 
@@ -62,6 +63,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("train", help=TRAIN, add_help=False)
+    commands.add_parser("pretrain", help=PRETRAIN, add_help=False)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
             name, help=command.text, description=command.text, epilog=f"example: {command.example}"
@@ -79,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if argv[:1] == ["train"]:
         return train(argv[1:])
+    if argv[:1] == ["pretrain"]:
+        from zh_embedder.pretrain import main as pretrain
+
+        return pretrain(argv[1:])
     parser = build_parser(argv[0] if argv else None)
     args = parser.parse_args(argv)
     if args.command is None:

@@ -9,8 +9,6 @@ Shapes: B queries of this rank, G keys of a group, K distinct keys, M known posi
 from __future__ import annotations
 
 import hashlib
-import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -18,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
+from zh_embedder.loading import EpochBatches
 from zh_embedder.old_flags import as_prefix
 from zh_embedder.records import TaskDataset
 from zh_embedder.sampling import Shares, epoch_steps, plan_epoch, rank_steps
@@ -296,7 +295,7 @@ def merge(texts: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
     return [np.frombuffer(ids, np.int32) for ids in places], rows
 
 
-class RankBatches(Sampler[list[RowRequest]]):
+class RankBatches(EpochBatches):
     """The steps of one rank, epoch by epoch: its slice of the plan that every rank computes."""
 
     def __init__(
@@ -310,7 +309,7 @@ class RankBatches(Sampler[list[RowRequest]]):
         seed: int,
         shares: Shares = None,
     ) -> None:
-        self.sizes, self.shares, self.mode, self.seed, self.epoch = tuple(sizes), shares, mode, seed, 0
+        self.sizes, self.shares, self.mode, self.seed = tuple(sizes), shares, mode, seed
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
 
     @property
@@ -321,10 +320,6 @@ class RankBatches(Sampler[list[RowRequest]]):
     def __len__(self) -> int:
         """Return the number of steps of an epoch."""
         return epoch_steps(self.sizes, step_rows=self.step_size, mode=self.mode, shares=self.shares)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration plans."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[RowRequest]]:
         """Yield the row requests of each step."""
@@ -338,61 +333,3 @@ class RankBatches(Sampler[list[RowRequest]]):
                 RowRequest(epoch, row, counts, step.dataset, whole, step.step_queries)
                 for row, counts in zip(step.rows.tolist(), step.counts.tolist(), strict=True)
             ]
-
-
-class PlanLoader(DataLoader[Example]):
-    """A loader whose epoch the trainer can set. Never prepared by accelerate: each rank reads its own slice already.
-
-    A fresh run sets the epoch here; a resumed one, whose first batches accelerate skips, sets it on the batch sampler.
-    """
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration plans."""
-        if isinstance(self.batch_sampler, RankBatches):
-            self.batch_sampler.set_epoch(epoch)
-
-
-def start_worker(_: int) -> None:
-    """Prepare a worker: threads that tokenizers started before it was forked would be waited for in vain."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-class Waiting:
-    """How long the device has had nothing to do because the next batch was not there: `with waiting: next(batches)`.
-
-    On CUDA the device itself keeps the time, with an event before and one after: the second comes later than the first
-    only where all work was done before the batch came. The host never waits for that.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_cuda = device.type == "cuda"
-        self.seconds = 0.0
-        self.started: Any = None
-        self.gaps: list[tuple[Any, Any]] = []
-
-    def now(self) -> Any:
-        """Return the host's time, or an event on the device's stream."""
-        if not self.on_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def __enter__(self) -> None:
-        """Start to wait."""
-        self.started = self.now()
-
-    def __exit__(self, *_: object) -> None:
-        """Stop waiting."""
-        if self.on_cuda:
-            self.gaps.append((self.started, self.now()))
-        else:
-            self.seconds += self.now() - self.started
-
-    def drain(self) -> float:
-        """Return the seconds since the last call."""
-        if self.gaps:
-            self.gaps[-1][1].synchronize()
-        seconds = self.seconds + sum(start.elapsed_time(end) / 1000 for start, end in self.gaps)
-        self.seconds, self.gaps = 0.0, []
-        return seconds

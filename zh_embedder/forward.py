@@ -101,11 +101,23 @@ class Forward(nn.Module):
         pooled = []
         count = -(-len(tokens) // PADDED_PIECES)  # as many pieces on every rank: ZeRO 3 gathers weights in each
         for piece in tokens.chunks(count):
-            # On the right, whatever the tokenizer's side: on the left, padding would move absolute positions.
-            ids, mask = piece.padded(self.tokenizer.pad_token_id or 0, multiple=self.pad_to_multiple_of)
-            states = piece.unpadded(self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state)
-            pooled.append(POOLINGS[self.spec.pooling](states, piece.bounds))
+            pooled.append(POOLINGS[self.spec.pooling](self.padded_states(piece), piece.bounds))
         return torch.cat(pooled)
+
+    def padded_states(self, tokens: TokenBatch) -> Tensor:
+        """States of all tokens, (T, H), through rows of padded texts."""
+        # On the right, whatever the tokenizer's side: on the left, padding would move absolute positions.
+        ids, mask = tokens.padded(self.tokenizer.pad_token_id or 0, multiple=self.pad_to_multiple_of)
+        states: Tensor = tokens.unpadded(self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state)
+        return states
+
+    def states(self, tokens: TokenBatch) -> Tensor:
+        """States of all tokens of N texts, (T, H): what learning from every token wants, whatever the pooling."""
+        t = tokens
+        if self.packs():
+            return forward_packed(self.backbone, t.ids, t.positions, t.sizes, t.bounds)
+        count = -(-len(t) // PADDED_PIECES)
+        return torch.cat([self.padded_states(piece) for piece in t.chunks(count)])
 
     def finish(self, pooled: Tensor) -> Tensor:
         """Pooled states, (N, H) -> vectors (N, D)."""

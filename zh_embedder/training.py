@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zh_embedder.encoder import Encoder
     from zh_embedder.instructions import Version
     from zh_embedder.monitor import Watched
+    from zh_embedder.run_arguments import Run
     from zh_embedder.settings import DatasetPlan
     from zh_embedder.trainer import DenseTrainer
 
@@ -53,11 +54,8 @@ def start_logging() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from a command line. Returns the exit code: 2 for a user's mistake, said without a traceback."""
-    start_logging()
-    try:
-        # Tokenizers that were used before a loader's worker forks would only warn; the workers are the parallelism.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        quiet_deepspeed()
+
+    def work() -> None:
         from zh_embedder.arguments import parse
 
         args = parse(argv)
@@ -65,6 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(args)
         else:
             measure(args)
+
+    return run_ranked(work)
+
+
+def run_ranked(work: Callable[[], None]) -> int:
+    """Do the work of a command that may be one of many ranks; returns the exit code, as `main` does."""
+    start_logging()
+    try:
+        # Tokenizers that were used before a loader's worker forks would only warn; the workers are the parallelism.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        quiet_deepspeed()
+        work()
     except (UserError, OSError) as error:
         message = message_of(error)
         if first_rank():
@@ -160,7 +170,7 @@ def measure(args: Arguments) -> None:
     evaluate(args)
 
 
-def check_world(args: Arguments) -> None:
+def check_world(args: Run) -> None:
     """Refuse ranks that do not know of each other."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != args.train.world_size:
@@ -170,7 +180,7 @@ def check_world(args: Arguments) -> None:
         )
 
 
-def find_resume(args: Arguments) -> Path | None:
+def find_resume(args: Run) -> Path | None:
     """Find the checkpoint to go on from: a folder, or the newest whole one of the run where the flag says True.
 
     Raises:
@@ -191,7 +201,7 @@ def find_resume(args: Arguments) -> Path | None:
     return Path(asked)
 
 
-def check_output(args: Arguments, resume: Path | None) -> None:
+def check_output(args: Run, resume: Path | None) -> None:
     """Refuse to write over a run that nobody asked to replace."""
     run = Path(str(args.train.output_dir))
     if run.is_file():
@@ -204,7 +214,7 @@ def check_output(args: Arguments, resume: Path | None) -> None:
         )
 
 
-def clear_output(args: Arguments) -> None:
+def clear_output(args: Run) -> None:
     """Remove the checkpoints of the run that is replaced, so that nobody resumes from them."""
     from zh_embedder.gather import wait_for_all
 
@@ -357,7 +367,7 @@ def fix_positions(encoder: Encoder) -> None:
         parameter.requires_grad_(False)
 
 
-def seed_rank(args: Arguments) -> None:
+def seed_rank(args: Run) -> None:
     """Give each rank its own dropout; weights and plan are the same everywhere already."""
     import torch
 
