@@ -30,3 +30,10 @@ def test_sentences_lose_nothing_and_starts_are_theirs():
         found = sentences(text)
         assert "".join(found) == text
         assert [len("".join(found[:count])) for count in range(1, len(found))] == sentence_starts(text)
+
+
+def test_sentences_start_behind_end_marks_and_what_closes_them():
+    assert sentence_starts("好。“走吧！”他说。") == [2, 7]
+    assert sentence_starts("第一行\n\n第二行；A 3.14 is pi. Next… 完") == [5, 9, 23, 29]
+    assert sentence_starts("没有句号") == []
+    assert sentence_starts("最后有。") == []

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from zh_embedder.segment import word_starts
-from zh_embedder.windows import cuts, document_windows, marks, sentence_starts, windows_of
-
-
-def test_sentences_start_behind_end_marks_and_what_closes_them():
-    assert sentence_starts("好。“走吧！”他说。") == [2, 7]
-    assert sentence_starts("第一行\n\n第二行；A 3.14 is pi. Next… 完") == [5, 9, 23, 29]
-    assert sentence_starts("没有句号") == []
-    assert sentence_starts("最后有。") == []
+from zh_embedder.windows import cuts, document_windows, marks, windows_of
 
 
 def test_words_of_a_text_as_it_stands_are_found():

@@ -5,7 +5,6 @@ The windows of a document, one behind the other, are its tokens. Shapes: T token
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -14,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.segment import word_starts
+from zh_embedder.sentences import sentence_starts
 from zh_embedder.tokens import Ids
-
-CLOSING = "”’」』）】》)\\]\"'"  # belongs to the sentence before it
-SENTENCE_END = re.compile(rf"(?:[。！？!?；;…]+|\.(?=\s|$)|\n+)[{CLOSING}]*\s*")
 
 Flags = NDArray[np.bool_]
 
@@ -27,15 +24,6 @@ class Window(NamedTuple):
 
     ids: Ids
     starts: Flags  # True where a word begins
-
-
-def sentence_starts(text: str) -> list[int]:
-    """Return where sentences start in a text, the first one left out.
-
-    >>> sentence_starts("好。“走吧！”他说。")
-    [2, 7]
-    """
-    return [match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text)]
 
 
 def marks(token_starts: NDArray[np.int64], places: Sequence[int]) -> Flags:
