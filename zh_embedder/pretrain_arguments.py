@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
 TEXT_DOCUMENTS = ("lines", "paragraphs")
-EXAMPLE = """examples:
+EXAMPLE = """example:
   go on from a base with your own texts, before fine-tuning:
     python -m zh_embedder.pretrain --query_encoder BAAI/bge-large-zh-v1.5 --corpus docs.jsonl --output_dir domain
     python run_dense.py --query_encoder domain --train_data train.jsonl --output_dir run
