@@ -90,9 +90,22 @@ def write_articles(data: Path, target: Path) -> Path:
     return target
 
 
+def write_others(source: Path, target: Path) -> Path:
+    """Write the keys of records that are nobody's positive: what is mined from them cannot be an answer."""
+    if not target.is_file():
+        records = [record for _, record in read_records(source, show_progress=False)]
+        right = {text for record in records for text in record["pos"]}
+        others = dict.fromkeys(text for record in records for text in record["neg"] if text not in right)
+        write_records(target, ({"text": text} for text in others))
+    return target
+
+
 def mined(source: Path, way: str, miner: Path, folder: Path, corpus: Path | None = None) -> Path:
     """Mine negatives; returns the file."""
-    output = folder / f"{way.replace(' ', '_')}{'-laws' if corpus else ''}{'-all' if miner.name == ALL else ''}.jsonl"
+    output = (
+        folder
+        / f"{way.replace(' ', '_')}{f'-{corpus.stem}' if corpus else ''}{'-all' if miner.name == ALL else ''}.jsonl"
+    )
     if WAYS[way] is None:
         return source
     if not output.is_file():
@@ -131,9 +144,10 @@ def compare(name: str, args, data: Path, folder: Path) -> list[list[str]]:
     test, own = source.parent / "test", folder / name
     own.mkdir(parents=True, exist_ok=True)
     tag = f"b{args.batch}-g{args.group}-s{args.steps}-lr{args.lr}-t{args.temperature}"
-    tag += ("-laws" if args.laws else "") + ("-all" if args.miner == "all" else "")
+    tag += ("-laws" if args.laws else "") + ("-others" if args.others else "") + ("-all" if args.miner == "all" else "")
     tag += "".join(args.flags).replace("--", "-")
-    corpus = write_articles(data, folder / "articles.jsonl") if args.laws else None
+    corpus = write_articles(data, folder / "laws.jsonl") if args.laws else None
+    corpus = write_others(source, own / "others.jsonl") if args.others else corpus
     if args.miner == "all":
         sources = sorted(data.glob("*/*/train.jsonl*"))
         miner = folder / ALL
@@ -175,6 +189,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL)
     parser.add_argument("--miner", choices=("own", "all"), default="own", help="what the miner learns from")
     parser.add_argument("--laws", action="store_true", help="mine from 40,000 articles of laws, not from the records")
+    parser.add_argument("--others", action="store_true", help="mine from the keys that are nobody's positive")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--group", type=int, default=4)
