@@ -11,6 +11,8 @@ queries of their means over seeds. The folder keeps what is done: a run that was
 import argparse
 import json
 import os
+import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,9 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.material import data_folder
+from data_tools.lines import read_records, write_records
 from zh_embedder.bootstrap import paired
 
 RANDOM, GIVEN = "random", "given"
+ALL = "miner-all"
+ARTICLE = re.compile(r"^\s*(第[一二三四五六七八九十百千零]+条)[\s\u3000]*(.+)$", re.MULTILINE)
+ARTICLES = 40_000
 WAYS = {  # what mine_negatives is told; None: the negatives that the records come with
     RANDOM: ["--method", "random"],
     GIVEN: None,
@@ -75,13 +81,36 @@ def train(files: list[Path], output: Path, args, seed: int, base: str) -> None:
     forked(work, output.with_suffix(".log"))
 
 
-def mined(source: Path, way: str, miner: Path, folder: Path) -> Path:
+def write_articles(data: Path, target: Path) -> Path:
+    """Write the articles of laws in corpus_general, drawn, as stard writes them: a corpus to mine from."""
+    if not target.is_file():
+        laws = read_records(data / "corpus_general" / "laws.jsonl.zst", show_progress=False)
+        found = [f"{law['title']}{name}：{text}" for _, law in laws for name, text in ARTICLE.findall(law["text"])]
+        write_records(target, ({"text": text} for text in random.Random(0).sample(found, ARTICLES)))
+    return target
+
+
+def write_others(source: Path, target: Path) -> Path:
+    """Write the keys of records that are nobody's positive: what is mined from them cannot be an answer."""
+    if not target.is_file():
+        records = [record for _, record in read_records(source, show_progress=False)]
+        right = {text for record in records for text in record["pos"]}
+        others = dict.fromkeys(text for record in records for text in record["neg"] if text not in right)
+        write_records(target, ({"text": text} for text in others))
+    return target
+
+
+def mined(source: Path, way: str, miner: Path, folder: Path, corpus: Path | None = None) -> Path:
     """Mine negatives; returns the file."""
-    output = folder / f"{way.replace(' ', '_')}.jsonl"
+    output = (
+        folder
+        / f"{way.replace(' ', '_')}{f'-{corpus.stem}' if corpus else ''}{'-all' if miner.name == ALL else ''}.jsonl"
+    )
     if WAYS[way] is None:
         return source
     if not output.is_file():
         flags = [str(source), "--output", str(output), "--overwrite", *WAYS[way]]
+        flags += ["--corpus", str(corpus)] if corpus else []
         if "--method" not in WAYS[way] or "fused" in WAYS[way]:
             flags += ["--model", str(miner)]
 
@@ -115,10 +144,13 @@ def compare(name: str, args, data: Path, folder: Path) -> list[list[str]]:
     test, own = source.parent / "test", folder / name
     own.mkdir(parents=True, exist_ok=True)
     tag = f"b{args.batch}-g{args.group}-s{args.steps}-lr{args.lr}-t{args.temperature}"
+    tag += ("-laws" if args.laws else "") + ("-others" if args.others else "") + ("-all" if args.miner == "all" else "")
     tag += "".join(args.flags).replace("--", "-")
+    corpus = write_articles(data, folder / "laws.jsonl") if args.laws else None
+    corpus = write_others(source, own / "others.jsonl") if args.others else corpus
     if args.miner == "all":
         sources = sorted(data.glob("*/*/train.jsonl*"))
-        miner = folder / "miner-all"
+        miner = folder / ALL
     else:
         sources, miner = [mined(source, RANDOM, Path(), own)], own / "miner"
     train(sources, miner, argparse.Namespace(**{**vars(args), "flags": []}), 0, args.base)
@@ -127,7 +159,7 @@ def compare(name: str, args, data: Path, folder: Path) -> list[list[str]]:
     for seed in args.seeds:
         for way in args.ways:
             output = own / tag / f"{way.replace(' ', '_')}-{seed}"
-            train([mined(source, way, miner, own)], output, args, seed, args.base)
+            train([mined(source, way, miner, own, corpus)], output, args, seed, args.base)
             found = measured(output, test, output.with_suffix(".json"))
             scores.setdefault(way, []).append(found)
             print(
@@ -156,6 +188,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=USUAL)
     parser.add_argument("--miner", choices=("own", "all"), default="own", help="what the miner learns from")
+    parser.add_argument("--laws", action="store_true", help="mine from 40,000 articles of laws, not from the records")
+    parser.add_argument("--others", action="store_true", help="mine from the keys that are nobody's positive")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--group", type=int, default=4)
