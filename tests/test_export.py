@@ -387,3 +387,26 @@ def test_vectors_cut_by_sentence_transformers_are_ours_up_to_their_length(traine
     encoder = ours(tmp_path / "out")
     assert_equal(found, encoder.encode(TEXTS, prompt=TASKS["qa"][0], truncate_dim=8))
     assert cut.similarity(found[:1], found).shape == (1, len(TEXTS))
+
+
+def test_half_stores_fp16_and_loads_as_fp32(trained, tmp_path):
+    export(str(trained()), tmp_path / "whole")
+    found = export(str(trained()), tmp_path / "half", half=True)
+    assert found.largest < 1e-5  # ours and theirs, both of the rounded weights in fp32
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.51 * sizes[1]
+    encoder = ours(tmp_path / "half")
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in theirs(tmp_path / "half").parameters()} == {torch.float32}
+    np.testing.assert_allclose(encoder.encode(TEXTS), ours(tmp_path / "whole").encode(TEXTS), atol=5e-3)
+
+
+def test_half_refuses_what_fp16_cannot_hold(trained, tmp_path):
+    folder = trained()
+    encoder = ours(folder)
+    with torch.no_grad():
+        next(encoder.parameters())[0, 0] = 1e6
+    encoder.save(folder / "encoder")
+    with pytest.raises(UserError, match="fp16 cannot hold"):
+        export(str(folder), tmp_path / "half", half=True)
+    assert not (tmp_path / "half").exists()

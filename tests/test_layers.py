@@ -31,6 +31,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
         "sentences",
         "grouping",
         "loading",
+        "charsmap",
     },
     {"losses"},
     {"pair_losses"},
@@ -77,14 +78,18 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
     {"description", "run_report"},
     {"training"},
     {"pretrain"},
-    {"cli"},
+    {"cli", "vocabulary", "new_base"},
 ]
 OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "yaml": {"instructions"},
     "datasets": {"records", "tables"},
     "pyarrow": {"records", "sources", "tables", "token_cache"},
     "filelock": {"tables", "vectors"},
+    "tokenizers": {"vocabulary"},
+    "opencc": {"vocabulary"},
     "transformers": {
+        "new_base",
+        "vocabulary",
         "arguments",
         "run_arguments",
         "encoder",

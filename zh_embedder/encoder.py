@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 DENSE_WEIGHTS = "model.safetensors"
 TOKENS_PER_BATCH = 8192  # tokens of one forward in `encode`
 TEXTS_PER_BLOCK = 32768  # tokenised at a time in `encode`
+PACKAGED = {"nano-zh": Path(__file__).parent / "nano_zh"}  # bases that come with the package, by name
 
 
 class Encoder(Forward):
@@ -256,8 +257,10 @@ def without_bars() -> Iterator[None]:
 
 
 def encoder_folder(name_or_path: str) -> str:
-    """Turn the folder of a run or checkpoint into its `encoder/`; leave a hub name as it is."""
+    """Turn the folder of a run or checkpoint into its `encoder/`, the name of a packaged base into its folder."""
     path = Path(name_or_path).expanduser()
+    if name_or_path in PACKAGED and not path.is_dir():  # a folder here comes first, as with hub names
+        return str(PACKAGED[name_or_path])
     inner = path / "encoder"
     if (inner / "config.json").is_file():
         return str(inner)
@@ -389,5 +392,6 @@ def cannot_load(flag: str, name: str, error: Exception) -> str:
         "the copied folder\n"
         "  - behind a mirror? `export HF_ENDPOINT=https://...`\n"
         "  - downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (--model_cache_dir, or HF_HOME)\n"
-        "  - private? `export HF_TOKEN=...`"
+        "  - private? `export HF_TOKEN=...`\n"
+        f"  - nothing at hand? {flag} nano-zh is a small base that comes with this package"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from zh_embedder.encoder import Encoder, encoder_folder, key_folder, load_encoder
 from zh_embedder.errors import UserError, exit_code, unknown_name
@@ -124,7 +125,22 @@ def within(encoder: Encoder, texts: Sequence[str]) -> list[str]:
     return [next((text[:end] for end in range(len(text), 1, -1) if fits(text[:end])), text[:1]) for text in texts]
 
 
-def export(source: str, target: str | Path, *, default_task: str | None = None, overwrite: bool = False) -> Parity:
+def halve(folder: Path) -> None:
+    """Store the weights of a folder as fp16; its configuration goes on saying fp32, in which every reader loads them.
+
+    Raises:
+        UserError: a weight is too large for fp16.
+    """
+    for path in folder.rglob("*.safetensors"):
+        weights = {name: weight.half() for name, weight in load_file(path).items()}
+        if lost := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+            raise UserError(f"--half: {lost[0]} has values that fp16 cannot hold")
+        save_file(weights, path, metadata={"format": "pt"})
+
+
+def export(
+    source: str, target: str | Path, *, default_task: str | None = None, overwrite: bool = False, half: bool = False
+) -> Parity:
     """Export an encoder and prove that sentence-transformers makes the same vectors from it.
 
     Args:
@@ -132,6 +148,7 @@ def export(source: str, target: str | Path, *, default_task: str | None = None, 
         target: the folder to write.
         default_task: whose instructions `encode_query` and `encode_document` use.
         overwrite: replace the target.
+        half: store the weights as fp16, which halves the folder; parity is that of the rounded weights.
 
     Raises:
         UserError: the target is taken, the task is unknown, or a vector differs by more than 1e-4: nothing is written.
@@ -152,6 +169,9 @@ def export(source: str, target: str | Path, *, default_task: str | None = None, 
     staging = target.with_name(f".{target.name}.checking")
     try:
         encoder.save(staging)
+        if half:
+            halve(staging)
+            encoder = load_encoder(str(staging), flag="export").eval()
         found = parity(encoder, staging)
         if not found.largest <= TOLERANCE:
             raise UserError(
@@ -200,6 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--default_task", help="task whose instructions encode_query and encode_document use")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    parser.add_argument("--half", action="store_true", help="store weights as fp16: half the size, loaded as fp32")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -209,7 +230,7 @@ def run(args: argparse.Namespace) -> None:
     if key is not None:
         folders = {str(Path(args.out) / "query"): encoder_folder(args.encoder), str(Path(args.out) / "key"): key}
     for out, source in folders.items():
-        found = export(source, out, default_task=args.default_task, overwrite=args.overwrite)
+        found = export(source, out, default_task=args.default_task, overwrite=args.overwrite, half=args.half)
         sys.stdout.write(f"exported {out}\n")
         sys.stdout.write(
             f"parity with sentence-transformers: max |diff| {found.largest:.1e} over {len(found.by_prompt)} prompts\n"

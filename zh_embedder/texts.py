@@ -145,6 +145,30 @@ class Reader:
                 raise UserError(f"{path}: has changed while it was read: got {row - end + counted.texts} texts")
 
 
+def spread(
+    path: Path, count: int | None, *, with_title: bool = False, show_progress: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Yield (`path:line`, text) of about `count` texts of a file, evenly spread over it; all where count is None.
+
+    Raises:
+        UserError: a line is wrong, or the file has no texts.
+    """
+    from tqdm.auto import tqdm
+
+    stride, index = 1, -1
+    if count is not None:
+        stride = max(1, -(-sum(1 for _, line in read_lines(path) if line) // count))
+    reader, plain = Reader([path], with_title=with_title), kind(path) == TEXT_FILE
+    lines = ((number, line) for number, line in read_lines(path) if line)
+    bar = tqdm(lines, desc=path.name, unit=" texts", delay=5, leave=False, disable=not show_progress)
+    for index, (number, line) in enumerate(bar):
+        if index % stride == 0:
+            where = f"{path}:{number}"
+            yield where, reader.parse(line, where, plain=plain)[1]
+    if index < 0:
+        raise reject(str(path), "no texts", "a text a line, or JSON Lines with a field of text")
+
+
 def text_id(raw: Mapping[str, Any], where: str) -> str:
     """Return the id that a line gives its text, or where it stands."""
     for name in ID_FIELDS:

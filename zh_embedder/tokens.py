@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zh_embedder.files import write_json
+from zh_embedder.files import read_json, write_json
 
 Ids = NDArray[np.int32]
 
@@ -137,6 +137,9 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         if isinstance(t, str) or hasattr(t, "content")
     }
     write_json(folder / "special_tokens_map.json", special)
+    settings = read_json(folder / "tokenizer_config.json")
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # the same class, by the name that transformers 4 knows
+        write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
     if "WordPiece" in str(getattr(backend, "model", "")):
         vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary), "utf-8")
