@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.material import data_folder
 from data_tools.lines import read_records, write_records
 from zh_embedder.bootstrap import paired
+from zh_embedder.segment import letters
 
 RANDOM, GIVEN = "random", "given"
 ALL = "miner-all"
@@ -81,13 +82,21 @@ def train(files: list[Path], output: Path, args, seed: int, base: str) -> None:
     forked(work, output.with_suffix(".log"))
 
 
-def write_articles(data: Path, target: Path) -> Path:
-    """Write the articles of laws in corpus_general, drawn, as stard writes them: a corpus to mine from."""
+def write_articles(data: Path, test: Path, target: Path) -> Path:
+    """Write articles of laws in corpus_general, drawn, as stard writes them; none that the test corpus has."""
     if not target.is_file():
+        (corpus,) = test.glob("corpus.jsonl*")
+        tested = {body(record["text"]) for _, record in read_records(corpus, show_progress=False)}
         laws = read_records(data / "corpus_general" / "laws.jsonl.zst", show_progress=False)
         found = [f"{law['title']}{name}：{text}" for _, law in laws for name, text in ARTICLE.findall(law["text"])]
-        write_records(target, ({"text": text} for text in random.Random(0).sample(found, ARTICLES)))
+        drawn = random.Random(0).sample(found, ARTICLES)
+        write_records(target, ({"text": text} for text in drawn if body(text) not in tested))
     return target
+
+
+def body(article: str) -> str:
+    """Return what an article says, without the law's name, as texts are compared."""
+    return letters(article.partition("：")[2] or article)
 
 
 def write_others(source: Path, target: Path) -> Path:
@@ -146,7 +155,7 @@ def compare(name: str, args, data: Path, folder: Path) -> list[list[str]]:
     tag = f"b{args.batch}-g{args.group}-s{args.steps}-lr{args.lr}-t{args.temperature}"
     tag += ("-laws" if args.laws else "") + ("-others" if args.others else "") + ("-all" if args.miner == "all" else "")
     tag += "".join(args.flags).replace("--", "-")
-    corpus = write_articles(data, folder / "laws.jsonl") if args.laws else None
+    corpus = write_articles(data, test, folder / "laws.jsonl") if args.laws else None
     corpus = write_others(source, own / "others.jsonl") if args.others else corpus
     if args.miner == "all":
         sources = sorted(data.glob("*/*/train.jsonl*"))

@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 import pytest
 
 from benchmarks.doctor_million import COPIES, KEYS, NEAR, passages_of, records_of, write
-from benchmarks.mining import RANDOM, row
+from benchmarks.mining import RANDOM, row, write_articles, write_others
 from data_tools.lines import read_records, write_records
 
 
@@ -51,6 +51,25 @@ def test_what_was_planted_is_there_and_counted(data, tmp_path):
         == sum(abs(len(r["neg"][-1]) - len(r["pos"][0])) < 9 and r["neg"][-1][:2] == r["pos"][0][:2] for r in records)
         > 0
     )
+
+
+def texts_in(path):
+    return [record["text"] for _, record in read_records(path, show_progress=False)]
+
+
+def test_articles_are_cut_from_laws_and_none_is_in_the_test_corpus(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.mining.ARTICLES", 3)
+    (tmp_path / "corpus_general").mkdir()
+    law = {"title": "甲法", "text": "甲法\n第一条　为了一，制定本法。\n第二条 不得二。\n第三章 总则\n第十二条 应当三。"}
+    write_records(tmp_path / "corpus_general" / "laws.jsonl.zst", [law])
+    write_records(tmp_path / "corpus.jsonl", [{"text": "中华人民共和国甲法第二条：不得二"}])
+    found = texts_in(write_articles(tmp_path, tmp_path, tmp_path / "out.jsonl"))
+    assert sorted(found) == ["甲法第一条：为了一，制定本法。", "甲法第十二条：应当三。"]
+
+
+def test_keys_that_are_nobodys_positive_come_once(tmp_path):
+    write_records(tmp_path / "in.jsonl", [{"pos": ["一"], "neg": ["二", "三"]}, {"pos": ["二"], "neg": ["三", "四"]}])
+    assert texts_in(write_others(tmp_path / "in.jsonl", tmp_path / "out.jsonl")) == ["三", "四"]
 
 
 def test_a_row_is_the_mean_of_the_seeds_and_its_difference_query_by_query():
