@@ -1,0 +1,62 @@
+"""The quality gate: nano-zh, trained for half a minute on the demo's records, must search well; broken code must not.
+
+Numbers of other tests show that each part does what it says. This one shows that all parts together still train.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import ROOT, environment
+
+GATE = 0.88  # mean nDCG@10 of the demo's six test sets
+DEMO = ROOT / "examples" / "demo"
+FLAGS = [
+    *("--query_encoder", "nano-zh", "--version", "zh_llm_embedder", "--default_task", "qa", "--train_data", DEMO / "train"),
+    *("--inbatch_same_dataset", "epoch", "--num_train_epochs", 4, "--learning_rate", 3e-3, "--cos_temperature", 0.05),
+    *("--per_device_train_batch_size", 16, "--train_group_size", 4, "--save_strategy", "no", "--report_to", "none"),
+    *("--eval_data", DEMO / "test", "--metrics", "ndcg", "--cutoffs", 10, "--eval_steps", 1000),
+]
+BROKEN = {
+    "sound": "",
+    "loss": """
+import zh_embedder.losses as own
+right = own.similarity
+own.similarity = lambda batch: -right(batch)  # a sign
+""",
+    "mask": """
+import zh_embedder.losses as own
+right = own.skipped
+own.skipped = lambda batch, **k: (~right(batch, **k)).scatter(1, batch.group[:, :1], False)  # inside out
+""",
+    "sampler": """
+import zh_embedder.sampling as own
+right = own.rank_steps
+def stuck(plan, **k):  # the first step again and again
+    steps = list(right(plan, **k))
+    yield from steps[:1] * len(steps)
+own.rank_steps = stuck
+""",
+}
+
+
+def trained(folder, breakage):
+    """Train in a process of its own; mean nDCG@10 before and after."""
+    code = f"{breakage}\nimport sys\nfrom zh_embedder.training import main\nsys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "--output_dir", folder / "run", *FLAGS]
+    done = subprocess.run(
+        list(map(str, words)), cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    summary = json.loads((folder / "run" / "evaluation" / "summary.json").read_text("utf-8"))
+    return [sum(row["value"] for row in summary[name]) / len(summary[name]) for name in ("base", "saved")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", BROKEN)
+def test_training_reaches_the_gate_and_broken_parts_keep_it_from_there(tmp_path, part):
+    before, after = trained(tmp_path, BROKEN[part])
+    assert before < GATE
+    assert (after >= GATE) is (part == "sound"), f"{part}: {before:.4f} before, {after:.4f} after, gate {GATE}"
