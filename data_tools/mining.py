@@ -33,6 +33,7 @@ from zh_embedder.files import renamed
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
 SHOWN_REFUSED, SHOWN_TEXT = 40, 400  # of the audit
 SHORT, NONE, KEPT, STALE_COUNT = "short", "without", "kept", "stale_scores"
+OTHERS = "others"  # taken that are positives of other records
 SHORT_TAKEN, SHORT_REFUSED = "short_taken", "short_refused_"  # of those records alone: which rule left them short
 
 
@@ -86,6 +87,7 @@ def mine_block(tools: Tools, records: Sequence[Record]) -> tuple[Counter[str], l
         choice = chosen[record.number]
         choice.taken.sort(key=lambda candidate: candidate.rank or tools.settings.last + 1)
         lines.append(as_line(mined(record, choice, tools.settings, counts)))
+        counts.update({OTHERS: sum(tools.known.answers(candidate.text) for candidate in choice.taken)})
         if record.number in tools.audited:
             audit.append(audit_entry(record, choice))
     return counts, audit, lines

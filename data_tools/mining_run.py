@@ -17,6 +17,7 @@ from data_tools.finders import WITH_VECTORS, WITH_WORDS, Pool
 from data_tools.identity import files_hashes, model_identity
 from data_tools.mining import (
     NONE,
+    OTHERS,
     SHORT,
     STALE_COUNT,
     Settings,
@@ -46,6 +47,11 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 SETTINGS = "settings.json"
+MOST_OTHERS = 0.5  # of the negatives: above it, what was learnt from such negatives has been harm (docs/results.md)
+OTHERS_SAID = (
+    "{share:.0%} of the negatives are positives of other records, so that a model may learn to avoid the kind of text "
+    "that answers; --corpus with keys that nobody asked for makes better ones"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +184,7 @@ def finish(job: Job, known: Known) -> None:
         "records_with_fewer": counts[SHORT],
         "records_without_negatives": counts[NONE],
         "records_whose_teacher_scores_went": counts[STALE_COUNT],
+        "taken_that_answer_others": counts[OTHERS],
     }
     warning = advice(counts, job.settings)
     if warning:
@@ -189,6 +196,8 @@ def finish(job: Job, known: Known) -> None:
     logger.info("mine_negatives: %s, audit in %s", job.output, path)
     if warning:
         logger.warning("mine_negatives: %s", warning)
+    if not job.corpus and counts[OTHERS] > MOST_OTHERS * counts["taken"]:
+        logger.info("mine_negatives: %s", OTHERS_SAID.format(share=counts[OTHERS] / counts["taken"]))
     if job.work_dir is None:
         shutil.rmtree(job.folder, ignore_errors=True)
 

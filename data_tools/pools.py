@@ -87,6 +87,11 @@ class Known:
     records: int
     tasks: tuple[str | None, ...]  # in the order in which they come
     positives: dict[int, set[int]]  # hash of a query -> hashes of the positives of all its records
+    every: frozenset[int]  # hashes of the positives of all queries
+
+    def answers(self, text: str) -> bool:
+        """Tell a key that is the positive of any record."""
+        return digest(normalised(text)) in self.every
 
     def of(self, query: str) -> set[int]:
         """Hashes of the normalised positives of all records with this query, in any file."""
@@ -109,7 +114,7 @@ def scan(files: Sequence[Path], *, show_progress: bool = False) -> Known:
         count += 1
     if not count:
         raise UserError(f"FILES: no records in {', '.join(map(str, files))}")
-    return Known(count, tuple(tasks), positives)
+    return Known(count, tuple(tasks), positives, frozenset().union(*positives.values()))
 
 
 def texts_of(files: Sequence[Path], task: str | None) -> Iterator[str]:

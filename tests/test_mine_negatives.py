@@ -232,6 +232,29 @@ def test_records_left_short_are_blamed_on_the_option_that_refused_most_of_their_
     assert "refused" not in few
 
 
+def test_negatives_that_answer_other_records_are_counted_and_said_where_no_corpus_was_given(tmp_path, capsys):
+    rows = records()[:20]
+    write(tmp_path / "in.jsonl", rows)
+    write(
+        tmp_path / "corpus.jsonl",
+        [{"text": f"{city}没有人问的段落，说的是{thing}"} for city in CITIES for thing in THINGS],
+    )
+    flags = [
+        str(tmp_path / "in.jsonl"),
+        "--method",
+        "random",
+        "--negatives",
+        "4",
+        "--output",
+        str(tmp_path / "out.jsonl"),
+    ]
+    for more, share in ((), 1.0), (("--corpus", str(tmp_path / "corpus.jsonl")), 0.0):
+        assert main([*flags, *more, "--overwrite"]) == 0
+        found = json.loads((tmp_path / "out.jsonl.audit.json").read_text("utf-8"))
+        assert found["taken_that_answer_others"] == share * found["taken"] == share * 80
+        assert ("100% of the negatives are positives of other records" in capsys.readouterr().err) is (share == 1.0)
+
+
 def test_a_model_that_scores_all_alike_is_warned_about_in_the_log_and_in_the_audit(tmp_path, tiny_bert, monkeypatch):
     flags, logged = ("--model", tiny_bert, *SMALL), []
     monkeypatch.setattr("data_tools.mining_run.logger.warning", lambda words, *parts: logged.append(words % parts))
