@@ -11,7 +11,9 @@ import pytest
 
 from tests.processes import ROOT, environment
 
-GATE = 0.88  # mean nDCG@10 of the demo's six test sets
+# Mean nDCG@10 of the demo's six test sets: .849 before, .903 after. A sign in the loss leaves .680, a mask inside out
+# .817, a sampler that repeats the first step .856 (docs/nano.md); to keep the suite short, one of them is run.
+GATE = 0.88
 DEMO = ROOT / "examples" / "demo"
 FLAGS = [
     *("--query_encoder", "nano-zh", "--version", "zh_llm_embedder", "--train_data", DEMO / "train"),
@@ -25,19 +27,6 @@ BROKEN = {
 import zh_embedder.losses as own
 right = own.similarity
 own.similarity = lambda batch: -right(batch)  # a sign
-""",
-    "mask": """
-import zh_embedder.losses as own
-right = own.skipped
-own.skipped = lambda batch, **k: (~right(batch, **k)).scatter(1, batch.group[:, :1], False)  # inside out
-""",
-    "sampler": """
-import zh_embedder.sampling as own
-right = own.rank_steps
-def stuck(plan, **k):  # the first step again and again
-    steps = list(right(plan, **k))
-    yield from steps[:1] * len(steps)
-own.rank_steps = stuck
 """,
 }
 
