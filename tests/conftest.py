@@ -27,6 +27,13 @@ def own_logging():
 
 
 @pytest.fixture(autouse=True)
+def no_logging_folder_left(monkeypatch):
+    """--logging_dir is an environment variable to TensorBoard's callback: it must not reach the next test's run."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")  # so that whatever a test makes of it is undone
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")
+
+
+@pytest.fixture(autouse=True)
 def no_engine_left():
     """Flags that name a DeepSpeed configuration set one for the whole process: later models would be loaded for it."""
     yield
