@@ -31,11 +31,9 @@ ON_CPU = [*LEAST, "--use_cpu"]
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch, tmp_path):
-    """Parsing may set where TensorBoard writes: undone after each test. Nothing is written to the working folder."""
+def own_folder(monkeypatch, tmp_path):
+    """Nothing is written to the working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")
 
 
 def setting(args, name: str):
