@@ -15,14 +15,15 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_tools.command import call, make_parser
 from data_tools.lines import write_records
-from zh_embedder.errors import UserError, reject
+from zh_embedder.errors import UserError, nearest, reject
 from zh_embedder.files import beside_file
 from zh_embedder.options import at_least, choose
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from data_tools.generating import Budget, Request
     from data_tools.ledger import Ledger
     from data_tools.passages import Passage
+
+    Ranks = Callable[[Sequence[Query]], list[int | None]]
 
 logger = logging.getLogger("data_tools.generate_queries")  # __name__ is __main__ under `python -m`
 
@@ -197,6 +200,26 @@ def drawn(passages: Sequence[Passage], args: argparse.Namespace) -> Sequence[Pas
     return [passages[row] for row in sorted(rows)]
 
 
+def check_places(args: argparse.Namespace) -> None:
+    """Refuse to write where documents are read: the next start would take what this one wrote for documents.
+
+    Raises:
+        UserError: an output lies in a folder of DOCUMENTS.
+    """
+    folders = [path.resolve() for spec in args.documents if (path := Path(spec).expanduser()).is_dir()]
+    for flag, place in (("--output", args.output), ("--corpus", args.corpus)):
+        for folder in folders:
+            if place is not None and place.expanduser().resolve().is_relative_to(folder):
+                raise reject(flag, str(place), f"a place outside of {folder}, whose files are read as documents")
+
+
+def say_default(tasks: Sequence[str], known: Sequence[str]) -> None:
+    """Say which tasks are asked about with the prompt of `default`, which a misspelt one would be."""
+    for task in tasks:
+        if task not in known:
+            logger.warning("--tasks %s: has no prompt of its own, `default` is used%s", task, nearest(task, known))
+
+
 def cut_documents(args: argparse.Namespace) -> list[Passage]:
     """Read and cut, and say what came of it; passages with the same text are one."""
     from data_tools.documents import read_documents
@@ -242,8 +265,11 @@ def run(args: argparse.Namespace) -> None:
     from data_tools.asking import PROMPTS, read_prompts
     from data_tools.generating import Plan, ask_all, requests_for
     from data_tools.ledger import Ledger
+    from data_tools.round_trip import load_retriever, ranks_of
 
+    check_places(args)
     prompts, settings = read_prompts(args.prompts or PROMPTS), settings_of(args)
+    say_default(args.tasks, tuple(prompts.tasks))
     limits, budget = limits_of(args, prompts.refuse), budget_of(args)
     plan = Plan(
         concurrency=args.concurrency, attempts=args.attempts, give_up=args.give_up, seed=args.seed, retry=args.retry
@@ -255,31 +281,29 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         show(requests, args.queries)
         return
+    model = load_retriever(args.retriever)  # now: a wrong name must not come out when all is paid
+    keys = [passage.key for passage in passages]
+    ranks = partial(ranks_of, keys=keys, hits=args.round_trip, model=model, words=args.words)
     with closing(Ledger(args.output.with_name(f"{args.output.name}.ledger.jsonl"))) as ledger:
         try:
             ask_all(requests, ledger, settings, plan, budget)
         except KeyboardInterrupt:
             raise UserError(f"stopped: what was answered is in {ledger.path}; the same command goes on") from None
-        queries = judge(requests, ledger, passages, limits, args)
+        queries = judge(requests, ledger, limits, ranks)
         say_silent(requests, ledger)
     write(queries, args)
 
 
-def judge(
-    requests: Sequence[Request], ledger: Ledger, passages: Sequence[Passage], limits: Limits, args: argparse.Namespace
-) -> list[Query]:
+def judge(requests: Sequence[Request], ledger: Ledger, limits: Limits, ranks: Ranks) -> list[Query]:
     """Read the answers and judge the queries, the round trip last."""
     from data_tools.generated import judged, return_trip
     from data_tools.generating import answers_of
-    from data_tools.round_trip import ranks_of
 
     answers = answers_of(requests, ledger.entries)
     queries = judged(((request.passage, request.task, written) for request, written in answers), limits)
     good = [query for query in queries if not query.reason]
     if limits.round_trip and good:
-        keys = [passage.key for passage in passages]
-        ranks = ranks_of(good, keys, hits=limits.round_trip, retriever=args.retriever, words=args.words)
-        return_trip(good, ranks, limits)
+        return_trip(good, ranks(good), limits)
     return queries
 
 

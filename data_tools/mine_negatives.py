@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
         files=files,
         output=output_of(args, files),
         settings=settings,
-        corpus=find_texts(args.corpus) if args.corpus else (),
+        corpus=find_texts(args.corpus, flag="--corpus") if args.corpus else (),
         model=args.model,
         instruct=not args.no_instruction,
         query_prompt=args.query_instruction_for_retrieval,

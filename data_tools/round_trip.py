@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from data_tools.generated import Query
+    from zh_embedder.evaluation import Model
 
 BM25 = "bm25"
 
 
 def ranks_of(
-    queries: Sequence[Query], keys: Sequence[str], *, hits: int, retriever: str = BM25, words: str = "jieba"
+    queries: Sequence[Query], keys: Sequence[str], *, hits: int, model: Model | None = None, words: str = "jieba"
 ) -> list[int | None]:
     """Search for every query.
 
@@ -28,7 +29,7 @@ def ranks_of(
         queries: with their passages.
         keys: of all passages; equal ones count once.
         hits: how many ranks to look at.
-        retriever: bm25, or a model: folder or hub name.
+        model: that searches; None is BM25.
         words: of BM25: jieba or bigram.
 
     Returns:
@@ -36,16 +37,23 @@ def ranks_of(
     """
     distinct = list(dict.fromkeys(keys))
     rows = {key: row for row, key in enumerate(distinct)}
-    found = (
-        by_words(queries, distinct, hits, words)
-        if retriever == BM25
-        else by_vectors(queries, distinct, hits, retriever)
-    )
+    found = by_words(queries, distinct, hits, words) if model is None else by_vectors(queries, distinct, hits, model)
     ranks: list[int | None] = []
     for query, own in zip(queries, found, strict=True):
         places = np.flatnonzero(own == rows[query.passage.key])
         ranks.append(int(places[0]) + 1 if len(places) else None)
     return ranks
+
+
+def load_retriever(name: str) -> Model | None:
+    """Load a model by its folder or hub name; bm25 is none.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from zh_embedder.evaluation import Model
+
+    return None if name == BM25 else Model.load(name)
 
 
 def by_words(queries: Sequence[Query], keys: Sequence[str], hits: int, words: str) -> NDArray[np.int64]:
@@ -56,12 +64,11 @@ def by_words(queries: Sequence[Query], keys: Sequence[str], hits: int, words: st
     return index.search([query.text for query in queries], hits, show_progress=True)[1]
 
 
-def by_vectors(queries: Sequence[Query], keys: Sequence[str], hits: int, name: str) -> NDArray[np.int64]:
+def by_vectors(queries: Sequence[Query], keys: Sequence[str], hits: int, model: Model) -> NDArray[np.int64]:
     """Search by a model, with the instructions of each task; (Q, H) rows of keys."""
-    from zh_embedder.evaluation import KEY, QUERY, Model
+    from zh_embedder.evaluation import KEY, QUERY
     from zh_embedder.exact import search
 
-    model = Model.load(name)
     found = np.full((len(queries), min(hits, len(keys))), -1, np.int64)
     for task in dict.fromkeys(query.task for query in queries):
         own = [number for number, query in enumerate(queries) if query.task == task]

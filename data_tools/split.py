@@ -251,7 +251,7 @@ def split(args: argparse.Namespace) -> int:
         raise reject("--near", args.near, "a similarity up to 1, such as 0.8")
     if args.corpus and not args.eval:
         raise UserError("--corpus: stands without --eval, whose folders it is for")
-    files, corpus = find_records(args.files), find_texts(args.corpus) if args.corpus else ()
+    files, corpus = find_records(args.files), find_texts(args.corpus, flag="--corpus") if args.corpus else ()
     folder = Path(args.output)
     places = outputs(files, folder, list(wanted))
     check_places(files, places)

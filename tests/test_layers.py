@@ -35,7 +35,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
     },
     {"losses"},
     {"pair_losses"},
-    {"objectives", "gather"},
+    {"objectives", "gather", "old_flags"},
     {
         "tokens",
         "packing",
@@ -43,7 +43,6 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
         "st_format",
         "guard",
         "instructions",
-        "old_flags",
         "model_arguments",
         "eval_arguments",
         "run_arguments",

@@ -15,7 +15,7 @@ from data_tools.generated import Limits, Query, judged, records_of
 from data_tools.generating import Budget, Request
 from data_tools.ledger import Entry, Ledger
 from data_tools.passages import Passage
-from data_tools.round_trip import ranks_of
+from data_tools.round_trip import load_retriever, ranks_of
 from examples.from_documents.recorded_endpoint import Endpoint, recorded, write_documents
 from tests.processes import ROOT, environment
 from zh_embedder.errors import UserError
@@ -514,7 +514,9 @@ def test_ranks_are_those_of_the_retriever(tiny_bert):
     encoder = Encoder.from_pretrained(tiny_bert)
     scores = encoder.encode([query.text for query in queries]) @ encoder.encode(keys).T
     ranks = [1 + sum(other > row[place] for other in row) for place, row in enumerate(scores)]
-    assert ranks_of(queries, keys, hits=4, retriever=str(tiny_bert)) == [r if r <= 4 else None for r in ranks]
+    assert ranks_of(queries, keys, hits=4, model=load_retriever(str(tiny_bert))) == [
+        r if r <= 4 else None for r in ranks
+    ]
     assert len(set(ranks)) > 1
 
 
@@ -552,6 +554,30 @@ def test_a_line_that_is_no_entry_is_named(tmp_path, line):
 def test_flags_that_cannot_be_are_refused(docs, capsys, flags, message):
     generate(docs, "http://127.0.0.1:9/v1", *flags, expect=2)
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_outputs_do_not_lie_where_documents_are_read(docs, capsys):
+    for flags in (
+        ["--output", str(docs / "q.jsonl")],
+        ["--output", "q.jsonl", "--corpus", str(docs / "new" / "c.jsonl")],
+    ):
+        assert main([str(docs), *flags, "--model", "m"]) == 2
+        assert "expected a place outside of" in capsys.readouterr().err
+
+
+def test_a_wrong_retriever_is_said_before_anything_is_asked(docs, capsys):
+    with Endpoint(answer) as server:
+        generate(docs, server.url, "--retriever", str(docs / "nowhere"), expect=2)
+    assert server.requests == []
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_task_without_a_prompt_of_its_own_is_said(docs, capsys):
+    with Endpoint(answer) as server:
+        generate(docs, server.url, "--tasks", "tittle")
+    assert (
+        "--tasks tittle: has no prompt of its own, `default` is used; did you mean 'title'?" in capsys.readouterr().err
+    )
 
 
 def test_the_model_must_be_named(docs, capsys):

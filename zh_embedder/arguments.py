@@ -16,16 +16,9 @@ from zh_embedder.errors import UserError, reject
 from zh_embedder.eval_arguments import ALONE, EvalArguments, evaluation_defaults
 from zh_embedder.model_arguments import ModelArguments
 from zh_embedder.objectives import LOSSES
-from zh_embedder.old_flags import as_prefix, split_flags, translate
+from zh_embedder.old_flags import as_prefix
 from zh_embedder.options import above_zero, as_number, at_least, choose, option
-from zh_embedder.run_arguments import (
-    RunArguments,
-    asks_for_help,
-    check_names,
-    make_parser,
-    parse_groups,
-    settings_json,
-)
+from zh_embedder.run_arguments import RunArguments, check_measured, make_parser, read_flags, settings_json
 from zh_embedder.sampling import PLANS
 from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
 
@@ -199,17 +192,9 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     Raises:
         UserError: an unknown flag (with the nearest known one), a wrong value, or a combination that cannot work.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    flags = parser()
-    if asks_for_help(argv):
-        flags.parse_args(["--help"])
-    translated = translate(argv)
-    check_names(translated.given, CLASSES)
-    given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
-    for name, value in evaluation_defaults(given).items():
-        translated.add(name, value)
-    data, model, train, measured = parse_groups(flags, translated.argv)
-    notes = [*translated.notes, *train.notes]
+    words = sys.argv[1:] if argv is None else argv
+    (data, model, train, measured), given, translated = read_flags(words, parser(), CLASSES, evaluation_defaults)
+    notes = [*translated, *train.notes]
     if data.train_data:
         idle = sorted(ALONE & given.keys())
         notes += [f"--{name} changes nothing beside --train_data: it is of evaluation alone" for name in idle]
@@ -245,16 +230,7 @@ def check_together(data: DataArguments, model: ModelArguments, train: TrainArgum
 def check_evaluation(train: TrainArguments, measured: EvalArguments) -> None:
     """Refuse evaluation without sets, and a best checkpoint without evaluation."""
     strategy = str(getattr(train.eval_strategy, "value", train.eval_strategy))
-    needs = {
-        "--eval_strategy": strategy != "no",
-        "--eval_on_start": train.eval_on_start,
-        "--load_best_model_at_end": train.load_best_model_at_end,
-        "--early_stopping_patience": train.early_stopping_patience is not None,
-        "--save_strategy best": str(getattr(train.save_strategy, "value", train.save_strategy)) == "best",
-    }
-    for flag, used in needs.items():
-        if used and not measured.wanted:
-            raise UserError(f"{flag}: nothing is measured, expected --eval_data, --validation_share or --canary")
+    check_measured(train, measured=measured.wanted, expected="--eval_data, --validation_share or --canary")
     if measured.wanted and not measured.metric_names:
         raise UserError("--metrics: none of them is measured in training, expected e.g. --metrics ndcg --cutoffs 10")
     if measured.wanted and train.fsdp:

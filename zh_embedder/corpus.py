@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from zh_embedder.errors import MAX_SHOWN, UserError, reject, summarise
+from zh_embedder.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.files import beside, read_json, write_json
 from zh_embedder.parallel import in_order, processes_for
-from zh_embedder.sources import SUFFIXES, find_files, kind, read_lines
+from zh_embedder.sources import kind, read_lines
 from zh_embedder.tables import content_hash, one_at_a_time
-from zh_embedder.texts import TEXT_FILE, Reader
+from zh_embedder.texts import TEXT_FILE, Reader, find_texts
 from zh_embedder.tokens import fingerprint
 from zh_embedder.windows import Window, windows_of
 
@@ -107,12 +107,7 @@ def find_corpus(specs: Sequence[str], *, data_root: str | None = None) -> list[P
     Raises:
         UserError: nothing is there, or a file of another kind.
     """
-    suffixes = (*SUFFIXES, TEXT_FILE)
-    files = find_files(specs, data_root=data_root, flag="--corpus", suffixes=suffixes)
-    for path in files:
-        if kind(path) not in suffixes:
-            raise reject("--corpus", str(path), f"a {', '.join(SUFFIXES)} or {TEXT_FILE} file, plain, .gz or .zst")
-    return files
+    return find_texts(specs, flag="--corpus", data_root=data_root)
 
 
 def documents(path: Path, rule: CorpusRule) -> Iterator[Document | UserError]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from zh_embedder.errors import reject
 from zh_embedder.training import (
+    begin,
     check_output,
-    check_world,
     clear_output,
     find_resume,
     first_rank,
@@ -51,12 +51,7 @@ def pretrain(args: PretrainArguments) -> None:
     Raises:
         UserError: anything that the user can mend; nothing has been written then.
     """
-    from zh_embedder.machine import prepare
-
-    check_world(args)
-    prepare(args.train.device, threads=args.train.cpu_threads)
-    for note in args.notes:
-        logger.info("flags: %s", note)
+    begin(args)
     resume = find_resume(args)
     check_output(args, resume)
     trainer = build(args)

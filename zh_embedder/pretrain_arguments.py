@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from zh_embedder.errors import UserError, reject
 from zh_embedder.masked_lm import OBJECTIVES
-from zh_embedder.old_flags import split_flags, translate
 from zh_embedder.options import above_zero, as_number, at_least, choose, option
 from zh_embedder.pooling import POOLINGS
-from zh_embedder.run_arguments import (
-    RunArguments,
-    asks_for_help,
-    check_names,
-    make_parser,
-    parse_groups,
-    settings_json,
-)
+from zh_embedder.run_arguments import RunArguments, check_measured, make_parser, read_flags, settings_json
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -216,17 +208,8 @@ def parse(argv: Sequence[str] | None = None) -> PretrainArguments:
     Raises:
         UserError: an unknown flag (with the nearest known one), a wrong value, or a combination that cannot work.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    flags = parser()
-    if asks_for_help(argv):
-        flags.parse_args(["--help"])
-    argv, notes = renamed(argv)
-    translated = translate(argv)
-    check_names(translated.given, CLASSES)
-    given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
-    for name, value in evaluation_defaults(given).items():
-        translated.add(name, value)
-    corpus, base, train = parse_groups(flags, translated.argv)
+    words, notes = renamed(sys.argv[1:] if argv is None else argv)
+    (corpus, base, train), given, translated = read_flags(words, parser(), CLASSES, evaluation_defaults)
     check_together(corpus, base, train, given)
     if "per_device_train_batch_size" in given:
         windows, length = train.per_device_train_batch_size, corpus.max_seq_length or 512
@@ -235,7 +218,7 @@ def parse(argv: Sequence[str] | None = None) -> PretrainArguments:
         else:
             corpus = replace(corpus, tokens_per_device=windows * length)
             notes.append(f"--per_device_train_batch_size {windows} is --tokens_per_device {windows * length}")
-    every = (*notes, *translated.notes, *train.notes)
+    every = (*notes, *translated, *train.notes)
     return PretrainArguments(corpus, base, train, tuple(dict.fromkeys(every)))
 
 
@@ -255,15 +238,6 @@ def check_together(
         raise UserError(f"--{sizes[0]}: is a size of models from scratch, expected {whose}")
     if base.tokenizer_name and not base.from_scratch:
         raise UserError("--tokenizer_name: a base goes on with its own words, expected --from_scratch beside it")
-    strategy = str(getattr(train.eval_strategy, "value", train.eval_strategy))
-    needs = {
-        "--eval_strategy": strategy != "no",
-        "--eval_on_start": train.eval_on_start,
-        "--load_best_model_at_end": train.load_best_model_at_end,
-        "--early_stopping_patience": train.early_stopping_patience is not None,
-    }
-    for flag, used in needs.items():
-        if used and not corpus.validation_share:
-            raise UserError(f"{flag}: nothing is measured, expected --validation_share above 0")
+    check_measured(train, measured=bool(corpus.validation_share), expected="--validation_share above 0")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") or os.environ.get("ACCELERATE_USE_FSDP"):
         raise UserError("accelerate's DeepSpeed and FSDP are not built for pretraining; start with torchrun")

@@ -6,15 +6,16 @@ import json
 import os
 import re
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.errors import UserError, nearest, reject
 from zh_embedder.machine import accelerator, best_dtype
+from zh_embedder.old_flags import split_flags, translate
 from zh_embedder.options import above_zero, at_least, choose, option
 from zh_embedder.parallel import cores
 
@@ -116,6 +117,10 @@ class Run(Protocol):
     def train(self) -> RunArguments:
         """How the run goes."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What became of flags, to be said."""
+
 
 def refuse_unused(args: RunArguments) -> None:
     """Refuse flags of transformers that would change nothing here, rather than swallow them."""
@@ -168,6 +173,61 @@ def check_names(given: Iterable[str], classes: Sequence[Any]) -> None:
     known = {f.name for f in every} | {f"no_{f.name}" for f in every if f.default is True}
     for name in sorted(set(given) - known):
         raise UserError(f"--{name}: unknown flag{nearest(name, known) or '; see --help'}")
+
+
+class Flags(NamedTuple):
+    """A command line, read."""
+
+    groups: tuple[Any, ...]  # the parser's dataclasses
+    given: dict[str, str | None]  # what was typed, by field
+    notes: list[str]  # old spellings, and what became of them
+
+
+def read_flags(
+    argv: Sequence[str],
+    parser: HfArgumentParser,
+    classes: Sequence[Any],
+    defaults: Callable[[Mapping[str, str | None]], Mapping[str, str]],
+) -> Flags:
+    """Read a command line, old spellings included; `--help` shows the flags and ends the process.
+
+    Args:
+        argv: the words.
+        parser: of the classes.
+        classes: whose fields are the flags.
+        defaults: of flags that depend on what was typed.
+
+    Raises:
+        UserError: an unknown flag (with the nearest known one), or a wrong value.
+    """
+    if asks_for_help(argv):
+        parser.parse_args(["--help"])
+    translated = translate(argv)
+    check_names(translated.given, classes)
+    given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
+    for name, value in defaults(given).items():
+        translated.add(name, value)
+    return Flags(parse_groups(parser, translated.argv), given, list(translated.notes))
+
+
+def check_measured(train: RunArguments, *, measured: bool, expected: str) -> None:
+    """Refuse flags that need something measured where nothing is.
+
+    Args:
+        train: the flags.
+        measured: whether something is.
+        expected: which flags would measure.
+    """
+    needs = {
+        "--eval_strategy": str(getattr(train.eval_strategy, "value", train.eval_strategy)) != "no",
+        "--eval_on_start": train.eval_on_start,
+        "--load_best_model_at_end": train.load_best_model_at_end,
+        "--early_stopping_patience": train.early_stopping_patience is not None,
+        "--save_strategy best": str(getattr(train.save_strategy, "value", train.save_strategy)) == "best",
+    }
+    for flag, used in needs.items():
+        if used and not measured:
+            raise UserError(f"{flag}: nothing is measured, expected {expected}")
 
 
 def parse_groups(parser: HfArgumentParser, argv: Sequence[str]) -> tuple[Any, ...]:

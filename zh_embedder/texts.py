@@ -21,17 +21,17 @@ FIELDS = ("text", "query", "contents")  # the first that a line has, where no fi
 ID_FIELDS = ("id", "_id")
 
 
-def find_texts(specs: Sequence[str]) -> list[Path]:
+def find_texts(specs: Sequence[str], *, flag: str = "INPUT", data_root: str | None = None) -> list[Path]:
     """Turn files, folders and globs into files of texts, in the order given.
 
     Raises:
         UserError: nothing is there, or a file of another kind.
     """
     suffixes = (*SUFFIXES, TEXT_FILE)
-    files = find_files(specs, data_root=None, flag="INPUT", suffixes=suffixes)
+    files = find_files(specs, data_root=data_root, flag=flag, suffixes=suffixes)
     for path in files:
         if kind(path) not in suffixes:
-            raise reject("INPUT", str(path), f"a {', '.join(SUFFIXES)} or {TEXT_FILE} file, plain, .gz or .zst")
+            raise reject(flag, str(path), f"a {', '.join(SUFFIXES)} or {TEXT_FILE} file, plain, .gz or .zst")
     return files
 
 

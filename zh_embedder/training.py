@@ -99,6 +99,16 @@ def leave_group() -> None:
         gc.collect()
 
 
+def begin(args: Run) -> None:
+    """Do what every run begins with: check the ranks, prepare the machine, say what the flags became."""
+    from zh_embedder.machine import prepare
+
+    check_world(args)
+    prepare(args.train.device, threads=args.train.cpu_threads)
+    for note in args.notes:
+        logger.info("flags: %s", note)
+
+
 def train(args: Arguments) -> None:
     """Train as the flags say.
 
@@ -107,7 +117,6 @@ def train(args: Arguments) -> None:
     """
     from zh_embedder.description import describe
     from zh_embedder.instructions import read_version
-    from zh_embedder.machine import prepare
     from zh_embedder.monitor import read_watched
     from zh_embedder.records import load_datasets, merge_small
     from zh_embedder.run_report import report_run
@@ -116,10 +125,7 @@ def train(args: Arguments) -> None:
     from zh_embedder.token_cache import with_tokens
     from zh_embedder.validation_split import hold_out
 
-    check_world(args)
-    prepare(args.train.device, threads=args.train.cpu_threads)
-    for note in args.notes:
-        logger.info("flags: %s", note)
+    begin(args)
     version = read_version(args.data.version, directory=args.data.instructions_dir)
     resume = find_resume(args)
     check_output(args, resume)
@@ -160,13 +166,9 @@ def measure(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can mend.
     """
-    from zh_embedder.machine import prepare
     from zh_embedder.retrieval_run import evaluate
 
-    check_world(args)
-    prepare(args.train.device, threads=args.train.cpu_threads)
-    for note in args.notes:
-        logger.info("flags: %s", note)
+    begin(args)
     evaluate(args)
 
 
