@@ -32,6 +32,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
         "grouping",
         "loading",
         "charsmap",
+        "saturation",
     },
     {"losses"},
     {"pair_losses"},

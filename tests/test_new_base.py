@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.new_base import IDLE, LEAST, document_frequency, main, passages, piece_vectors, weights
+from zh_embedder.new_base import LEAST, document_frequency, main, passages, piece_vectors, weights
+from zh_embedder.saturation import IDLE
 from zh_embedder.vocabulary import main as build_vocabulary
 
 LINES = [
@@ -30,9 +31,9 @@ def made(tmp_path_factory):
 
 
 def test_weights_by_hand():
-    # 3 passages: log(4/(n+1)) / log(4) for n = 0, 1, 3, to the power of 2; a special piece counts least.
+    # 3 passages: log(4/(n+1)) / log(4) for n = 0, 1, 3, squared, times the most; a special piece counts least.
     got = weights(np.array([0, 1, 3, 0]), 3, power=2, special=[3])
-    assert got.tolist() == pytest.approx([1.0, 0.25, LEAST, LEAST])
+    assert got.tolist() == pytest.approx([0.6, 0.15, LEAST, LEAST])
 
 
 def test_a_piece_counts_once_in_a_text(made):
@@ -50,7 +51,7 @@ def test_passages_come_from_every_file_alike(tmp_path):
 
 
 def test_rows_survive_normalisation_and_weigh_what_they_should():
-    weight = np.array([1.0, 0.5, 0.02], np.float32)
+    weight = np.array([0.6, 0.5, 0.02], np.float32)
     rows = piece_vectors(weight, 64, seed=0)
     torch.testing.assert_close(F.layer_norm(rows, (64,)), rows, atol=1e-4, rtol=1e-4)
     rows[:, IDLE] = 0
@@ -101,7 +102,7 @@ def test_new_layers_learn(made, tmp_path):
     encoder = Encoder.from_pretrained(str(tmp_path / "two"))
     backbone = encoder.backbone.train()
     ids = torch.tensor([encoder.tokenizer(LINES[0])["input_ids"]])
-    backbone(ids).last_hidden_state[0, 1, 5].backward()
+    backbone(ids).last_hidden_state[0, 1, 30].backward()
     for layer in backbone.encoder.layer:
         assert layer.output.dense.weight.grad.abs().max() > 0
         assert layer.attention.output.dense.weight.grad.abs().max() > 0
@@ -112,6 +113,9 @@ def test_new_layers_learn(made, tmp_path):
     [
         (["--layers", "-1"], "--layers: got -1"),
         (["--hidden_size", "64", "--heads", "4"], "--corpus: got None"),
+        (["--hidden_size", "20"], "--hidden_size: got 20, expected 40 or more"),
+        (["--saturate", "-1"], "--saturate: got -1"),
+        (["--saturate", "0.3"], "--layers: got 0"),
     ],
 )
 def test_wrong_flags_are_refused(made, tmp_path, capsys, flags, said):

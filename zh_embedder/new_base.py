@@ -4,7 +4,8 @@ A text's vector begins as the sum of its pieces' vectors, rare pieces counting m
 directions, weighted by inverse document frequency in a corpus. BERT normalises the length of every token's state, so
 weights cannot be lengths: a piece of small weight has most of its length in two dimensions, which the last
 normalisation leaves out. Layers begin as the identity: what they add to a state is zero until it is learnt. So layers
-can also be put onto a base that was trained without them.
+can also be put onto a base that was trained without them. The first one may begin as
+BM25's saturation of repeated words.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from zh_embedder.encoder import Encoder, encoder_folder, load_encoder
 from zh_embedder.errors import exit_code, reject
+from zh_embedder.saturation import IDLE, REST, add_codes, saturate
 from zh_embedder.spec import EncoderSpec
 from zh_embedder.texts import find_texts, spread
 from zh_embedder.tokens import tokenize
@@ -31,8 +33,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE = "python -m zh_embedder.new_base vocabulary --corpus corpus/*.jsonl.zst --output_dir base --hidden_size 320"
 PASSAGE = 300  # characters of a passage in which a piece counts once
-LEAST = 0.02  # weight of a piece that stands everywhere
-IDLE = slice(0, 2)  # dimensions that take up what a piece does not weigh
+LEAST, MOST = 0.02, 0.6  # weight of a piece that stands everywhere, and of one that stands nowhere
 
 
 def passages(paths: Sequence[Path], count: int) -> Iterator[str]:
@@ -53,7 +54,7 @@ def document_frequency(tokenizer: Any, texts: Iterator[str]) -> tuple[NDArray[np
 
 
 def weights(frequency: NDArray[np.int64], total: int, *, power: float, special: Sequence[int]) -> NDArray[np.float32]:
-    """Weight pieces by idf: log((N + 1) / (n + 1)) / log(N + 1), to a power, between LEAST and 1.
+    """Weight pieces by idf: log((N + 1) / (n + 1)) / log(N + 1), to a power, between LEAST and MOST.
 
     Args:
         frequency: (V,) texts that a piece stands in.
@@ -62,7 +63,7 @@ def weights(frequency: NDArray[np.int64], total: int, *, power: float, special: 
         special: ids of pieces that count least.
     """
     idf = np.log((total + 1) / (frequency + 1)) / np.log(total + 1)
-    weight = np.clip(idf, 0, 1).astype(np.float32) ** power
+    weight = MOST * np.clip(idf, 0, 1).astype(np.float32) ** power
     weight[list(special)] = 0
     return np.maximum(weight, LEAST)
 
@@ -76,10 +77,10 @@ def piece_vectors(weight: NDArray[np.float32], width: int, *, seed: int) -> Tens
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(len(weight), width, generator=generator)
     rows[:, IDLE] = 0
-    rows[:, 2:] -= rows[:, 2:].mean(dim=1, keepdim=True)
+    rows[:, IDLE.stop :] -= rows[:, IDLE.stop :].mean(dim=1, keepdim=True)
     share = torch.from_numpy(weight).unsqueeze(1)
     rows = share * rows / rows.norm(dim=1, keepdim=True)
-    rows[:, IDLE] = (1 - share**2).sqrt() * torch.tensor([1.0, -1.0]) / 2**0.5
+    rows[:, REST] = (1 - share**2).sqrt() * torch.tensor([1.0, -1.0]) / 2**0.5
     return rows * width**0.5
 
 
@@ -149,6 +150,13 @@ def grow(old: Any, new: Any) -> None:
             norm.bias.zero_()
 
 
+def begin_layers(backbone: Any, tokenizer: Any, args: argparse.Namespace) -> None:
+    """Let the first layer begin as more than the identity, where that is asked for."""
+    if args.saturate:
+        add_codes(backbone.embeddings, first=tokenizer.cls_token_id, seed=args.seed)
+        saturate(backbone.encoder.layer[0], heads=args.heads, rate=args.saturate)
+
+
 def plain_spec(positions: int, pooling: str = "mean") -> EncoderSpec:
     """Return what a base says of itself: no instructions, whatever it was trained with, and texts as long as can be."""
     return EncoderSpec(pooling=pooling, query_max_length=positions, key_max_length=positions)
@@ -165,7 +173,12 @@ def build(args: argparse.Namespace) -> Encoder:
         new = make_backbone(old.tokenizer, hidden=old.config.hidden_size, **shape)
         if len(new.encoder.layer) < len(old.backbone.encoder.layer):
             raise reject("--layers", args.layers, f"at least {len(old.backbone.encoder.layer)}, those of {source}")
+        if args.saturate and len(old.backbone.encoder.layer):
+            raise reject(
+                "--saturate", args.saturate, f"a SOURCE without layers, as pieces of {source} lose their codes in them"
+            )
         grow(old.backbone, new)
+        begin_layers(new, old.tokenizer, args)
         return Encoder(new, old.tokenizer, plain_spec(args.positions, old.spec.pooling))
     if not args.corpus:
         raise reject("--corpus", args.corpus, "files to count pieces in, as SOURCE is a tokenizer and no base")
@@ -176,6 +189,7 @@ def build(args: argparse.Namespace) -> Encoder:
     with torch.no_grad():
         backbone.embeddings.word_embeddings.weight.copy_(piece_vectors(weight, args.hidden_size, seed=args.seed))
         last_norm(backbone).weight[IDLE] = 0
+    begin_layers(backbone, tokenizer, args)
     logger.info("pieces counted in %d passages; mean weight %.3f", total, float(weight.mean()))
     return Encoder(backbone, tokenizer, plain_spec(args.positions))
 
@@ -207,6 +221,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--intermediate", type=int, default=768, metavar="N", help="width of feed-forward layers (%(default)s)"
     )
     parser.add_argument(
+        "--saturate",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="let the first layer begin as BM25's saturation of repeated words, k = 1 / R (0: as the identity)",
+    )
+    parser.add_argument(
         "--positions", type=int, default=512, metavar="N", help="tokens of a text, at most (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
@@ -215,9 +236,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Build a base and write its folder."""
-    for name, least in (("passages", 1), ("layers", 0), ("heads", 1), ("intermediate", 1), ("positions", 3)):
-        if getattr(args, name) < least:
-            raise reject(f"--{name}", getattr(args, name), f"{least} or more")
+    least = {"passages": 1, "hidden_size": 2 * IDLE.stop, "heads": 1, "intermediate": 1, "positions": 3, "saturate": 0}
+    least["layers"] = 1 if args.saturate else 0
+    for name, limit in least.items():
+        if getattr(args, name) < limit:
+            raise reject(f"--{name}", getattr(args, name), f"{limit} or more")
     encoder = build(args)
     encoder.save(args.output_dir)
     parameters = sum(parameter.numel() for parameter in encoder.parameters())

@@ -14,28 +14,30 @@ test -d "$OUT/vocabulary" || python -m zh_embedder.vocabulary "$DATA"/corpus_gen
 
 # 2. Pairs that the corpus gives away, without those that share 13 letters in a row with a test query or a relevant key;
 #    then the proof that none is left, by other code.
-test -d "$OUT/pairs" || python -m data_tools.make_pairs "$DATA"/corpus_general/*.zst \
-  --output_dir "$OUT/pairs" --max_pairs 90000 --without "$DATA"/*/*/test
+for seed in 0 1 2; do
+  test -f "$OUT/pairs/$seed/tech_lctt.jsonl" || python -m data_tools.make_pairs "$DATA"/corpus_general/*.zst \
+    --output_dir "$OUT/pairs/$seed" --overwrite --seed $seed --max_pairs 150000 --without "$DATA"/*/*/test
+done
 test -f "$OUT/proof.txt" || {
-  python "$HERE/prove.py" "$OUT"/pairs/*.jsonl --tests "$DATA"/*/*/test >"$OUT/proof.partial"
+  python "$HERE/prove.py" "$OUT"/pairs/*/*.jsonl --tests "$DATA"/*/*/test >"$OUT/proof.partial"
   mv "$OUT/proof.partial" "$OUT/proof.txt"
 }
 cat "$OUT/proof.txt"
 
 # 3. A base that has learnt nothing yet: random directions, weighted by inverse document frequency.
 test -d "$OUT/untrained" || python -m zh_embedder.new_base "$OUT/vocabulary" --corpus "$DATA"/corpus_general/*.zst \
-  --output_dir "$OUT/untrained" --hidden_size 352 --heads 11
+  --output_dir "$OUT/untrained" --hidden_size 368 --heads 1
 
 # 4. The pieces' vectors, without layers: large batches cost little.
 train() { # NAME BASE FLAGS...
   name=$1 base=$2
   shift 2
   test -f "$OUT/$name/encoder/config.json" || python run_dense.py --output_dir "$OUT/$name" --overwrite_output_dir \
-    --query_encoder "$base" --train_data "$OUT/pairs" --version none --inbatch_same_dataset epoch --train_group_size 1 \
-    --cos_temperature 0.05 --save_steps 100000 --logging_steps 20 --report_to none "$@"
+    --query_encoder "$base" --train_data "$OUT"/pairs/*/*.jsonl --version none --inbatch_same_dataset epoch --train_group_size 1 \
+    --cos_temperature 0.05 --logging_steps 50 --report_to none "$@"
 }
 train pieces "$OUT/untrained" --per_device_train_batch_size 1024 --learning_rate 5e-3 --num_train_epochs 2 \
-  --warmup_steps 20 --query_max_length 256 --key_max_length 256
+  --save_steps 700 --warmup_steps 20 --query_max_length 256 --key_max_length 256
 
 # 5. The package: a base without instructions again, in half precision, with its card.
 test -d "$OUT/base" || python -m zh_embedder.new_base "$OUT/pieces" --output_dir "$OUT/base" --heads 11
