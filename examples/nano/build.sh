@@ -40,15 +40,15 @@ train pieces "$OUT/untrained" --per_device_train_batch_size 1024 --learning_rate
   --save_steps 700 --warmup_steps 20 --query_max_length 256 --key_max_length 256
 
 # 5. The package: a base without instructions again, in half precision, with its card.
-test -d "$OUT/base" || python -m zh_embedder.new_base "$OUT/pieces" --output_dir "$OUT/base" --heads 11
+test -d "$OUT/base" || python -m zh_embedder.new_base "$OUT/pieces" --output_dir "$OUT/base" --heads 1
 python -m zh_embedder.export "$OUT/base" "$OUT/nano_zh" --half --overwrite
 cp "$HERE/card.md" "$OUT/nano_zh/README.md"
 
 # 6. What it finds, as it is and after ten minutes of fine-tuning; BM25 beside it.
 test -f "$OUT/tuned/encoder/config.json" || python run_dense.py --output_dir "$OUT/tuned" --overwrite_output_dir \
   --query_encoder "$OUT/nano_zh" --train_data "$DATA"/*/*/train.jsonl* --version none --inbatch_same_dataset epoch \
-  --train_group_size 8 --per_device_train_batch_size 32 --max_steps 1200 --learning_rate 5e-3 --warmup_steps 20 \
-  --cos_temperature 0.05 --task_temperature 0.5 --query_max_length 256 --key_max_length 256 \
+  --train_group_size 8 --per_device_train_batch_size 64 --max_steps 1200 --learning_rate 3e-3 --warmup_steps 20 \
+  --cos_temperature 0.05 --task_temperature 0.5 --query_max_length 256 --key_max_length 512 \
   --save_steps 100000 --logging_steps 50 --report_to none
 zh-embedder evaluate "$OUT/untrained" "$OUT/nano_zh" "$OUT/tuned" --data "$DATA"/*/*/test --metrics ndcg@10 --bm25 \
   --json "$OUT/scores.json"
