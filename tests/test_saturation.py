@@ -80,15 +80,21 @@ def test_rows_survive_normalisation_even_where_a_piece_leaves_no_room(bases, tmp
     with torch.no_grad():
         rows[7] = torch.randn(encoder.dimension, generator=torch.Generator().manual_seed(0))
         rows[7, IDLE] = 0  # all of it is said
+        encoder.backbone.embeddings.position_embeddings.weight.fill_(1)
     encoder.save(tmp_path / "full")
     assert main([str(tmp_path / "full"), "--output_dir", str(tmp_path / "x"), "--layers", "1", "--saturate", "1"]) == 2
     flags = ["--layers", "1", "--heads", "2", "--saturate", "1"]
     assert main([str(tmp_path / "full"), "--output_dir", str(tmp_path / "made"), *flags]) == 0
-    made = Encoder.from_pretrained(str(tmp_path / "made")).backbone.embeddings.word_embeddings.weight.detach()
+    embeddings = Encoder.from_pretrained(str(tmp_path / "made")).backbone.embeddings
+    made = embeddings.word_embeddings.weight.detach()
     torch.testing.assert_close(F.layer_norm(made, (128,)), made, atol=2e-3, rtol=2e-3)
     said = made[7, IDLE.stop :]
     before = F.layer_norm(rows.detach()[7], (128,))[IDLE.stop :]
     assert F.cosine_similarity(said, before, dim=0) > 0.9999
+    assert embeddings.position_embeddings.weight[0].unique().tolist() == [
+        0,
+        1,
+    ]  # where it would disturb codes, and elsewhere
     first = encoder.tokenizer.cls_token_id
     assert made[first, SINK].abs().min() > 0
     assert made[first, CODE].abs().max() == 0
