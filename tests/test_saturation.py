@@ -107,6 +107,18 @@ def test_pieces_that_layers_have_moved_have_no_codes(bases, tmp_path, capsys):
     assert "a SOURCE without layers" in capsys.readouterr().err
 
 
+def test_a_base_must_have_dimensions_free(bases, tmp_path, capsys):
+    """Codes would be part of what texts say."""
+    encoder = Encoder.from_pretrained(str(bases / "flat"))
+    with torch.no_grad():
+        encoder.backbone.embeddings.LayerNorm.weight[7] = 1
+    encoder.save(tmp_path / "other")
+    flags = ["--layers", "1", "--heads", "4", "--saturate", "0.3"]
+    assert main([str(tmp_path / "other"), "--output_dir", str(tmp_path / "x"), *flags]) == 2
+    assert "whose first 20 dimensions say nothing" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_head_must_have_room_for_a_code(bases, tmp_path, capsys):
     flags = ["--layers", "1", "--heads", "8", "--saturate", "0.3"]
     assert main([str(bases / "flat"), "--output_dir", str(tmp_path / "x"), *flags]) == 2

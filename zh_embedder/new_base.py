@@ -151,8 +151,17 @@ def grow(old: Any, new: Any) -> None:
 
 
 def begin_layers(backbone: Any, tokenizer: Any, args: argparse.Namespace) -> None:
-    """Let the first layer begin as more than the identity, where that is asked for."""
+    """Let the first layer begin as more than the identity, where that is asked for.
+
+    Raises:
+        UserError: the base has no dimensions free for it.
+    """
     if args.saturate:
+        norm = last_norm(backbone)
+        if norm.weight[IDLE].any() or norm.bias[IDLE].any():
+            raise reject(
+                "--saturate", args.saturate, f"a base of `new_base`, whose first {IDLE.stop} dimensions say nothing"
+            )
         add_codes(backbone.embeddings, first=tokenizer.cls_token_id, seed=args.seed)
         saturate(backbone.encoder.layer[0], heads=args.heads, rate=args.saturate)
 

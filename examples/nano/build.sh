@@ -44,7 +44,7 @@ test -d "$OUT/base" || python -m zh_embedder.new_base "$OUT/pieces" --output_dir
 python -m zh_embedder.export "$OUT/base" "$OUT/nano_zh" --half --overwrite
 cp "$HERE/card.md" "$OUT/nano_zh/README.md"
 
-# 6. What it finds, as it is and after ten minutes of fine-tuning; BM25 beside it.
+# 6. What it finds, as it is and after a few minutes of fine-tuning; BM25 beside it.
 test -f "$OUT/tuned/encoder/config.json" || python run_dense.py --output_dir "$OUT/tuned" --overwrite_output_dir \
   --query_encoder "$OUT/nano_zh" --train_data "$DATA"/*/*/train.jsonl* --version none --inbatch_same_dataset epoch \
   --train_group_size 8 --per_device_train_batch_size 64 --max_steps 1200 --learning_rate 3e-3 --warmup_steps 20 \
