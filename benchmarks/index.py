@@ -25,7 +25,8 @@ from benchmarks.million import memory
 from zh_embedder.exact import search, search_folder
 from zh_embedder.index import build, save_index
 from zh_embedder.parallel import cores
-from zh_embedder.vectors import InputFile, Manifest, open_vectors, start_folder, write_shard
+from zh_embedder.texts import InputFile
+from zh_embedder.vectors import Manifest, open_vectors, start_folder, write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
 CENTRES, INNER, NOISE, SHARD = 20_000, 64, 0.02, 100_000

@@ -99,7 +99,8 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from zh_embedder.encoder import cannot_load, encoder_folder
+    from zh_embedder.base_names import cannot_load
+    from zh_embedder.folders import encoder_folder
 
     try:
         found = AutoTokenizer.from_pretrained(encoder_folder(name), use_fast=True)

@@ -37,10 +37,11 @@ from zh_embedder.bm25 import build_bm25, load_bm25
 from zh_embedder.errors import UserError
 from zh_embedder.evaluation import KEY, Model
 from zh_embedder.files import beside_file, read_json, write_json
-from zh_embedder.gather import wait_for_all, world
+from zh_embedder.gather import wait_for_all
 from zh_embedder.index import FLAT, build, load_index, save_index
 from zh_embedder.machine import prepare
 from zh_embedder.progress import Bar
+from zh_embedder.ranks import own_device, world
 from zh_embedder.vectors import open_vectors
 
 logger = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ def load_model(job: Job) -> Model | None:
     if job.model is None:
         why = "--method" if job.settings.method in WITH_VECTORS else "--margin, --percent: judge by vectors and"
         raise UserError(f"--model: is missing; {why} {job.settings.method} needs one, such as BAAI/bge-large-zh-v1.5")
-    prepare(encoding.own_device())
+    prepare(own_device())
     return replace(Model.load(job.model, dtype=job.dtype, instruct=job.instruct), shared=False)
 
 

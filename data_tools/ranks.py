@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zh_embedder import encoding
 from zh_embedder.gather import wait_for_all
+from zh_embedder.ranks import own_rank
 
 DAYS = 30  # ranks wait for each other so long
 
@@ -16,7 +16,7 @@ def start_ranks() -> int:
 
     import torch.distributed as dist
 
-    rank, ranks = encoding.own_rank()
+    rank, ranks = own_rank()
     if ranks > 1 and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=datetime.timedelta(days=DAYS))
     return rank

@@ -18,11 +18,12 @@ from tests.test_texts import write
 from tests.test_vectors import MANIFEST
 from zh_embedder import encoding, machine
 from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.encoding import ahead, blocks, own_rank, tokenizer_hash, weights_hash
+from zh_embedder.encoding import ahead, blocks, tokenizer_hash, weights_hash
 from zh_embedder.errors import UserError
-from zh_embedder.texts import Reader
+from zh_embedder.ranks import own_rank
+from zh_embedder.texts import InputFile, Reader
 from zh_embedder.tiny import build
-from zh_embedder.vectors import InputFile, only_writer, open_vectors
+from zh_embedder.vectors import only_writer, open_vectors
 
 WORDS = "今天天气很好我们去公园看花吃饭学习工作音乐电影"
 TEXTS = [WORDS[i % 7 : i % 7 + 1 + (i * 5) % 16] * (1 + i % 3) for i in range(43)]  # 1 to 48 characters

@@ -13,8 +13,7 @@ import pytest
 from tests.test_vectors import MANIFEST
 from zh_embedder import texts
 from zh_embedder.errors import UserError
-from zh_embedder.texts import Reader, find_texts
-from zh_embedder.vectors import InputFile
+from zh_embedder.texts import InputFile, Reader, find_texts
 
 
 def write(path: Path, *lines) -> Path:
@@ -42,7 +41,7 @@ def manifest(reader: Reader, shard_size: int):
 def read(*paths, shard_size=4, shards=None, **options) -> list[tuple[str, str]]:
     reader = Reader([Path(path) for path in paths], **options)
     whole = manifest(reader, shard_size)
-    return list(reader.texts(whole, whole.shards if shards is None else shards))
+    return list(reader.texts(whole.inputs, whole.shards if shards is None else shards, shard_size=whole.shard_size))
 
 
 # ---- what is a text -------------------------------------------------------------------------------------------------
@@ -221,7 +220,7 @@ def test_nothing_is_read_before_it_is_asked_for_nor_behind_the_last_shard(opened
     reader = Reader(three_files())
     whole = manifest(reader, 4)
     opened.clear()
-    stream = reader.texts(whole, [0, 1])
+    stream = reader.texts(whole.inputs, [0, 1], shard_size=whole.shard_size)
     assert opened == {}
     assert len(list(islice(stream, 3))) == 3
     assert opened == {"0.txt": 3}
@@ -238,7 +237,11 @@ def test_lines_of_other_shards_are_not_parsed_and_other_files_not_opened(opened,
     monkeypatch.setattr(
         Reader, "parse", lambda self, line, *a, **k: parsed.append(line) or original(self, line, *a, **k)
     )
-    assert [text for _, text in reader.texts(whole, [3])] == ["文12", "文13", "文14"]
+    assert [text for _, text in reader.texts(whole.inputs, [3], shard_size=whole.shard_size)] == [
+        "文12",
+        "文13",
+        "文14",
+    ]
     assert opened == {"2.txt": 5}
     assert parsed == ["文12", "文13", "文14"]
 
@@ -250,4 +253,4 @@ def test_a_file_that_changed_after_it_was_checked_is_noticed(lines):
     whole = manifest(reader, 4)
     write(files[1], *("文",) * lines)
     with pytest.raises(UserError, match=f"1.txt: has changed while it was read: got {lines} texts"):
-        list(reader.texts(whole, whole.shards))
+        list(reader.texts(whole.inputs, whole.shards, shard_size=whole.shard_size))

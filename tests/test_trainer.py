@@ -111,7 +111,7 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
     from zh_embedder.records import load_datasets
     from zh_embedder.selection import SelectionRule
     from zh_embedder.tiny import build
-    from zh_embedder.trainer import DenseTrainer
+    from zh_embedder.trainer import DenseTrainer, collator_of
 
     encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
     rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:4]
@@ -125,7 +125,7 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
     model = BiEncoder(encoder)
     found = []
     for merge in (True, False):
-        batch = model.collator(merge_keys=merge)([examples[request] for request in asked])
+        batch = collator_of(model, merge_keys=merge)([examples[request] for request in asked])
         assert (len(batch.keys) < 20) is merge
         assert len(batch.queries) == 5
         queries, keys = model(batch.queries, batch.keys, batch.key_rows)

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file
 
 import zh_embedder
 from zh_embedder.errors import UserError
+from zh_embedder.texts import InputFile
 from zh_embedder.vectors import (
-    InputFile,
     Manifest,
     missing_shards,
     only_writer,

@@ -19,9 +19,10 @@ from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from zh_embedder.callbacks import EarlyExit, Progress
-from zh_embedder.checkpoints import PLAN_FILE, QUERY_FOLDER, copy_encoders
+from zh_embedder.checkpoints import PLAN_FILE, copy_encoders
 from zh_embedder.errors import UserError
 from zh_embedder.files import beside_file
+from zh_embedder.folders import QUERY_FOLDER
 from zh_embedder.gather import wait_for_all
 from zh_embedder.guard import Meter, StepGuard, Work
 from zh_embedder.loading import EpochBatches, PlanLoader, Waiting, start_worker

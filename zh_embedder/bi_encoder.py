@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zh_embedder.checkpoints import KEY_FOLDER, QUERY_FOLDER
-from zh_embedder.collator import Collator
 from zh_embedder.encoder import Encoder
+from zh_embedder.folders import KEY_FOLDER, QUERY_FOLDER
 from zh_embedder.tokens import TokenBatch
 
 
@@ -34,17 +33,6 @@ class BiEncoder(nn.Module):
             return self.query(queries), self.key(keys)[key_rows]
         vectors = self.query(queries.join(keys))
         return vectors[: len(queries)], vectors[len(queries) :][key_rows]
-
-    def collator(self, *, merge_keys: bool = True) -> Collator:
-        """Return what makes batches for these encoders."""
-        query, spec = self.query, self.query.spec
-        return Collator(
-            query.tokenizer,
-            query_max_length=spec.query_max_length,
-            key_max_length=spec.key_max_length,
-            key_tokenizer=self.key.tokenizer if self.key is not None else None,
-            merge_keys=merge_keys,
-        )
 
     @property
     def config(self) -> Any:

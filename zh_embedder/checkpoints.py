@@ -9,10 +9,10 @@ from pathlib import Path
 from zh_embedder.encoder import DENSE_WEIGHTS, Encoder, dense_weight
 from zh_embedder.errors import UserError
 from zh_embedder.files import beside, renamed
+from zh_embedder.folders import QUERY_FOLDER
 from zh_embedder.lora import LORA_FILE, has_lora
 from zh_embedder.st_format import DENSE
 
-QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
 PLAN_FILE = "plan.json"
 
 

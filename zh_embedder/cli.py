@@ -76,8 +76,8 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    from zh_embedder.runtime import start_logging
     from zh_embedder.training import main as train
-    from zh_embedder.training import start_logging
 
     if argv[:1] == ["train"]:
         return train(argv[1:])

@@ -6,12 +6,13 @@ M known positives. The keys of step query n stand in columns n * G to (n + 1) * 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from zh_embedder.similarity import SIMILARITIES
 
 NEVER = float("-inf")
 
@@ -64,24 +65,6 @@ class EmbeddedBatch:
 
         queries = None if self.step_queries is None else cut(self.step_queries)
         return replace(self, queries=cut(self.queries), keys=cut(self.keys), step_queries=queries)
-
-
-def cos_or_ip(queries: Tensor, keys: Tensor) -> Tensor:
-    """Inner product, (B, D) x (P, D) -> (B, P). Vectors come normalised when the metric is cos."""
-    return queries @ keys.T
-
-
-def negative_l2(queries: Tensor, keys: Tensor) -> Tensor:
-    """Minus the squared Euclidean distance, (B, D) x (P, D) -> (B, P): ranks as faiss' L2 index does."""
-    squares = (queries**2).sum(dim=1, keepdim=True) + (keys**2).sum(dim=1)
-    return 2 * queries @ keys.T - squares
-
-
-SIMILARITIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cos": cos_or_ip,
-    "ip": cos_or_ip,
-    "l2": negative_l2,
-}
 
 
 def scores_of(batch: EmbeddedBatch, left: Tensor, right: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ Shapes: N texts, T tokens of all texts together, L tokens of the longest, D dime
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,8 +21,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from zh_embedder.base_names import cannot_load, hub_folder
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside, read_json, write_json
+from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.forward import Forward
 from zh_embedder.lora import LORA_FILE, merge_lora
 from zh_embedder.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 DENSE_WEIGHTS = "model.safetensors"
 TOKENS_PER_BATCH = 8192  # tokens of one forward in `encode`
 TEXTS_PER_BLOCK = 32768  # tokenised at a time in `encode`
-PACKAGED = {"nano-zh": Path(__file__).parent / "nano_zh"}  # bases that come with the package, by name
 
 
 class Encoder(Forward):
@@ -256,23 +256,6 @@ def without_bars() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def encoder_folder(name_or_path: str) -> str:
-    """Turn the folder of a run or checkpoint into its `encoder/`, the name of a packaged base into its folder."""
-    path = Path(name_or_path).expanduser()
-    if name_or_path in PACKAGED and not path.is_dir():  # a folder here comes first, as with hub names
-        return str(PACKAGED[name_or_path])
-    inner = path / "encoder"
-    if (inner / "config.json").is_file():
-        return str(inner)
-    return str(path) if path.is_dir() else str(name_or_path)
-
-
-def key_folder(name_or_path: str) -> str | None:
-    """Return the folder of a run's or checkpoint's key encoder; None where one encoder serves both sides."""
-    inner = Path(name_or_path).expanduser() / "key_encoder"
-    return str(inner) if (inner / "config.json").is_file() else None
-
-
 def load_encoder(
     name_or_path: str,
     *,
@@ -364,34 +347,3 @@ def dense_weight(path: Path) -> Tensor:
             "alone, square, without activation; --pooling_method without `dense` leaves it out"
         )
     return weights["linear.weight"]
-
-
-def hub_folder(name: str, *, cache_dir: str | None, token: str | None) -> Path | None:
-    """Fetch the small sentence-transformers files of a hub model; None where it has none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.json", f"{DENSE}/*", "*_Pooling/*", "*_Normalize/*"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, cache_dir=cache_dir, token=token))
-    except (HfHubHTTPError, LocalEntryNotFoundError):
-        return None
-
-
-def cannot_load(flag: str, name: str, error: Exception) -> str:
-    """Say why a base could not be loaded and what to do about it."""
-    path = Path(name).expanduser()
-    first = str(error).strip().split("\n")[0]
-    if path.is_dir():
-        return f"{flag}: {name}: not a model folder: {first}"
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):  # the shape of a hub name
-        return f"{flag}: got {name!r}, expected a folder that is there, or a hub name such as BAAI/bge-large-zh-v1.5"
-    return (
-        f"{flag}: {name} could not be loaded: there is no such folder here, and the hub gave: {first}\n"
-        f"  - no network? On a machine that has one: `hf download {name} --local-dir {path.name}`, then give "
-        "the copied folder\n"
-        "  - behind a mirror? `export HF_ENDPOINT=https://...`\n"
-        "  - downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (--model_cache_dir, or HF_HOME)\n"
-        "  - private? `export HF_TOKEN=...`\n"
-        f"  - nothing at hand? {flag} nano-zh is a small base that comes with this package"
-    )

@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zh_embedder.encoder import TOKENS_PER_BATCH, Encoder, encoder_folder, key_folder
+from zh_embedder.encoder import TOKENS_PER_BATCH, Encoder
 from zh_embedder.errors import UserError, reject
+from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.machine import DTYPES, dtype_name, prepare
+from zh_embedder.ranks import own_device, own_rank
 from zh_embedder.spec import EncoderSpec, position_limit
 from zh_embedder.texts import FIELDS, Reader, find_texts
 from zh_embedder.tokens import tokenize
@@ -275,27 +276,6 @@ def positive(text: str) -> int:
     return number
 
 
-def own_rank() -> tuple[int, int]:
-    """Return the rank of this process and how many there are, as torchrun says."""
-    names = ("RANK", "WORLD_SIZE")
-    values = tuple(os.environ.get(name, default) for name, default in zip(names, "01", strict=True))
-    if not all(value.isdecimal() for value in values) or not int(values[0]) < int(values[1]):
-        raise reject(
-            " and ".join(names), " and ".join(values), "a rank below the number of ranks, as torchrun sets them"
-        )
-    return int(values[0]), int(values[1])
-
-
-def own_device() -> torch.device:
-    """Return the accelerator of this process, or the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count()
-    torch.accelerator.set_device_index(index)
-    return torch.device(accelerator.type, index)
-
-
 def encoder_of_side(model: str, side: str | None) -> str:
     """Return which encoder makes vectors of a side: of a run with two, the side's own.
 
@@ -330,7 +310,8 @@ def run(args: argparse.Namespace) -> None:
             logger.info("encode: %d of %d shards are there already and are kept", own - len(todo), own)
         if todo:
             meter = Meter(manifest, todo, rank=rank, ranks=ranks)
-            made = blocks(reader.texts(manifest, todo), encoder.tokenizer, manifest, todo)
+            texts = reader.texts(manifest.inputs, todo, shard_size=manifest.shard_size)
+            made = blocks(texts, encoder.tokenizer, manifest, todo)
             # On a CPU every core computes already, and tokenising is a percent of the work: a thread gains nothing.
             made = made if encoder.device.type == "cpu" else ahead(made)
             with meter.bar:

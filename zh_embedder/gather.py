@@ -8,12 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def world() -> tuple[int, int]:
-    """Return (rank, number of ranks); (0, 1) where no process group was started."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+from zh_embedder.ranks import world
 
 
 class _Gather(torch.autograd.Function):

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zh_embedder.checkpoints import QUERY_FOLDER, load_weights
+from zh_embedder.checkpoints import load_weights
 from zh_embedder.encoder import Encoder
+from zh_embedder.folders import QUERY_FOLDER
 from zh_embedder.mlm_head import HEAD_FILE, Decoder, Found, Head, part, save_head
 from zh_embedder.packing import first_position
 from zh_embedder.pooling import POOLINGS

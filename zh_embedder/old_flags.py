@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zh_embedder.errors import UserError, reject
+from zh_embedder.prefix import as_prefix
 
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f")
 NOTHING = (*FALSE, "none", "null", "-1", "no", "")
@@ -213,22 +214,6 @@ SPECIAL: Mapping[str, Rule] = {
     **{f"{side}_instruction_for_retrieval": instruction(side, "text") for side in ("query", "passage")},
     **{f"{side}_instruction_format": instruction(side, "format") for side in ("query", "passage")},
 }
-
-
-def as_prefix(instruction_text: str, template: str, *, flag: str) -> str:
-    """Turn FlagEmbedding's format of (instruction, text) into the plain prefix that every reader understands.
-
-    A backslash and an n in the format are a newline, as there.
-    """
-    template = template.replace("\\n", "\n")
-    marker = "\x00"
-    try:
-        formatted = template.format(instruction_text, marker)
-    except (IndexError, KeyError, ValueError):
-        raise reject(flag, template, "a format with two {}: instruction, then text") from None
-    if not formatted.endswith(marker) or formatted.count(marker) != 1:
-        raise reject(flag, template, "the text's {} once and at the end, because prompts can only prefix")
-    return formatted[:-1]
 
 
 def finish_instructions(out: Translation) -> None:

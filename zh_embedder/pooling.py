@@ -33,10 +33,3 @@ def last_token(hidden: Tensor, bounds: Tensor) -> Tensor:
 
 
 POOLINGS: Mapping[str, PoolingFn] = {"cls": cls, "mean": mean, "last_token": last_token}
-
-# The switches of a sentence-transformers `1_Pooling/config.json`, in the schema that old and new readers understand.
-SENTENCE_TRANSFORMERS_SWITCH: Mapping[str, str] = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "last_token": "pooling_mode_lasttoken",
-}

@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zh_embedder.errors import reject
-from zh_embedder.training import (
-    begin,
-    check_output,
-    clear_output,
-    find_resume,
-    first_rank,
-    run_ranked,
-    seed_rank,
-)
+from zh_embedder.ranks import first_rank
+from zh_embedder.runtime import run_ranked
+from zh_embedder.training import begin, check_output, clear_output, find_resume, seed_rank
 
 if TYPE_CHECKING:
     from zh_embedder.corpus import Windows
@@ -113,7 +107,8 @@ def build(args: PretrainArguments) -> Pretrainer:
 
 def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     """Load the base, or make an encoder with random weights."""
-    from zh_embedder.encoder import encoder_folder, load_encoder
+    from zh_embedder.encoder import load_encoder
+    from zh_embedder.folders import encoder_folder
     from zh_embedder.scratch import bert_config, character_tokenizer, folder_config, load_tokenizer, random_encoder
     from zh_embedder.spec import read_spec
 
@@ -156,7 +151,7 @@ def window_length(encoder: Encoder, asked: int | None) -> int:
 
 def make_model(args: PretrainArguments, encoder: Encoder, length: int) -> MaskedLM:
     """Add the output layer, and the decoder where the objective has one; the log says where they come from."""
-    from zh_embedder.encoder import encoder_folder
+    from zh_embedder.folders import encoder_folder
     from zh_embedder.masked_lm import MaskedLM, fill_decoder, make_decoder
     from zh_embedder.mlm_head import fill_head, make_head
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from zh_embedder.base_trainer import BaseTrainer
-from zh_embedder.checkpoints import QUERY_FOLDER
 from zh_embedder.errors import UserError
+from zh_embedder.folders import QUERY_FOLDER
 from zh_embedder.gather import sum_over_ranks
 from zh_embedder.guard import Work
 from zh_embedder.loading import PlanLoader

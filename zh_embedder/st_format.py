@@ -13,13 +13,18 @@ from pathlib import Path
 
 from zh_embedder.errors import UserError
 from zh_embedder.files import read_json, write_json
-from zh_embedder.pooling import SENTENCE_TRANSFORMERS_SWITCH
 
 MODULES, SETTINGS, LENGTHS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
 TOKENIZER = "tokenizer_config.json"
 POOLING, DENSE, NORMALIZE = "1_Pooling", "2_Dense", "Normalize"
 STAGES = ("Transformer", "Pooling", "Dense", NORMALIZE)
 NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer has no maximum
+# The switches of a sentence-transformers `1_Pooling/config.json`, in the schema that old and new readers understand.
+SENTENCE_TRANSFORMERS_SWITCH: Mapping[str, str] = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last_token": "pooling_mode_lasttoken",
+}
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
 OTHER_SWITCHES = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 

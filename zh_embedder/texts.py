@@ -12,7 +12,6 @@ from typing import Any
 from zh_embedder.errors import MAX_SHOWN, UserError, nearest, reject, summarise
 from zh_embedder.sources import SUFFIXES, find_files, kind, read_lines
 from zh_embedder.validation import check_text, parse_object
-from zh_embedder.vectors import InputFile, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,15 @@ def find_texts(specs: Sequence[str], *, flag: str = "INPUT", data_root: str | No
         if kind(path) not in suffixes:
             raise reject(flag, str(path), f"a {', '.join(SUFFIXES)} or {TEXT_FILE} file, plain, .gz or .zst")
     return files
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file that texts came from."""
+
+    path: str
+    texts: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +127,22 @@ class Reader:
             raise UserError(f"INPUT: no texts in {', '.join(map(str, self.files[:MAX_SHOWN]))}")
         return tuple(found)
 
-    def texts(self, manifest: Manifest, shards: Sequence[int]) -> Iterator[tuple[str, str]]:
+    def texts(
+        self, inputs: Sequence[InputFile], shards: Sequence[int], *, shard_size: int
+    ) -> Iterator[tuple[str, str]]:
         """Yield (id, text) of some shards, in order; other shards' lines are passed over, whole files unread.
+
+        Args:
+            inputs: the files as `inputs` found them.
+            shards: indices of the shards wanted.
+            shard_size: texts of a shard.
 
         Raises:
             UserError: a line is wrong, or a file has other lines than when it was checked.
         """
         wanted, row, last = set(shards), 0, max(shards, default=-1)
-        for path, counted in zip(self.files, manifest.inputs, strict=True):
-            first, behind = row // manifest.shard_size, (row + counted.texts - 1) // manifest.shard_size
+        for path, counted in zip(self.files, inputs, strict=True):
+            first, behind = row // shard_size, (row + counted.texts - 1) // shard_size
             if wanted.isdisjoint(range(first, behind + 1)):
                 row += counted.texts
                 continue
@@ -135,7 +150,7 @@ class Reader:
             for number, line in read_lines(path):
                 if not line:
                     continue
-                shard = row // manifest.shard_size
+                shard = row // shard_size
                 row += 1
                 if shard > last:
                     return

@@ -16,18 +16,31 @@ from zh_embedder.attention import obstacle
 from zh_embedder.base_trainer import BaseTrainer
 from zh_embedder.bi_encoder import BiEncoder
 from zh_embedder.checkpoints import load_weights
-from zh_embedder.collator import Batch, RankBatches, TrainRows, TrainSet
+from zh_embedder.collator import Batch, Collator, RankBatches, TrainRows, TrainSet
 from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.evaluation import Model
-from zh_embedder.gather import gather_values, gather_with_grad, world
+from zh_embedder.gather import gather_values, gather_with_grad
 from zh_embedder.guard import Work, same_on_all_ranks
 from zh_embedder.loading import PlanLoader
 from zh_embedder.machine import DTYPES
 from zh_embedder.monitor import WORDS, Watched, against_base, load_outcomes, save_outcomes
 from zh_embedder.objectives import LossTerm, sees_queries, total_loss, watch
+from zh_embedder.ranks import world
 from zh_embedder.sampling import MIXED, Shares
 
 logger = logging.getLogger(__name__)
+
+
+def collator_of(model: BiEncoder, *, merge_keys: bool = True) -> Collator:
+    """Return what makes batches for a model's encoders."""
+    query, spec = model.query, model.query.spec
+    return Collator(
+        query.tokenizer,
+        query_max_length=spec.query_max_length,
+        key_max_length=spec.key_max_length,
+        key_tokenizer=model.key.tokenizer if model.key is not None else None,
+        merge_keys=merge_keys,
+    )
 
 
 class DenseTrainer(BaseTrainer):
@@ -85,7 +98,7 @@ class DenseTrainer(BaseTrainer):
         # Sharded weights are gathered forward by forward: every rank must make as many forwards as the others.
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         in_parts = self.model.query.sub_batch_size or self.why_padded() is not None
-        return self.loader(self.rows, self.batches(), self.model.collator(merge_keys=not (sharded and in_parts)))
+        return self.loader(self.rows, self.batches(), collator_of(self.model, merge_keys=not (sharded and in_parts)))
 
     def describe_rows(self, rows: tuple[int, ...]) -> str:
         """Name the task, the dataset and the records of a step, for messages."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zh_embedder.errors import UserError, message_of, reject
-from zh_embedder.quiet import quiet_deepspeed
+from zh_embedder.errors import UserError, reject
+from zh_embedder.ranks import first_rank
+from zh_embedder.runtime import run_ranked
 
 if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments
@@ -25,31 +24,6 @@ if TYPE_CHECKING:
     from zh_embedder.trainer import DenseTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def first_rank() -> bool:
-    """Tell whether this process speaks for all."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-class AboveBars(logging.Handler):
-    """Write messages above the progress bars, not through them."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message to the error stream."""
-        from tqdm.auto import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def start_logging() -> None:
-    """Messages of the first rank to the terminal; only warnings of the others."""
-    handler = AboveBars()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("zh_embedder", "data_tools"):
-        ours = logging.getLogger(name)
-        ours.handlers, ours.propagate = [handler], False
-        ours.setLevel(logging.INFO if first_rank() else logging.ERROR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,38 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             measure(args)
 
     return run_ranked(work)
-
-
-def run_ranked(work: Callable[[], None]) -> int:
-    """Do the work of a command that may be one of many ranks; returns the exit code, as `main` does."""
-    start_logging()
-    try:
-        # Tokenizers that were used before a loader's worker forks would only warn; the workers are the parallelism.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        quiet_deepspeed()
-        work()
-    except (UserError, OSError) as error:
-        message = message_of(error)
-        if first_rank():
-            sys.stderr.write(message)
-        return 2
-    finally:
-        leave_group()
-    return 0
-
-
-def leave_group() -> None:
-    """Leave the process group, where one was started, so that its threads end before the interpreter does.
-
-    A gloo thread that still lets go of a tensor while the interpreter ends aborts the process. The group joins its
-    threads when the last reference goes, and DDP's hides in the trainer's reference cycles.
-    """
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        gc.collect()
-        dist.destroy_process_group()
-        gc.collect()
 
 
 def begin(args: Run) -> None:
@@ -123,6 +65,7 @@ def train(args: Arguments) -> None:
     from zh_embedder.sources import find_files
     from zh_embedder.tables import cache_folder
     from zh_embedder.token_cache import with_tokens
+    from zh_embedder.trainer import collator_of
     from zh_embedder.validation_split import hold_out
 
     begin(args)
@@ -145,7 +88,7 @@ def train(args: Arguments) -> None:
         describe(args, trainer, resume)
     trainer.rows.sets = with_tokens(
         trainer.rows.sets,
-        trainer.model.collator(),
+        collator_of(trainer.model),
         cache=cache_folder(args.data.dataset_cache_dir, "tokens"),
         choice=args.data.token_cache,
         device=args.train.device,

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from zh_embedder.errors import UserError, reject
 from zh_embedder.files import beside_file, read_json, renamed
+from zh_embedder.texts import InputFile
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -36,15 +37,6 @@ OURS = re.compile(r"\.?(?:vectors|ids)-(\d{5,})\.(?:npy|safetensors|json)(\.part
 SHOWN = 10  # missing shards named in a message
 
 Rows = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """A file that texts came from."""
-
-    path: str
-    texts: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -267,7 +267,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from zh_embedder.training import start_logging
+    from zh_embedder.runtime import start_logging
 
     args = make_parser().parse_args(argv)
     start_logging()
