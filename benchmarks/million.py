@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from zh_embedder.parallel import cores
+from zh_embedder.core.parallel import cores
 from zh_embedder.tiny import build, characters
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.errors import UserError, reject, unknown_name
+from zh_embedder.core.errors import UserError, reject, unknown_name
 
 PROMPTS = Path(__file__).with_name("query_prompts.yaml")
 PARTS = ("system", "refuse", "tasks")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from zh_embedder.errors import exit_code
+from zh_embedder.core.errors import exit_code
 
 Work = Callable[[argparse.Namespace], int | None]
 
@@ -29,7 +29,7 @@ def make_parser(name: str, doc: str | None, example: str) -> argparse.ArgumentPa
 
 def call(parser: argparse.ArgumentParser, work: Work, argv: Sequence[str] | None = None) -> int:
     """Parse a command line and do the work; returns the exit code: the work's own, or 2 for a user's mistake."""
-    from zh_embedder.runtime import start_logging
+    from zh_embedder.core.runtime import start_logging
 
     args = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
     start_logging()

@@ -21,7 +21,7 @@ from data_tools.formats.finish import Finisher, cleaner
 from data_tools.formats.reading import find_encoding, head
 from data_tools.formats.tools import ANSWERS
 from data_tools.lines import as_line, lines_to
-from zh_embedder.errors import UserError, reject, unknown_name
+from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.records import short_names
 from zh_embedder.sources import find_files
 from zh_embedder.validation import parse_line

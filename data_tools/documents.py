@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from data_tools.formats.reading import find_encoding, opened
 from data_tools.html_blocks import Block, Outline, Page, read_page
 from data_tools.pdf_text import chapter_level, read_pdf, unwrapped
-from zh_embedder.errors import UserError, nearest, reject, summarise
+from zh_embedder.core.errors import UserError, nearest, reject, summarise
 from zh_embedder.eval_sets import read_rows
 from zh_embedder.segment import UNSPACED
 from zh_embedder.sources import find_files, kind

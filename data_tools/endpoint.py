@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zh_embedder.errors import UserError, reject
-from zh_embedder.options import at_least
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.options import at_least
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from data_tools.command import call, make_parser
 from data_tools.lines import write_records
-from zh_embedder.errors import UserError, nearest, reject
-from zh_embedder.files import beside_file
-from zh_embedder.options import at_least, choose
+from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.core.files import beside_file
+from zh_embedder.core.options import at_least, choose
 
 if TYPE_CHECKING:
     from data_tools.endpoint import Settings

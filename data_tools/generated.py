@@ -10,7 +10,7 @@ from typing import Any
 from data_tools.asking import Written
 from data_tools.passages import Passage
 from data_tools.refusals import jaccard
-from zh_embedder.options import at_least
+from zh_embedder.core.options import at_least
 from zh_embedder.segment import letters
 
 REPEATED, NOT_FOUND = "repeated", "not_found"

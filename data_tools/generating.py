@@ -16,8 +16,8 @@ from data_tools.asking import Garbage, Message, Prompts, Written, read_answer
 from data_tools.endpoint import Refused, Reply, Settings, Unanswered, ask, characters, connect
 from data_tools.ledger import ANSWERED, GARBAGE, REFUSED, Entry, Ledger, request_key
 from data_tools.passages import Passage
-from zh_embedder.errors import UserError
-from zh_embedder.options import above_zero, at_least
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.options import above_zero, at_least
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

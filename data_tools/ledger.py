@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_tools.lines import as_line
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

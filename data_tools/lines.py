@@ -11,8 +11,8 @@ from typing import IO, Any
 
 from tqdm.auto import tqdm
 
+from zh_embedder.core.files import renamed
 from zh_embedder.eval_sets import read_rows
-from zh_embedder.files import renamed
 from zh_embedder.sources import find_files
 
 EXAMPLE = '{"query": ..., "pos": [...], "task": ...}'

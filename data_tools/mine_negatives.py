@@ -21,8 +21,8 @@ from pathlib import Path
 from data_tools.command import call, make_parser
 from data_tools.lines import find_records
 from data_tools.refusals import REFERENCES, Limits
-from zh_embedder.errors import UserError, reject
-from zh_embedder.options import at_least, choose
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.options import at_least, choose
 
 METHODS = ("dense", "bm25", "fused", "random")
 EXAMPLE = "train.jsonl --output mined.jsonl --model BAAI/bge-large-zh-v1.5 --range 10 210 --negatives 15 --percent 0.95"

@@ -34,14 +34,14 @@ from data_tools.ranks import in_turn, start_ranks
 from data_tools.refusals import CROSS_ENCODER, RULES
 from zh_embedder import encoding
 from zh_embedder.bm25 import build_bm25, load_bm25
-from zh_embedder.errors import UserError
+from zh_embedder.core.distributed import wait_for_all
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import beside_file, read_json, write_json
+from zh_embedder.core.machine import prepare
+from zh_embedder.core.progress import Bar
+from zh_embedder.core.ranks import own_device, world
 from zh_embedder.evaluation import KEY, Model
-from zh_embedder.files import beside_file, read_json, write_json
-from zh_embedder.gather import wait_for_all
 from zh_embedder.index import FLAT, build, load_index, save_index
-from zh_embedder.machine import prepare
-from zh_embedder.progress import Bar
-from zh_embedder.ranks import own_device, world
 from zh_embedder.vectors import open_vectors
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from zh_embedder.errors import UserError, reject
-from zh_embedder.machine import resolve_dtype
-from zh_embedder.ranks import own_device
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.machine import resolve_dtype
+from zh_embedder.core.ranks import own_device
 
 TOKENS = 8192  # of a batch, padding included
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from data_tools.documents import Document
-from zh_embedder.options import at_least
+from zh_embedder.core.options import at_least
 from zh_embedder.sentences import sentences
 
 CLAUSES = re.compile(r"(?s).+?(?:[，、,：:]\s*|$)")

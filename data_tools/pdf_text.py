@@ -9,7 +9,7 @@ from pathlib import Path
 from unicodedata import east_asian_width
 
 from data_tools.html_blocks import Block, Outline, one_line
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.segment import letters
 
 CHAPTER = re.compile(r"\s*第\s*[〇零一二三四五六七八九十百千两\d]+\s*([编篇卷部章回节])(?!.*[。！？；]\s*$)")

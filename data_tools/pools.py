@@ -21,8 +21,8 @@ import numpy as np
 
 from data_tools.identity import digest
 from data_tools.lines import read_records
-from zh_embedder.errors import UserError, reject
-from zh_embedder.files import beside
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import beside
 from zh_embedder.segment import fold, letters
 from zh_embedder.sources import kind, read_lines
 from zh_embedder.texts import TEXT_FILE, Reader

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zh_embedder.gather import wait_for_all
-from zh_embedder.ranks import own_rank
+from zh_embedder.core.distributed import wait_for_all
+from zh_embedder.core.ranks import own_rank
 
 DAYS = 30  # ranks wait for each other so long
 

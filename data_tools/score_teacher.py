@@ -28,10 +28,10 @@ from data_tools.identity import digest, model_identity
 from data_tools.lines import find_records, read_records, write_records
 from data_tools.ranks import in_turn, start_ranks
 from data_tools.score_cache import Cache, file_of_rank, take_in
-from zh_embedder.errors import UserError
-from zh_embedder.gather import wait_for_all
-from zh_embedder.options import at_least, choose
-from zh_embedder.ranks import world
+from zh_embedder.core.distributed import wait_for_all
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.ranks import world
 from zh_embedder.teachers import entropy_shares, find_temperature
 from zh_embedder.validation import group_row
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import reject
+from zh_embedder.core.errors import reject
 from zh_embedder.eval_sets import read_retrieval_set
 from zh_embedder.segment import letters
 

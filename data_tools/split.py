@@ -23,8 +23,8 @@ from data_tools.lines import as_line, find_records, lines_to, read_records
 from data_tools.minhash import Collection
 from data_tools.proof import prove
 from data_tools.split_eval import write_eval_sets
-from zh_embedder.errors import UserError, reject
-from zh_embedder.files import write_json
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import write_json
 from zh_embedder.grouping import Unions, draw_groups, sizes_of
 from zh_embedder.records import short_names
 from zh_embedder.texts import find_texts

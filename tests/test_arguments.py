@@ -21,8 +21,8 @@ from zh_embedder.arguments import (
     parse,
     parser,
 )
-from zh_embedder.errors import UserError
-from zh_embedder.machine import accelerator, cpu_gains_from_bf16
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.machine import accelerator, cpu_gains_from_bf16
 from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, translate
 from zh_embedder.run_arguments import DTYPES
 

@@ -7,7 +7,7 @@ import scipy.stats
 from zh_embedder import bootstrap
 from zh_embedder.agreement import STATISTICS, spearman
 from zh_embedder.bootstrap import Interval, compare, interval, paired, paired_statistic
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.outcome import Outcome
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from data_tools.lines import write_records
 from zh_embedder import corpus
+from zh_embedder.core.errors import UserError
 from zh_embedder.corpus import CorpusRule, Document, documents, find_corpus, load_corpus
-from zh_embedder.errors import UserError
 
 RULE = CorpusRule(limit=30)
 ROWS = [

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import read_json, write_json
+from zh_embedder.core.progress import Bar
 from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.errors import UserError
-from zh_embedder.files import read_json, write_json
 from zh_embedder.pooling import POOLINGS
-from zh_embedder.progress import Bar
 from zh_embedder.spec import EncoderSpec, position_limit
 from zh_embedder.st_format import Layout, write_layout
 from zh_embedder.tiny import build
@@ -188,7 +188,7 @@ def precisions_seen(encoder, monkeypatch) -> list:
     ],
 )
 def test_vectors_in_a_precision_and_the_exact_weights_afterwards(tiny_bert, asked, gains, expected, dense, monkeypatch):
-    monkeypatch.setattr("zh_embedder.machine.cpu_gains_from_bf16", lambda: gains)
+    monkeypatch.setattr("zh_embedder.core.machine.cpu_gains_from_bf16", lambda: gains)
     encoder = load(tiny_bert, dense=dense).train()
     before, exact = exact_weights(encoder), load(tiny_bert, dense=dense).encode(TEXTS)
     seen = precisions_seen(encoder, monkeypatch)

@@ -1,6 +1,15 @@
 import pytest
 
-from zh_embedder.errors import MAX_SHOWN, UserError, exit_code, message_of, nearest, reject, summarise, unknown_name
+from zh_embedder.core.errors import (
+    MAX_SHOWN,
+    UserError,
+    exit_code,
+    message_of,
+    nearest,
+    reject,
+    summarise,
+    unknown_name,
+)
 
 POOLINGS = ("cls", "mean", "last_token")
 

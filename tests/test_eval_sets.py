@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.eval_sets import RetrievalSet, find_sets, read_eval_data, read_retrieval_set
 
 QUERIES = [{"id": "q0", "text": "问零", "task": "qa"}, {"id": "q1", "text": "问一", "task": "qa"}]

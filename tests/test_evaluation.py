@@ -10,8 +10,8 @@ import pytrec_eval
 import torch
 
 from zh_embedder.cli import main
+from zh_embedder.core.errors import UserError
 from zh_embedder.encoder import load_encoder
-from zh_embedder.errors import UserError
 from zh_embedder.eval_sets import RetrievalSet, read_retrieval_set
 from zh_embedder.evaluation import Model, evaluate_retrieval, measure_bm25, measure_model
 

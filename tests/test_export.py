@@ -11,10 +11,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import read_json
 from zh_embedder.encoder import Encoder, EncoderSpec, load_encoder
-from zh_embedder.errors import UserError
 from zh_embedder.export import SAMPLES, export, main, within
-from zh_embedder.files import read_json
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.tokens import tokenize
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from zh_embedder.errors import UserError
-from zh_embedder.files import beside, beside_file, read_json, renamed, write_json
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import beside, beside_file, read_json, renamed, write_json
 
 
 def contents(folder) -> dict[str, str]:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.backbones import BERT_LIKE, FAMILIES, LENGTHS, build, states_alone, texts_of
 from zh_embedder import forward as forward_module
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.forward import PADDED_PIECES, Forward, attention_width, count_layer_weights
 from zh_embedder.spec import EncoderSpec
 from zh_embedder.tokens import concatenate

@@ -9,10 +9,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import multiprocessing as mp
 
+from zh_embedder.core.distributed import gather_values, gather_with_grad, sum_over_ranks, wait_for_all
+from zh_embedder.core.ranks import world
 from zh_embedder.embedded import EmbeddedBatch
-from zh_embedder.gather import gather_values, gather_with_grad, sum_over_ranks, wait_for_all
 from zh_embedder.objectives import LOSSES
-from zh_embedder.ranks import world
 from zh_embedder.validation import GROUP, LABELLED
 
 WORLD, B, G, WIDTH, D = 2, 4, 3, 6, 6

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.guard import ZERO_STEPS, Meter, StepGuard, Work, same_on_all_ranks
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.test_exact import vectors, write_folder
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.exact import search
 from zh_embedder.index import build, drawn, load_index, retrieve, save_index
 from zh_embedder.vectors import open_vectors

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.instructions import (
     TaskTraining,
     find_version,

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.test_eval_sets import write_set
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.eval_sets import LabelSet, PairSet, RetrievalSet, find_sets
 from zh_embedder.labelled_sets import key_id, read_set
 from zh_embedder.metrics import mean

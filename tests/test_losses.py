@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from zh_embedder.core.errors import UserError
 from zh_embedder.embedded import EmbeddedBatch, excluded, other_queries, own_scores, similarity
-from zh_embedder.errors import UserError
 from zh_embedder.losses import false_negatives, info_nce, margin_mse, ranked_distillation, teacher_kl, triplet
 from zh_embedder.objectives import LOSSES, LossTerm, total_loss
 from zh_embedder.validation import GROUP

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.processes import ROOT, environment
-from zh_embedder import machine
-from zh_embedder.errors import UserError
-from zh_embedder.machine import (
+from zh_embedder.core import machine
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.machine import (
     KERNELS,
     PEAK_SIZE,
     accelerator,
@@ -164,7 +164,7 @@ def test_memory_that_was_freed_is_kept():
     """In a process of its own: without it every large tensor faults its pages in anew, with it none does."""
     script = """
         import ctypes, resource
-        from zh_embedder.machine import keep_memory
+        from zh_embedder.core.machine import keep_memory
 
         libc = ctypes.CDLL(None)
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -215,7 +215,7 @@ def test_what_new_shapes_leave_in_memory_does_not_grow():
     script = """
         import os, sys, torch
         from tests.test_gradcache import in_use
-        from zh_embedder.machine import keep_few_kernels
+        from zh_embedder.core.machine import keep_few_kernels
 
         if sys.argv[1] == "few":
             keep_few_kernels()

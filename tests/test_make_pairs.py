@@ -18,7 +18,7 @@ from data_tools.make_pairs import (
     windows,
 )
 from data_tools.shingles import Shingles, hashes
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.segment import letters
 from zh_embedder.validation import parse_line
 

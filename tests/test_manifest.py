@@ -2,7 +2,7 @@
 
 import pytest
 
-from zh_embedder.manifest import command, manifest
+from zh_embedder.core.provenance import command, manifest
 
 
 @pytest.mark.parametrize(

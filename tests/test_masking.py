@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.masking import MaskRule, draw_visible, draw_words, mask, mask_rule
 from zh_embedder.selection import row_rng
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.metrics import mean, measure, per_query
 
 # q1: relevant a (2), b (1), z (1, never found); found in the order x a y b. q2: nothing relevant is found in two.

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from tests.backbones import BERT, FAMILIES, SMALL
 from zh_embedder import mlm_head
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.mlm_head import Decoder, Head, fill_head, make_head, save_head
 from zh_embedder.tokens import TokenBatch
 

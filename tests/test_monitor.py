@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT, losses, weights
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.eval_arguments import EvalArguments, evaluation_defaults
 from zh_embedder.eval_sets import PairSet, RetrievalSet
 from zh_embedder.monitor import Watched, against_base, check_watched, curves, load_outcomes, read_watched, save_outcomes

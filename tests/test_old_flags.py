@@ -6,7 +6,7 @@ import pytest
 from transformers import TrainingArguments
 
 from zh_embedder.arguments import DataArguments, ModelArguments, TrainArguments
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, SPECIAL, split_flags, translate
 from zh_embedder.prefix import as_prefix
 

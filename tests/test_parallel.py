@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from zh_embedder import parallel
-from zh_embedder.parallel import in_order, processes_for
+from zh_embedder.core import parallel
+from zh_embedder.core.parallel import in_order, processes_for
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -66,7 +66,7 @@ def test_only_the_cores_that_this_process_may_use_are_counted():
 
 KILLED = """
 import time
-from zh_embedder.parallel import in_order
+from zh_embedder.core.parallel import in_order
 results = in_order(lambda _: time.sleep(0.01), range(10**6), processes=3)
 next(results)
 print("started", flush=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.pretrain_arguments import EXAMPLE, parse
 
 LEAST = ["--output_dir", "out", "--corpus", "a.jsonl", "--query_encoder", "base"]

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from zh_embedder.agreement import STATISTICS, f1_and_threshold
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.eval_sets import LabelSet, PairSet
 from zh_embedder.probes import measure_labels, measure_pairs
 

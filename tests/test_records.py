@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from zh_embedder import sources, tables
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.records import (
     column,
     filter_scores,
@@ -518,7 +518,7 @@ RANK = """
 import logging, sys, time
 from pathlib import Path
 import datasets, filelock, tqdm.auto
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.records import load_datasets
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 path, cache, go = map(Path, sys.argv[1:])

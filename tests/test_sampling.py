@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.sampling import (
     MIXED,
     PLANS,

@@ -12,7 +12,7 @@ from data_tools.score_cache import Cache, file_of_rank, take_in
 from data_tools.score_teacher import advice, histogram, main
 from data_tools.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
 from tests.processes import ROOT, environment, torchrun
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.teachers import entropy_shares
 
 RECORDS = [

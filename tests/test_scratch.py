@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.scratch import bert_config, character_tokenizer, folder_config, load_tokenizer, random_encoder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.segment import WORDS, bigrams, read_dictionary, segmenter, words
 
 

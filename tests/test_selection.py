@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.selection import (
     DRAWS_PER_NEGATIVE,
     SELECT_NEGATIVE,

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from zh_embedder.arguments import DataArguments, TrainArguments
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.instructions import TaskSpec, TaskTraining, Version, read_version
 from zh_embedder.objectives import LossTerm
 from zh_embedder.records import load_datasets

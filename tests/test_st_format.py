@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from zh_embedder.errors import UserError
-from zh_embedder.files import read_json, write_json
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import read_json, write_json
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.st_format import Layout, read_layout, write_layout
 

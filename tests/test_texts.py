@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_vectors import MANIFEST
 from zh_embedder import texts
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.texts import InputFile, Reader, find_texts
 
 

@@ -12,7 +12,7 @@ from data_tools.formats import FORMATS
 from data_tools.formats.dialogue import most_alike, repeats
 from data_tools.formats.tools import last_request
 from data_tools.lines import read_records
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.validation import parse_line
 
 SQUAD = {

@@ -8,7 +8,7 @@ import pytest
 from data_tools.documents import read_documents
 from data_tools.html_blocks import Block, one_line, read_page
 from data_tools.pdf_text import chapter_level, unwrapped, without_running_heads
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 SERVICE, PRICE = ("对象存储手册",), ("对象存储手册", "价格")
 BLOCKS = [

@@ -18,7 +18,7 @@ from data_tools.passages import Passage
 from data_tools.round_trip import load_retriever, ranks_of
 from examples.from_documents.recorded_endpoint import Endpoint, recorded, write_documents
 from tests.processes import ROOT, environment
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 KEY = "sk-of-the-user"
 CITIES = {

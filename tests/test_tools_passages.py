@@ -8,7 +8,7 @@ import pytest
 from data_tools.documents import Document
 from data_tools.html_blocks import Block
 from data_tools.passages import Passage, Size, cut, pack, pieces
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 
 def document(*blocks, title=""):

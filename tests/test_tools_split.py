@@ -9,7 +9,7 @@ import pytest
 from data_tools.lines import read_records, write_records
 from data_tools.proof import prove
 from data_tools.split import main, parser, split
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.eval_sets import read_retrieval_set
 from zh_embedder.grouping import Unions, draw_groups
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.validation import ROW_FIELDS, parse_line
 
 WHERE = "train.jsonl:17"

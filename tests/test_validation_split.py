@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.processes import ROOT, environment
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.records import load_datasets
 from zh_embedder.validation_split import draw, group_numbers, hold_out
 

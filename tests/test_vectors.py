@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import zh_embedder
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.texts import InputFile
 from zh_embedder.vectors import (
     Manifest,

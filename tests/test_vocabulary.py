@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from zh_embedder.charsmap import charsmap
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.vocabulary import (
     SPECIAL,
     Counts,

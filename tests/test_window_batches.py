@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from zh_embedder.core.errors import UserError
 from zh_embedder.corpus import CorpusRule, load_corpus
-from zh_embedder.errors import UserError
 from zh_embedder.masking import mask_rule
 from zh_embedder.window_batches import (
     Surroundings,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from zh_embedder.agreement import STATISTICS, Array, Statistic
-from zh_embedder.errors import UserError, reject
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.outcome import Outcome
 
 RESAMPLES = 2000

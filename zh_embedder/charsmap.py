@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from zh_embedder.errors import reject
+from zh_embedder.core.errors import reject
 
 BLOCK = 256  # children of a node lie in one block of so many units
 LEAF = 1 << 8

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import beside, renamed
 from zh_embedder.encoder import DENSE_WEIGHTS, Encoder, dense_weight
-from zh_embedder.errors import UserError
-from zh_embedder.files import beside, renamed
 from zh_embedder.folders import QUERY_FOLDER
 from zh_embedder.lora import LORA_FILE, has_lora
 from zh_embedder.st_format import DENSE

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from zh_embedder.errors import exit_code
+from zh_embedder.core.errors import exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    from zh_embedder.runtime import start_logging
+    from zh_embedder.core.runtime import start_logging
     from zh_embedder.training import main as train
 
     if argv[:1] == ["train"]:

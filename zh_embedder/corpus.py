@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from zh_embedder.errors import MAX_SHOWN, UserError, summarise
-from zh_embedder.files import beside, read_json, write_json
-from zh_embedder.parallel import in_order, processes_for
+from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
+from zh_embedder.core.files import beside, read_json, write_json
+from zh_embedder.core.parallel import in_order, processes_for
 from zh_embedder.sources import kind, read_lines
 from zh_embedder.tables import content_hash, one_at_a_time
 from zh_embedder.texts import TEXT_FILE, Reader, find_texts

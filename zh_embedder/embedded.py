@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.similarity import SIMILARITIES
+from zh_embedder.core.similarity import SIMILARITIES
 
 NEVER = float("-inf")
 

@@ -22,13 +22,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from zh_embedder.base_names import cannot_load, hub_folder
-from zh_embedder.errors import UserError, reject
-from zh_embedder.files import beside, read_json, write_json
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import beside, read_json, write_json
+from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
+from zh_embedder.core.progress import Bar
 from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.forward import Forward
 from zh_embedder.lora import LORA_FILE, merge_lora
-from zh_embedder.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
-from zh_embedder.progress import Bar
 from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.st_format import DENSE, Layout, write_layout
 from zh_embedder.tokens import concatenate, save_tokenizer, tokenize

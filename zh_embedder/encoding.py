@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.machine import DTYPES, dtype_name, prepare
+from zh_embedder.core.ranks import own_device, own_rank
 from zh_embedder.encoder import TOKENS_PER_BATCH, Encoder
-from zh_embedder.errors import UserError, reject
 from zh_embedder.folders import encoder_folder, key_folder
-from zh_embedder.machine import DTYPES, dtype_name, prepare
-from zh_embedder.ranks import own_device, own_rank
 from zh_embedder.spec import EncoderSpec, position_limit
 from zh_embedder.texts import FIELDS, Reader, find_texts
 from zh_embedder.tokens import tokenize

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zh_embedder.errors import reject, unknown_name
+from zh_embedder.core.errors import reject, unknown_name
+from zh_embedder.core.options import at_least, choose, option
 from zh_embedder.metrics import NAMES
-from zh_embedder.options import at_least, choose, option
 
 METHODS = ("dense", "bm25", "random", "no")  # how keys are found
 COLLATIONS = ("collate_key", "collate_neg", "collate_score")  # files for other programs, no metrics

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.errors import UserError, nearest, reject
+from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.metrics import Qrels
 from zh_embedder.sources import read_lines
 from zh_embedder.validation import parse_object

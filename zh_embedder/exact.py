@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zh_embedder.errors import UserError, reject, unknown_name
-from zh_embedder.machine import accelerator
-from zh_embedder.similarity import SIMILARITIES
+from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.core.machine import accelerator
+from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.vectors import Vectors, open_vectors
 
 TILE = 16384  # keys scored at a time

@@ -10,8 +10,8 @@ from dataclasses import astuple, dataclass, field
 import torch
 from torch import Tensor
 
-from zh_embedder.errors import UserError
-from zh_embedder.gather import gather_values, sum_over_ranks
+from zh_embedder.core.distributed import gather_values, sum_over_ranks
+from zh_embedder.core.errors import UserError
 
 ZERO_STEPS = 20
 

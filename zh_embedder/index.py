@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import UserError, nearest, reject
+from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.core.files import renamed
+from zh_embedder.core.progress import Bar
 from zh_embedder.exact import Hits, Rows, blocks_of, check, check_width, placed, search, search_blocks, search_folder
-from zh_embedder.files import renamed
-from zh_embedder.progress import Bar
 from zh_embedder.vectors import Vectors
 
 __all__ = ["Index", "build", "load_index", "retrieve", "save_index", "search", "search_blocks", "search_folder"]

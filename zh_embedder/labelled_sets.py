@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.errors import UserError, nearest, reject, unknown_name
+from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.eval_sets import (
     BEIR,
     FLAG_EMBEDDING,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 LORA_FILE = "lora.safetensors"
 ADAPTER = "default"  # peft's name of the only one

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zh_embedder.core.errors import UserError
 from zh_embedder.embedded import (
     NEVER,
     EmbeddedBatch,
@@ -26,7 +27,6 @@ from zh_embedder.embedded import (
     skipped,
     weighted_sum,
 )
-from zh_embedder.errors import UserError
 from zh_embedder.selection import UNSCORED
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.tokens import Ids
 
 MASKED, RANDOM = 0.8, 0.1  # shares of the predicted words; the rest stays as it is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from zh_embedder.errors import reject
+from zh_embedder.core.errors import reject
 
 Qrels = Mapping[str, Mapping[str, int]]  # query -> key -> relevance
 Run = Mapping[str, Mapping[str, float]]  # query -> key -> score

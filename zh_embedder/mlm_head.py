@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM
 from transformers.activations import ACT2FN
 
-from zh_embedder.errors import UserError
-from zh_embedder.files import renamed
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import renamed
 from zh_embedder.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)

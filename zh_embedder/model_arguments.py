@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from zh_embedder.errors import reject
-from zh_embedder.options import above_zero, at_least, choose, option
+from zh_embedder.core.errors import reject
+from zh_embedder.core.options import above_zero, at_least, choose, option
+from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.pooling import POOLINGS
-from zh_embedder.similarity import SIMILARITIES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zh_embedder.core.errors import UserError, unknown_name
+from zh_embedder.core.files import beside_file
+from zh_embedder.core.machine import resolve_dtype
+from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.encoder import Encoder
-from zh_embedder.errors import UserError, unknown_name
-from zh_embedder.files import beside_file
 from zh_embedder.folders import encoder_folder, key_folder
-from zh_embedder.machine import resolve_dtype
 from zh_embedder.probes import METRICS
-from zh_embedder.similarity import SIMILARITIES
 from zh_embedder.spec import EncoderSpec
 
 logger = logging.getLogger(__name__)

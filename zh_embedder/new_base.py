@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zh_embedder.core.errors import exit_code, reject
 from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.errors import exit_code, reject
 from zh_embedder.folders import encoder_folder
 from zh_embedder.saturation import IDLE, REST, add_codes, saturate
 from zh_embedder.spec import EncoderSpec
@@ -259,7 +259,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from zh_embedder.runtime import start_logging
+    from zh_embedder.core.runtime import start_logging
 
     args = make_parser().parse_args(argv)
     start_logging()

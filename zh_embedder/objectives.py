@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zh_embedder import losses, pair_losses
+from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.embedded import EmbeddedBatch
-from zh_embedder.errors import UserError, reject, unknown_name
 from zh_embedder.validation import GROUP, LABELLED, PAIR
 
 TILE = 1 << 20  # scores of queries against keys that are held at once: 4 MiB of fp32

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from zh_embedder.errors import UserError, reject
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.prefix import as_prefix
 
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zh_embedder.errors import reject
+from zh_embedder.core.errors import reject
 
 
 def as_prefix(instruction_text: str, template: str, *, flag: str) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zh_embedder.errors import reject
-from zh_embedder.ranks import first_rank
-from zh_embedder.runtime import run_ranked
+from zh_embedder.core.errors import reject
+from zh_embedder.core.ranks import first_rank
+from zh_embedder.core.runtime import run_ranked
 from zh_embedder.training import begin, check_output, clear_output, find_resume, seed_rank
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.agreement import average_precision, f1_and_threshold, macro_f1, pearson, spearman, v_measure
-from zh_embedder.errors import UserError, reject, unknown_name
+from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.eval_sets import LabelSet, PairSet
 
 Vectors = NDArray[np.float32]

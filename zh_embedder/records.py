@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import MAX_SHOWN, UserError, summarise
+from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.selection import Record
 from zh_embedder.tables import cache_folder, load_table
 

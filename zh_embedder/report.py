@@ -13,8 +13,8 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from zh_embedder.errors import UserError
-from zh_embedder.files import beside_file
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import beside_file
 from zh_embedder.report_data import Report, SetReport, page_data
 
 __all__ = ["Report", "SetReport", "write_report"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 Ints = NDArray[np.int64]
 PLAN_STREAM = 2**32 - 1  # sets the plan's random stream apart from those of the rows

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zh_embedder.errors import reject
+from zh_embedder.core.errors import reject
 
 IDLE = slice(0, 20)  # dimensions that the last normalisation leaves out. Of these:
 REST = slice(0, 2)  # what a piece does not weigh, with opposite signs

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
 from zh_embedder.base_names import cannot_load
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.encoder import Encoder
-from zh_embedder.errors import UserError, reject
 from zh_embedder.spec import EncoderSpec, within_positions
 from zh_embedder.tiny import build
 

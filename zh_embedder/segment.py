@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.errors import MAX_SHOWN, UserError, reject, unknown_name
+from zh_embedder.core.errors import MAX_SHOWN, UserError, reject, unknown_name
 
 logger = logging.getLogger(__name__)
 

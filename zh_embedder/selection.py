@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 SELECT_POSITIVE = ("first", "random", "teacher", "teacher-pos")
 SELECT_NEGATIVE = ("random", "first", "teacher+", "teacher-")

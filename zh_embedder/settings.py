@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.arguments import AUTO, DataArguments, TrainArguments
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.instructions import TaskSpec, TaskTraining, Version, single_instruction
 from zh_embedder.objectives import DEFAULTS, KINDS, LOSSES, LossTerm
 from zh_embedder.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample

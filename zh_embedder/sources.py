@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from zh_embedder.errors import UserError, nearest
+from zh_embedder.core.errors import UserError, nearest
 
 SUFFIXES = (".jsonl", ".json")
 COMPRESSIONS = (".gz", ".zst")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.errors import UserError, reject, unknown_name
-from zh_embedder.files import read_json
+from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.core.files import read_json
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.st_format import read_layout
 

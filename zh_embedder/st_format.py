@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from zh_embedder.errors import UserError
-from zh_embedder.files import read_json, write_json
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import read_json, write_json
 
 MODULES, SETTINGS, LENGTHS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
 TOKENIZER = "tokenizer_config.json"

@@ -12,9 +12,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zh_embedder.errors import MAX_SHOWN, UserError, summarise
-from zh_embedder.files import beside_file
-from zh_embedder.parallel import in_order, processes_for
+from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
+from zh_embedder.core.files import beside_file
+from zh_embedder.core.parallel import in_order, processes_for
 from zh_embedder.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
 from zh_embedder.validation import parse_line
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 SHARPEST, FLATTEST = 1e-4, 1e4  # temperatures that are searched, in units of the scores' spread
 HALVINGS = 60

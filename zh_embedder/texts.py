@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.errors import MAX_SHOWN, UserError, nearest, reject, summarise
+from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
 from zh_embedder.sources import SUFFIXES, find_files, kind, read_lines
 from zh_embedder.validation import check_text, parse_object
 

@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 
 from zh_embedder.collator import Collator, TrainSet, text_identity
-from zh_embedder.gather import sum_over_ranks
-from zh_embedder.parallel import cores, in_order, processes_for
-from zh_embedder.ranks import world
+from zh_embedder.core.distributed import sum_over_ranks
+from zh_embedder.core.parallel import cores, in_order, processes_for
+from zh_embedder.core.ranks import world
 from zh_embedder.tables import one_at_a_time
 from zh_embedder.tokens import Ids, TokenKey, TokenRecord, fingerprint
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zh_embedder.files import read_json, write_json
+from zh_embedder.core.files import read_json, write_json
 
 Ids = NDArray[np.int32]
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zh_embedder.errors import UserError, reject
-from zh_embedder.ranks import first_rank
-from zh_embedder.runtime import run_ranked
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.ranks import first_rank
+from zh_embedder.core.runtime import run_ranked
 
 if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def begin(args: Run) -> None:
     """Do what every run begins with: check the ranks, prepare the machine, say what the flags became."""
-    from zh_embedder.machine import prepare
+    from zh_embedder.core.machine import prepare
 
     check_world(args)
     prepare(args.train.device, threads=args.train.cpu_threads)
@@ -161,7 +161,7 @@ def check_output(args: Run, resume: Path | None) -> None:
 
 def clear_output(args: Run) -> None:
     """Remove the checkpoints of the run that is replaced, so that nobody resumes from them."""
-    from zh_embedder.gather import wait_for_all
+    from zh_embedder.core.distributed import wait_for_all
 
     if args.train.should_save:
         for old in Path(str(args.train.output_dir)).glob("checkpoint-*"):

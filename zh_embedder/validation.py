@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zh_embedder.errors import UserError, nearest, reject
+from zh_embedder.core.errors import UserError, nearest, reject
 
 GROUP, PAIR, LABELLED = "group", "pair", "labelled"
 TEXT_LISTS = ("pos", "neg", "history", "answers")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.eval_sets import RetrievalSet
 from zh_embedder.grouping import Unions, draw_groups, sizes_of
 from zh_embedder.records import TaskDataset, column, with_parts

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.errors import UserError, reject
-from zh_embedder.files import beside_file, read_json, renamed
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import beside_file, read_json, renamed
 from zh_embedder.texts import InputFile
 
 FORMAT = 1

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.charsmap import charsmap
-from zh_embedder.errors import UserError, exit_code, reject
-from zh_embedder.files import beside
+from zh_embedder.core.errors import UserError, exit_code, reject
+from zh_embedder.core.files import beside
 from zh_embedder.segment import tokenizer as jieba_tokenizer
 from zh_embedder.texts import find_texts, spread
 from zh_embedder.tokens import save_tokenizer
@@ -267,7 +267,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from zh_embedder.runtime import start_logging
+    from zh_embedder.core.runtime import start_logging
 
     args = make_parser().parse_args(argv)
     start_logging()

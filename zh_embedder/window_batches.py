@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zh_embedder.core.errors import UserError
 from zh_embedder.corpus import Windows
-from zh_embedder.errors import UserError
 from zh_embedder.loading import EpochBatches
 from zh_embedder.masking import NOTHING, Masked, MaskRule, draw_visible, mask
 from zh_embedder.sampling import PLAN_STREAM

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zh_embedder.errors import UserError, nearest
+from zh_embedder.core.errors import UserError, nearest
 
 Record = dict[str, Any]
 Raw = Mapping[str, Any]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_list, as_object, as_text, distinct, pick
 from data_tools.formats.base import identity as make_id
 from data_tools.formats.reading import read_document
-from zh_embedder.errors import reject
+from zh_embedder.core.errors import reject
 
 PIECE = 6  # characters of a long fact that a reply must hold in a row to count as repeating it
 GAP = 1  # exchanges straight before a turn that are still in a language model's window

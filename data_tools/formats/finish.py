@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from data_tools.formats.base import Item, Record
-from zh_embedder.errors import UserError, reject
+from zh_embedder.core.errors import UserError, reject
 
 Clean = Callable[[str], str]
 SINGLE = ("query", "text1", "text2", "text", "prompt")  # fields that hold a text

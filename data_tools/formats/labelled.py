@@ -10,7 +10,7 @@ from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_te
 from data_tools.formats.pairs import is_number, renamed
 from data_tools.formats.reading import text_lines
 from data_tools.formats.tables import rows
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 from zh_embedder.sources import kind
 
 TEXT = ("sentence", "text", "content", "review", "title")

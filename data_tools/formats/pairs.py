@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity, pick
 from data_tools.formats.reading import open_text, text_lines
 from data_tools.formats.tables import rows
-from zh_embedder.errors import UserError, reject
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.sources import kind
 
 FIRST = ("sentence1", "text_a", "text1", "question1", "q1", "query1", "s1", "premise", "sentence_A")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_list, as_object, as_text, distinct, pick
 from data_tools.formats.base import identity as make_id
 from data_tools.formats.reading import read_document, text_lines
-from zh_embedder.errors import UserError, nearest
+from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.eval_sets import identity, read_qrels, read_rows, read_texts, text_of
 
 logger = logging.getLogger(__name__)

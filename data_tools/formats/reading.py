@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_tools.formats.base import Head, Raw, Record
-from zh_embedder.errors import UserError, nearest
+from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.sources import BLOCK_BYTES, open_bytes
 from zh_embedder.validation import check_surrogates
 

@@ -10,7 +10,7 @@ from typing import Any
 from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_list, as_object, as_text, distinct, pick
 from data_tools.formats.base import identity as make_id
 from data_tools.formats.reading import objects, parse
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 SPEAKER = re.compile(r"^(user|system|assistant)\s*[:：]\s*", re.MULTILINE)
 REPEAT = re.compile(r"_\d+$")

@@ -101,7 +101,7 @@ def main() -> None:
     output, exported = args.out / "run", args.out / "embedder"
     print(f"zh_embedder demo: {len(TASKS)} tasks ({', '.join(TASKS)}), records in {relative(HERE)}")
     print("No hub is asked: the base is nano-zh, which comes with the package.")
-    from zh_embedder.runtime import quiet_deepspeed
+    from zh_embedder.core.runtime import quiet_deepspeed
 
     quiet_deepspeed()
     run(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
-from zh_embedder.errors import reject, unknown_name
+from zh_embedder.core.errors import reject, unknown_name
 
 
 def option(default: Any, text: str) -> Any:

@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from zh_embedder.errors import UserError, message_of
-from zh_embedder.ranks import first_rank
+from zh_embedder.core.errors import UserError, message_of
+from zh_embedder.core.ranks import first_rank
 
 
 class AboveBars(logging.Handler):

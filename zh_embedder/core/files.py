@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.errors import UserError
+from zh_embedder.core.errors import UserError
 
 
 class beside:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zh_embedder.ranks import world
+from zh_embedder.core.ranks import world
 
 
 class _Gather(torch.autograd.Function):

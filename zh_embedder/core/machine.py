@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import torch
 
-from zh_embedder.errors import reject, unknown_name
-from zh_embedder.parallel import cores
+from zh_embedder.core.errors import reject, unknown_name
+from zh_embedder.core.parallel import cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices that measure the peak

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from zh_embedder.errors import reject
+from zh_embedder.core.errors import reject
 
 if TYPE_CHECKING:
     import torch
