@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.material import data_folder
 from data_tools.lines import read_records, write_records
 from zh_embedder.bootstrap import paired
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 
 RANDOM, GIVEN = "random", "given"
 ALL = "miner-all"

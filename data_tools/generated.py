@@ -11,7 +11,7 @@ from data_tools.asking import Written
 from data_tools.passages import Passage
 from data_tools.refusals import jaccard
 from zh_embedder.core.options import at_least
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 
 REPEATED, NOT_FOUND = "repeated", "not_found"
 MEANING = {

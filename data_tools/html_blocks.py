@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zh_embedder.segment import UNSPACED, letters
+from zh_embedder.text.words import UNSPACED, letters
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag

@@ -58,7 +58,7 @@ class Recipe:
 def sentences(text: str) -> list[str]:
     """Cut a text behind the marks that end sentences, and at line ends; marks without letters before them are left out.
 
-    Not `zh_embedder.sentences`, which keeps every character: what is made here is searched for.
+    Not `zh_embedder.text.sentences`, which keeps every character: what is made here is searched for.
     """
     return [found for part in SENTENCE.findall(text) if (found := part.strip())]
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.identity import digest
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 
 Signatures = NDArray[np.uint32]  # (N, P)
 BandKeys = NDArray[np.uint64]  # (N, B)

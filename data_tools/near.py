@@ -13,7 +13,7 @@ from operator import add
 
 from data_tools.encodings import CONTROL
 from data_tools.minhash import Index, Signer
-from zh_embedder.segment import fold
+from zh_embedder.text.words import fold
 
 DROPPED = re.compile(r"""[\s,!?;:'"()<>\[\]{}。、《》〈〉「」『』“”‘’…~·—]+|\.(?!\d)""")
 NUMBERS = re.compile(r"\d+(?:\.\d+)*|[一二三四五六七八九十百千两零〇]+")

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from data_tools.documents import Document
 from zh_embedder.core.options import at_least
-from zh_embedder.sentences import sentences
+from zh_embedder.text.sentences import sentences
 
 CLAUSES = re.compile(r"(?s).+?(?:[，、,：:]\s*|$)")
 BETWEEN = " > "  # headings

@@ -10,7 +10,7 @@ from unicodedata import east_asian_width
 
 from data_tools.html_blocks import Block, Outline, one_line
 from zh_embedder.core.errors import UserError
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 
 CHAPTER = re.compile(r"\s*第\s*[〇零一二三四五六七八九十百千两\d]+\s*([编篇卷部章回节])(?!.*[。！？；]\s*$)")
 LEVELS = {**dict.fromkeys("编篇卷部", 1), **dict.fromkeys("章回", 2), "节": 3}

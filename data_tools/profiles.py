@@ -216,7 +216,7 @@ def truncated(profile: Profile, settings: Settings) -> Iterator[Where]:
     """A share of the texts that loses its end."""
     if settings.tokenizer is None:
         return
-    from zh_embedder.tokens import cut_share
+    from zh_embedder.text.tokens import cut_share
 
     for name, sample, limit in zip(SIDES, profile.samples, settings.max_lengths, strict=True):
         share = cut_share(settings.tokenizer, sample.kept, limit)

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from data_tools.identity import digest
 from data_tools.pools import normalised
-from zh_embedder.segment import fold
+from zh_embedder.text.words import fold
 
 GRAM = 3  # characters
 CACHED = 2048  # keys whose grams are kept, some 20 kB each: neighbours of one query are neighbours of others

@@ -10,7 +10,7 @@ import pytest
 from zh_embedder.bm25 import K1, B, build_bm25, load_bm25
 from zh_embedder.core.errors import UserError
 from zh_embedder.metrics import mean
-from zh_embedder.segment import WORDS
+from zh_embedder.text.words import WORDS
 
 pytest.importorskip("bm25s")
 

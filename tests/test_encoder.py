@@ -19,8 +19,8 @@ from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.spec import EncoderSpec, position_limit
 from zh_embedder.st_format import Layout, write_layout
+from zh_embedder.text.tokens import concatenate, tokenize
 from zh_embedder.tiny import build
-from zh_embedder.tokens import concatenate, tokenize
 
 TEXTS = [
     "土星的光环是由什么组成的",

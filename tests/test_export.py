@@ -16,7 +16,7 @@ from zh_embedder.core.files import read_json
 from zh_embedder.encoder import Encoder, EncoderSpec, load_encoder
 from zh_embedder.export import SAMPLES, export, main, within
 from zh_embedder.pooling import POOLINGS
-from zh_embedder.tokens import tokenize
+from zh_embedder.text.tokens import tokenize
 
 TASKS = {
     "qa": ("为这个问题生成表示，以用于检索能够回答它的段落：", "为这个段落生成表示，以用于检索："),

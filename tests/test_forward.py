@@ -12,7 +12,7 @@ from zh_embedder import forward as forward_module
 from zh_embedder.core.errors import UserError
 from zh_embedder.forward import PADDED_PIECES, Forward, attention_width, count_layer_weights
 from zh_embedder.spec import EncoderSpec
-from zh_embedder.tokens import concatenate
+from zh_embedder.text.tokens import concatenate
 
 
 def forward_of(model, *, pooling="mean", dense=False, normalize=True, **options) -> Forward:

@@ -12,7 +12,7 @@ from zh_embedder import forward as module
 from zh_embedder import gradcache
 from zh_embedder.forward import Forward
 from zh_embedder.spec import EncoderSpec
-from zh_embedder.tokens import concatenate
+from zh_embedder.text.tokens import concatenate
 
 SPEC = EncoderSpec(pooling="mean", query_max_length=40, key_max_length=40)
 

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from zh_embedder.arguments import DataArguments, ModelArguments, TrainArguments
 from zh_embedder.core.errors import UserError
 from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, SPECIAL, split_flags, translate
-from zh_embedder.prefix import as_prefix
+from zh_embedder.text.prefix import as_prefix
 
 OURS = {f.name for cls in (DataArguments, ModelArguments, TrainArguments) for f in fields(cls) if f.init}
 

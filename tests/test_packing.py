@@ -14,7 +14,7 @@ from zh_embedder.forward import Forward
 from zh_embedder.packing import NAME, enable, first_position, forward_packed, probe_lengths, trim, trimmed_weights
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.spec import EncoderSpec
-from zh_embedder.tokens import concatenate
+from zh_embedder.text.tokens import concatenate
 
 CLOSE = 1e-5  # the most that vectors may differ in fp32; they are of length 1
 

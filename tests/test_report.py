@@ -14,7 +14,7 @@ from zh_embedder.outcome import Outcome
 from zh_embedder.query_errors import Bounds, classify, read_errors
 from zh_embedder.report import Report, SetReport, json_for_html, page, write_report
 from zh_embedder.report_data import opponents, page_data, plain, short_labels, thin
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 from zh_embedder.thresholds import Spread, best_threshold, hardest_negatives, spread_of
 from zh_embedder.verdict import Change, alone, judge
 

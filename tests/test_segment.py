@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.segment import WORDS, bigrams, read_dictionary, segmenter, words
+from zh_embedder.text.words import WORDS, bigrams, read_dictionary, segmenter, words
 
 
 def test_words_by_hand():
@@ -86,14 +86,14 @@ def test_files_that_are_no_dictionaries_are_refused(tmp_path):
 
 def test_words_that_jieba_never_finds_are_said(tmp_path, caplog):
     path = write(tmp_path / "own.txt", "甲/乙 3\n凤栖梧\n")
-    with caplog.at_level(logging.WARNING, "zh_embedder.segment"):
+    with caplog.at_level(logging.WARNING, "zh_embedder.text.words"):
         segmenter("jieba", path)
     assert "never finds 1 of the words" in caplog.text
     assert "甲/乙" in caplog.text
 
 
 def test_jieba_says_nothing_and_writes_nothing(tmp_path):
-    code = "from zh_embedder.segment import words; import sys; sys.stdout.write(' '.join(words('研究检索')))"
+    code = "from zh_embedder.text.words import words; import sys; sys.stdout.write(' '.join(words('研究检索')))"
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", code],
         cwd=Path(__file__).parent.parent, env={"TMPDIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from zh_embedder.sentences import sentence_starts, sentences
+from zh_embedder.text.sentences import sentence_starts, sentences
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from zh_embedder.tokens import TokenBatch, concatenate, save_tokenizer, tokenize
+from zh_embedder.text.tokens import TokenBatch, concatenate, save_tokenizer, tokenize
 
 TEXTS = ["猫", "今天天气怎么样？", "请帮我查一下明天上午从北京到上海的高铁。"]
 

@@ -8,7 +8,7 @@ import pytest
 from data_tools import minhash
 from data_tools.minhash import Collection, Index, Signer, alike, band_keys, band_rows
 from data_tools.near import apart, jaccard
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 
 WORDS = [chr(0x4E00 + i) for i in range(0, 3000, 7)]
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from zh_embedder.segment import word_starts
+from zh_embedder.text.words import word_starts
 from zh_embedder.windows import cuts, document_windows, marks, windows_of
 
 

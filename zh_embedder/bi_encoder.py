@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zh_embedder.encoder import Encoder
 from zh_embedder.folders import KEY_FOLDER, QUERY_FOLDER
-from zh_embedder.tokens import TokenBatch
+from zh_embedder.text.tokens import TokenBatch
 
 
 class BiEncoder(nn.Module):

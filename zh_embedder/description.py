@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from zh_embedder.sampling import steps_of, waiting_rows
-from zh_embedder.tokens import cut_share
+from zh_embedder.text.tokens import cut_share
 from zh_embedder.validation import GROUP
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from zh_embedder.forward import Forward
 from zh_embedder.lora import LORA_FILE, merge_lora
 from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.st_format import DENSE, Layout, write_layout
-from zh_embedder.tokens import concatenate, save_tokenizer, tokenize
+from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
 

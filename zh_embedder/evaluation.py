@@ -26,7 +26,7 @@ from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.metrics import Run, per_query
 from zh_embedder.outcome import Outcome
 from zh_embedder.probes import measure_labels, measure_pairs
-from zh_embedder.tokens import cut_share
+from zh_embedder.text.tokens import cut_share
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
 HITS = 100  # keys kept of each query

@@ -19,7 +19,7 @@ from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.spec import KEY_SUFFIX
 from zh_embedder.st_format import MODULES
-from zh_embedder.tokens import tokenize
+from zh_embedder.text.tokens import tokenize
 
 TOLERANCE = 1e-4
 SAMPLES = (

@@ -18,7 +18,7 @@ from zh_embedder.gradcache import encode_in_parts
 from zh_embedder.packing import enable, forward_packed, trim, trimmed_weights
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.spec import EncoderSpec, check_lengths
-from zh_embedder.tokens import TokenBatch
+from zh_embedder.text.tokens import TokenBatch
 
 PADDED_PIECES = 4  # forwards of a batch that cannot be packed, each of texts of like lengths
 

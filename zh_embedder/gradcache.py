@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from zh_embedder.tokens import TokenBatch
+from zh_embedder.text.tokens import TokenBatch
 
 SHARDING = {"FullyShardedDataParallel", "FSDPModule"}  # FSDP's first and second kind
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.tokens import Ids
+from zh_embedder.text.tokens import Ids
 
 MASKED, RANDOM = 0.8, 0.1  # shares of the predicted words; the rest stays as it is
 Places = NDArray[np.int64]

@@ -22,7 +22,7 @@ from transformers.activations import ACT2FN
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import renamed
-from zh_embedder.tokens import TokenBatch
+from zh_embedder.text.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
 

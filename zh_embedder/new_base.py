@@ -27,8 +27,8 @@ from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.folders import encoder_folder
 from zh_embedder.saturation import IDLE, REST, add_codes, saturate
 from zh_embedder.spec import EncoderSpec
+from zh_embedder.text.tokens import tokenize
 from zh_embedder.texts import find_texts, spread
-from zh_embedder.tokens import tokenize
 
 logger = logging.getLogger(__name__)
 

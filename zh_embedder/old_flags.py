@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.prefix import as_prefix
+from zh_embedder.text.prefix import as_prefix
 
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f")
 NOTHING = (*FALSE, "none", "null", "-1", "no", "")

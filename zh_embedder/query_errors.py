@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from zh_embedder.eval_sets import RetrievalSet
 from zh_embedder.outcome import Outcome
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 
 CLASSES = ("won", "lost", "failing")
 SAME_TEXT, ABOVE = "same", "above"  # rules by which a key may be a positive that nobody has marked

@@ -23,7 +23,7 @@ from zh_embedder.labelled_sets import KINDS, read_set
 from zh_embedder.metrics import measure
 from zh_embedder.outcome import Outcome
 from zh_embedder.report import Report, SetReport, write_report
-from zh_embedder.segment import WORDS
+from zh_embedder.text.words import WORDS
 
 Table = list[dict[str, object]]
 RISES, FALLS, LEVEL = "rises", "falls", "="

@@ -28,7 +28,7 @@ from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.ranks import world
 from zh_embedder.tables import one_at_a_time
-from zh_embedder.tokens import Ids, TokenKey, TokenRecord, fingerprint
+from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -25,7 +25,7 @@ from zh_embedder.loading import EpochBatches
 from zh_embedder.masking import NOTHING, Masked, MaskRule, draw_visible, mask
 from zh_embedder.sampling import PLAN_STREAM
 from zh_embedder.selection import row_rng
-from zh_embedder.tokens import Ids, TokenBatch, concatenate, tokenize
+from zh_embedder.text.tokens import Ids, TokenBatch, concatenate, tokenize
 
 Ints = NDArray[np.int64]
 HELD_OUT_STREAM = 2**32 - 3  # sets the draw of documents to be measured on apart from every other

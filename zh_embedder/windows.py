@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.segment import word_starts
-from zh_embedder.sentences import sentence_starts
-from zh_embedder.tokens import Ids
+from zh_embedder.text.sentences import sentence_starts
+from zh_embedder.text.tokens import Ids
+from zh_embedder.text.words import word_starts
 
 Flags = NDArray[np.bool_]
 
