@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.material import data_folder
-from zh_embedder.sources import read_lines
+from zh_embedder.data.sources import read_lines
 from zh_embedder.tiny import build
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,9 +22,9 @@ from data_tools.formats.reading import find_encoding, head
 from data_tools.formats.tools import ANSWERS
 from data_tools.lines import as_line, lines_to
 from zh_embedder.core.errors import UserError, reject, unknown_name
-from zh_embedder.records import short_names
-from zh_embedder.sources import find_files
-from zh_embedder.validation import parse_line
+from zh_embedder.data.records import short_names
+from zh_embedder.data.schema import parse_line
+from zh_embedder.data.sources import find_files
 
 logger = logging.getLogger("data_tools.convert")  # __name__ is __main__ under `python -m`
 

@@ -17,8 +17,8 @@ from data_tools.formats.reading import find_encoding, opened
 from data_tools.html_blocks import Block, Outline, Page, read_page
 from data_tools.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.errors import UserError, nearest, reject, summarise
+from zh_embedder.data.sources import find_files, kind
 from zh_embedder.eval_sets import read_rows
-from zh_embedder.sources import find_files, kind
 from zh_embedder.text.words import UNSPACED
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from data_tools.lines import as_line, lines_to
 from data_tools.near import pair
 from data_tools.survey import Plan, Survey, every_line, kind_of
 from zh_embedder.core.errors import UserError
-from zh_embedder.validation import parse_line, parse_object
+from zh_embedder.data.schema import parse_line, parse_object
 
 TEXTS = ("query", "text", "text1", "text2")
 LISTS = ("pos", "neg", "history")

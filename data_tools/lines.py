@@ -12,8 +12,8 @@ from typing import IO, Any
 from tqdm.auto import tqdm
 
 from zh_embedder.core.files import renamed
+from zh_embedder.data.sources import find_files
 from zh_embedder.eval_sets import read_rows
-from zh_embedder.sources import find_files
 
 EXAMPLE = '{"query": ..., "pos": [...], "task": ...}'
 

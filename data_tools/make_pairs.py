@@ -27,9 +27,9 @@ from data_tools.command import call, make_parser
 from data_tools.lines import write_records
 from data_tools.shingles import Shingles, evaluation_shingles
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.sources import is_data_file, kind, read_lines
-from zh_embedder.texts import TEXT_FILE, Reader, find_texts
-from zh_embedder.validation import parse_object
+from zh_embedder.data.schema import parse_object
+from zh_embedder.data.sources import is_data_file, kind, read_lines
+from zh_embedder.data.text_files import TEXT_FILE, Reader, find_texts
 
 logger = logging.getLogger("data_tools.make_pairs")  # __name__ is __main__ under `python -m`
 

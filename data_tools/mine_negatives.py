@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
     files = find_records([*args.files, *args.input_file])
     from data_tools.mining import Settings
     from data_tools.mining_run import Job, mine
-    from zh_embedder.texts import find_texts
+    from zh_embedder.data.text_files import find_texts
 
     limits = Limits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)
     settings = Settings(

@@ -23,10 +23,10 @@ from data_tools.identity import digest
 from data_tools.lines import read_records
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside
-from zh_embedder.sources import kind, read_lines
+from zh_embedder.data.schema import group_row
+from zh_embedder.data.sources import kind, read_lines
+from zh_embedder.data.text_files import TEXT_FILE, Reader
 from zh_embedder.text.words import fold, letters
-from zh_embedder.texts import TEXT_FILE, Reader
-from zh_embedder.validation import group_row
 
 KEYS, STARTS = "keys.jsonl", "starts.npy"
 CACHED = 8192  # texts: a block's queries and their neighbours are looked at again and again

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_tools.lines import as_line, read_records
 from data_tools.minhash import Collection
-from zh_embedder.validation import parse_line
+from zh_embedder.data.schema import parse_line
 
 KINDS = ("groups", "queries", "positives")
 

@@ -18,7 +18,7 @@ from data_tools.checks import Item, Look
 from data_tools.findings import ERROR, INFO, WARNING
 from data_tools.identity import digest
 from data_tools.near import pair
-from zh_embedder.validation import GROUP
+from zh_embedder.data.schema import GROUP
 
 BLOCK = 1 << 20
 Digests = NDArray[np.uint64]

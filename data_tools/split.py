@@ -25,10 +25,10 @@ from data_tools.proof import prove
 from data_tools.split_eval import write_eval_sets
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import write_json
-from zh_embedder.grouping import Unions, draw_groups, sizes_of
-from zh_embedder.records import short_names
-from zh_embedder.texts import find_texts
-from zh_embedder.validation import Row, parse_line
+from zh_embedder.data.records import short_names
+from zh_embedder.data.schema import Row, parse_line
+from zh_embedder.data.source_groups import Unions, draw_groups, sizes_of
+from zh_embedder.data.text_files import find_texts
 
 logger = logging.getLogger("data_tools.split")  # __name__ is __main__ under `python -m`
 

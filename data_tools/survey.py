@@ -15,8 +15,8 @@ from data_tools.leaks import LEAK_KINDS, EvalTexts
 from data_tools.profiles import DATASET_CHECKS, LINE, Profile
 from data_tools.repeats import REPEAT_KINDS, Seen
 from zh_embedder.core.errors import UserError, nearest
-from zh_embedder.sources import BOMS, block_lines, not_utf8, read_blocks
-from zh_embedder.validation import GROUP_FIELDS, LABELLED_FIELDS, PAIR_FIELDS, parse_line
+from zh_embedder.data.schema import GROUP_FIELDS, LABELLED_FIELDS, PAIR_FIELDS, parse_line
+from zh_embedder.data.sources import BOMS, block_lines, not_utf8, read_blocks
 
 LINE_KINDS: Mapping[str, tuple[str, str]] = {
     "schema": (ERROR, "a line that is no record"),

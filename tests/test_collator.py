@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from zh_embedder.collator import (
+from zh_embedder.data.collator import (
     Batch,
     Collator,
     RankBatches,
@@ -22,10 +22,10 @@ from zh_embedder.collator import (
     TrainSet,
     text_identity,
 )
-from zh_embedder.loading import PlanLoader, Waiting, start_worker
-from zh_embedder.records import load_datasets
-from zh_embedder.sampling import MIXED, epoch_steps, plan_epoch
-from zh_embedder.selection import SelectionRule
+from zh_embedder.data.groups import SelectionRule
+from zh_embedder.data.loader import PlanLoader, Waiting, start_worker
+from zh_embedder.data.plan import MIXED, epoch_steps, plan_epoch
+from zh_embedder.data.records import load_datasets
 from zh_embedder.tiny import characters
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo" / "train"
@@ -540,7 +540,7 @@ def test_real_records_keep_their_text_and_never_take_a_positive_for_a_negative(r
 
 def test_a_records_prompt_is_joined_by_the_format_of_the_flags():
     """FlagEmbedding formats a record's own prompt exactly as it formats the global instruction."""
-    from zh_embedder.selection import Record, SelectionRule
+    from zh_embedder.data.groups import Record, SelectionRule
 
     train_set = TrainSet(
         records=None,

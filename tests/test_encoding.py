@@ -20,9 +20,9 @@ from zh_embedder import encoding
 from zh_embedder.core import machine
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.ranks import own_rank
+from zh_embedder.data.text_files import InputFile, Reader
 from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.encoding import ahead, blocks, tokenizer_hash, weights_hash
-from zh_embedder.texts import InputFile, Reader
 from zh_embedder.tiny import build
 from zh_embedder.vectors import only_writer, open_vectors
 

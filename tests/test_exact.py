@@ -6,8 +6,8 @@ import torch
 
 from zh_embedder import exact
 from zh_embedder.core.errors import UserError
+from zh_embedder.data.text_files import InputFile
 from zh_embedder.exact import best_of, blocks_of, search, search_blocks, search_folder
-from zh_embedder.texts import InputFile
 from zh_embedder.vectors import Manifest, open_vectors, start_folder, write_shard
 
 

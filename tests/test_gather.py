@@ -11,9 +11,9 @@ from torch import multiprocessing as mp
 
 from zh_embedder.core.distributed import gather_values, gather_with_grad, sum_over_ranks, wait_for_all
 from zh_embedder.core.ranks import world
+from zh_embedder.data.schema import GROUP, LABELLED
 from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.objectives import LOSSES
-from zh_embedder.validation import GROUP, LABELLED
 
 WORLD, B, G, WIDTH, D = 2, 4, 3, 6, 6
 STEP = WORLD * B

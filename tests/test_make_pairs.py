@@ -19,8 +19,8 @@ from data_tools.make_pairs import (
 )
 from data_tools.shingles import Shingles, hashes
 from zh_embedder.core.errors import UserError
+from zh_embedder.data.schema import parse_line
 from zh_embedder.text.words import letters
-from zh_embedder.validation import parse_line
 
 TEXT = "".join(f"第{n}句话说的是编号{n * 37}的事情，它和别的事情都不一样。" for n in range(60))
 DIALOGUE = "\n".join(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from zh_embedder.core.errors import UserError
+from zh_embedder.data.groups import row_rng
 from zh_embedder.masking import MaskRule, draw_visible, draw_words, mask, mask_rule
-from zh_embedder.selection import row_rng
 
 CLS, SEP, MASK, UNK, FIRST = 1, 2, 3, 4, 10  # tokens from FIRST on are words
 SIZE = 200

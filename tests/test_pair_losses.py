@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from zh_embedder.data.schema import GROUP, LABELLED, PAIR
 from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.objectives import LOSSES
 from zh_embedder.pair_losses import (
@@ -19,7 +20,6 @@ from zh_embedder.pair_losses import (
     ordered,
     supervised_contrastive,
 )
-from zh_embedder.validation import GROUP, LABELLED, PAIR
 
 VARIANTS = [
     ("cosine_regression", {}),

@@ -14,9 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from zh_embedder import sources, tables
 from zh_embedder.core.errors import UserError
-from zh_embedder.records import (
+from zh_embedder.data import record_tables as tables
+from zh_embedder.data import sources
+from zh_embedder.data.groups import Record
+from zh_embedder.data.record_tables import cache_folder, content_hash
+from zh_embedder.data.records import (
     column,
     filter_scores,
     limit_rows,
@@ -26,9 +29,7 @@ from zh_embedder.records import (
     scores_sample,
     with_parts,
 )
-from zh_embedder.selection import Record
-from zh_embedder.sources import find_files
-from zh_embedder.tables import cache_folder, content_hash
+from zh_embedder.data.sources import find_files
 
 
 def record(number: int, **fields) -> dict:
@@ -311,7 +312,7 @@ def test_a_sample_of_teacher_scores_is_of_the_datasets_rows(tmp_path, load, monk
     rows = [{"query": f"问{i}", "pos": ["甲"], "neg": ["乙"], "teacher_scores": [i, 0]} for i in range(20)]
     (scored,) = load(write(tmp_path / "scored.jsonl", rows))
     assert scores_sample(scored) == [[i, 0.0] for i in range(20)]
-    monkeypatch.setattr("zh_embedder.records.SCORES_SAMPLE", 5)
+    monkeypatch.setattr("zh_embedder.data.records.SCORES_SAMPLE", 5)
     some = scores_sample(scored)
     assert len(some) == 5
     assert len({first for first, _ in some}) == 5
@@ -519,7 +520,7 @@ import logging, sys, time
 from pathlib import Path
 import datasets, filelock, tqdm.auto
 from zh_embedder.core.errors import UserError
-from zh_embedder.records import load_datasets
+from zh_embedder.data.records import load_datasets
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 path, cache, go = map(Path, sys.argv[1:])
 print("ready", flush=True)

@@ -137,7 +137,7 @@ def test_collate_neg_makes_training_records_without_positives_and_answers(folder
         assert np.all(np.diff(found["key_score"]) <= 0)
     unfiltered = [key for row in scored for key in row["key"] if key not in row["pos"]][:5]
     assert unfiltered  # there was something to choose from
-    from zh_embedder.records import load_datasets
+    from zh_embedder.data.records import load_datasets
 
     (dataset,) = load_datasets([folder / "eval.neg.mine.jsonl"], cache_dir=str(folder / "cache"))
     assert len(dataset) == 20  # they train

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.sampling import (
+from zh_embedder.data.plan import (
     MIXED,
     PLANS,
     Plan,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.selection import (
+from zh_embedder.data.groups import (
     DRAWS_PER_NEGATIVE,
     SELECT_NEGATIVE,
     SELECT_POSITIVE,

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from tests.test_vectors import MANIFEST
-from zh_embedder import texts
 from zh_embedder.core.errors import UserError
-from zh_embedder.texts import InputFile, Reader, find_texts
+from zh_embedder.data import text_files as texts
+from zh_embedder.data.text_files import InputFile, Reader, find_texts
 
 
 def write(path: Path, *lines) -> Path:

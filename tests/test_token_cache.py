@@ -13,12 +13,12 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.test_collator import plain
-from zh_embedder import token_cache
-from zh_embedder.collator import Collator, RankBatches, TrainRows, TrainSet, text_identity
-from zh_embedder.records import limit_rows, load_datasets, merge_small
-from zh_embedder.selection import SelectionRule
+from zh_embedder.data import token_cache
+from zh_embedder.data.collator import Collator, RankBatches, TrainRows, TrainSet, text_identity
+from zh_embedder.data.groups import SelectionRule
+from zh_embedder.data.records import limit_rows, load_datasets, merge_small
+from zh_embedder.data.token_cache import TokenTable, file_name, fingerprints, token_table, with_tokens, write_tokens
 from zh_embedder.text.tokens import tokenize
-from zh_embedder.token_cache import TokenTable, file_name, fingerprints, token_table, with_tokens, write_tokens
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo" / "train"
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from data_tools.formats.dialogue import most_alike, repeats
 from data_tools.formats.tools import last_request
 from data_tools.lines import read_records
 from zh_embedder.core.errors import UserError
-from zh_embedder.validation import parse_line
+from zh_embedder.data.schema import parse_line
 
 SQUAD = {
     "data": [

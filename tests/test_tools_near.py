@@ -11,7 +11,7 @@ from data_tools.near import Known as KnownText
 from data_tools.near import NearIndex, alike, jaccard, near, normal
 from data_tools.repeats import Seen
 from tests.test_tools_doctor import POSITIVE, record, sentence
-from zh_embedder.validation import parse_line
+from zh_embedder.data.schema import parse_line
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,11 @@ def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder
 
 def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
     from zh_embedder.bi_encoder import BiEncoder
-    from zh_embedder.collator import RowRequest, TrainRows, TrainSet
+    from zh_embedder.data.collator import RowRequest, TrainRows, TrainSet
+    from zh_embedder.data.groups import SelectionRule
+    from zh_embedder.data.records import load_datasets
     from zh_embedder.encoder import load_encoder
     from zh_embedder.losses import info_nce
-    from zh_embedder.records import load_datasets
-    from zh_embedder.selection import SelectionRule
     from zh_embedder.tiny import build
     from zh_embedder.trainer import DenseTrainer, collator_of
 
@@ -143,10 +143,10 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
 
 def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folder):
     """Read the batch that the plan asks for, encode it text by text, and sum InfoNCE in double precision."""
+    from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group
+    from zh_embedder.data.plan import plan_epoch
     from zh_embedder.encoder import Encoder
     from zh_embedder.instructions import read_version
-    from zh_embedder.sampling import plan_epoch
-    from zh_embedder.selection import Record, SelectionRule, row_rng, select_group
     from zh_embedder.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.validation import ROW_FIELDS, parse_line
+from zh_embedder.data.schema import ROW_FIELDS, parse_line
 
 WHERE = "train.jsonl:17"
 GROUP = {"query": "问", "pos": ["答"], "neg": ["否", "错"], "task": "qa"}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes import ROOT, environment
 from zh_embedder.core.errors import UserError
-from zh_embedder.records import load_datasets
+from zh_embedder.data.records import load_datasets
 from zh_embedder.validation_split import draw, group_numbers, hold_out
 
 
@@ -111,7 +111,7 @@ def test_every_process_draws_the_same(tmp_path):
     """Strings hash differently in every process; the draw must not notice."""
     path = write(tmp_path / "one.jsonl", [record(f"问{i % 30}", [f"答{i % 17}"]) for i in range(90)])
     code = (
-        "import sys; from pathlib import Path; from zh_embedder.records import load_datasets\n"
+        "import sys; from pathlib import Path; from zh_embedder.data.records import load_datasets\n"
         "from zh_embedder.validation_split import hold_out, group_numbers\n"
         "d = load_datasets([Path(sys.argv[1])], cache_dir=sys.argv[2])\n"
         "print(group_numbers(d)[0].tolist(), [s.queries for s in hold_out(d, share=.2, seed=1)[1]])"

@@ -25,10 +25,10 @@ from tqdm.auto import tqdm
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.parallel import in_order, processes_for
-from zh_embedder.sources import kind, read_lines
-from zh_embedder.tables import content_hash, one_at_a_time
+from zh_embedder.data.record_tables import content_hash, one_at_a_time
+from zh_embedder.data.sources import kind, read_lines
+from zh_embedder.data.text_files import TEXT_FILE, Reader, find_texts
 from zh_embedder.text.tokens import fingerprint
-from zh_embedder.texts import TEXT_FILE, Reader, find_texts
 from zh_embedder.windows import Window, windows_of
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from zh_embedder.sampling import steps_of, waiting_rows
+from zh_embedder.data.plan import steps_of, waiting_rows
+from zh_embedder.data.schema import GROUP
 from zh_embedder.text.tokens import cut_share
-from zh_embedder.validation import GROUP
 
 if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments

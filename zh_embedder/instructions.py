@@ -26,7 +26,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from zh_embedder.core.errors import UserError, nearest, reject, summarise, unknown_name
-from zh_embedder.selection import SELECT_NEGATIVE, SELECT_POSITIVE
+from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 
 PACKAGED = (Path(__file__).parent / "_instructions", Path(__file__).parent.parent / "instructions")
 SUFFIXES = (".yaml", ".yml")

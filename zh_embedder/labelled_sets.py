@@ -12,6 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
+from zh_embedder.data.schema import (
+    GROUP,
+    check_text,
+    empty_row,
+    group_row,
+    labelled_row,
+    need_text,
+    pair_row,
+    text_list,
+)
 from zh_embedder.eval_sets import (
     BEIR,
     FLAG_EMBEDDING,
@@ -29,7 +39,6 @@ from zh_embedder.eval_sets import (
     read_retrieval_set,
     read_rows,
 )
-from zh_embedder.validation import GROUP, check_text, empty_row, group_row, labelled_row, need_text, pair_row, text_list
 
 KINDS = ("retrieval", "reranking", "similarity", "pair_classification", "classification", "clustering")
 PAIRS = '{"text1": ..., "text2": ..., "score": ...}'

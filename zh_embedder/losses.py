@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zh_embedder.core.errors import UserError
+from zh_embedder.data.groups import UNSCORED
 from zh_embedder.embedded import (
     NEVER,
     EmbeddedBatch,
@@ -27,7 +28,6 @@ from zh_embedder.embedded import (
     skipped,
     weighted_sum,
 )
-from zh_embedder.selection import UNSCORED
 
 
 def info_nce(

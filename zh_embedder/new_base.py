@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.core.errors import exit_code, reject
+from zh_embedder.data.text_files import find_texts, spread
 from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.folders import encoder_folder
 from zh_embedder.saturation import IDLE, REST, add_codes, saturate
 from zh_embedder.spec import EncoderSpec
 from zh_embedder.text.tokens import tokenize
-from zh_embedder.texts import find_texts, spread
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from zh_embedder import losses, pair_losses
 from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.data.schema import GROUP, LABELLED, PAIR
 from zh_embedder.embedded import EmbeddedBatch
-from zh_embedder.validation import GROUP, LABELLED, PAIR
 
 TILE = 1 << 20  # scores of queries against keys that are held at once: 4 MiB of fp32
 ABOVE_ZERO = ("temperature", "teacher_temperature", "student_temperature", "scale")

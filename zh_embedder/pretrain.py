@@ -171,7 +171,7 @@ def make_model(args: PretrainArguments, encoder: Encoder, length: int) -> Masked
 def read_corpus(args: PretrainArguments, encoder: Encoder, limit: int) -> list[Windows]:
     """Read and cut the corpus; the log says what it came to."""
     from zh_embedder.corpus import CorpusRule, find_corpus, load_corpus
-    from zh_embedder.tables import cache_folder
+    from zh_embedder.data.record_tables import cache_folder
     from zh_embedder.text.words import segmenter
 
     corpus = args.corpus

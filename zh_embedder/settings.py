@@ -13,13 +13,13 @@ from typing import Any
 
 from zh_embedder.arguments import AUTO, DataArguments, TrainArguments
 from zh_embedder.core.errors import UserError
+from zh_embedder.data.groups import SelectionRule
+from zh_embedder.data.plan import Shares, shares_of
+from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
+from zh_embedder.data.schema import GROUP, LABELLED
 from zh_embedder.instructions import TaskSpec, TaskTraining, Version, single_instruction
 from zh_embedder.objectives import DEFAULTS, KINDS, LOSSES, LossTerm
-from zh_embedder.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
-from zh_embedder.sampling import Shares, shares_of
-from zh_embedder.selection import SelectionRule
 from zh_embedder.teachers import equal_scores, find_temperature
-from zh_embedder.validation import GROUP, LABELLED
 
 FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
 

@@ -16,17 +16,17 @@ from zh_embedder.attention import obstacle
 from zh_embedder.base_trainer import BaseTrainer
 from zh_embedder.bi_encoder import BiEncoder
 from zh_embedder.checkpoints import load_weights
-from zh_embedder.collator import Batch, Collator, RankBatches, TrainRows, TrainSet
 from zh_embedder.core.distributed import gather_values, gather_with_grad
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.ranks import world
+from zh_embedder.data.collator import Batch, Collator, RankBatches, TrainRows, TrainSet
+from zh_embedder.data.loader import PlanLoader
+from zh_embedder.data.plan import MIXED, Shares
 from zh_embedder.embedded import EmbeddedBatch
 from zh_embedder.evaluation import Model
 from zh_embedder.guard import Work, same_on_all_ranks
-from zh_embedder.loading import PlanLoader
 from zh_embedder.monitor import WORDS, Watched, against_base, load_outcomes, save_outcomes
 from zh_embedder.objectives import LossTerm, sees_queries, total_loss, watch
-from zh_embedder.sampling import MIXED, Shares
 
 logger = logging.getLogger(__name__)
 

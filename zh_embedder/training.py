@@ -57,14 +57,14 @@ def train(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can mend; nothing has been written then.
     """
+    from zh_embedder.data.record_tables import cache_folder
+    from zh_embedder.data.records import load_datasets, merge_small
+    from zh_embedder.data.sources import find_files
+    from zh_embedder.data.token_cache import with_tokens
     from zh_embedder.description import describe
     from zh_embedder.instructions import read_version
     from zh_embedder.monitor import read_watched
-    from zh_embedder.records import load_datasets, merge_small
     from zh_embedder.run_report import report_run
-    from zh_embedder.sources import find_files
-    from zh_embedder.tables import cache_folder
-    from zh_embedder.token_cache import with_tokens
     from zh_embedder.trainer import collator_of
     from zh_embedder.validation_split import hold_out
 
@@ -175,7 +175,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: W
     from transformers import set_seed
 
     from zh_embedder.bi_encoder import BiEncoder
-    from zh_embedder.collator import TrainSet
+    from zh_embedder.data.collator import TrainSet
     from zh_embedder.monitor import check_watched
     from zh_embedder.settings import dataset_shares, plan_datasets
     from zh_embedder.trainer import DenseTrainer

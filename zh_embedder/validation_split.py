@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError
+from zh_embedder.data.records import TaskDataset, column, with_parts
+from zh_embedder.data.schema import GROUP
+from zh_embedder.data.source_groups import Unions, draw_groups, sizes_of
 from zh_embedder.eval_sets import RetrievalSet
-from zh_embedder.grouping import Unions, draw_groups, sizes_of
-from zh_embedder.records import TaskDataset, column, with_parts
-from zh_embedder.validation import GROUP
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed
-from zh_embedder.texts import InputFile
+from zh_embedder.data.text_files import InputFile
 
 FORMAT = 1
 MANIFEST = "manifest.json"

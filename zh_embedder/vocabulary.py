@@ -25,9 +25,9 @@ from typing import Any
 from zh_embedder.charsmap import charsmap
 from zh_embedder.core.errors import UserError, exit_code, reject
 from zh_embedder.core.files import beside
+from zh_embedder.data.text_files import find_texts, spread
 from zh_embedder.text.tokens import save_tokenizer
 from zh_embedder.text.words import tokenizer as jieba_tokenizer
-from zh_embedder.texts import find_texts, spread
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from data_tools.formats.pairs import is_number, renamed
 from data_tools.formats.reading import text_lines
 from data_tools.formats.tables import rows
 from zh_embedder.core.errors import UserError
-from zh_embedder.sources import kind
+from zh_embedder.data.sources import kind
 
 TEXT = ("sentence", "text", "content", "review", "title")
 LABEL = ("label_desc", "label_des", "label_text", "label", "category", "labels")

@@ -9,7 +9,7 @@ from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_te
 from data_tools.formats.reading import open_text, text_lines
 from data_tools.formats.tables import rows
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.sources import kind
+from zh_embedder.data.sources import kind
 
 FIRST = ("sentence1", "text_a", "text1", "question1", "q1", "query1", "s1", "premise", "sentence_A")
 SECOND = ("sentence2", "text_b", "text2", "question2", "q2", "query2", "s2", "hypothesis", "hypo", "sentence_B")

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 from data_tools.formats.base import Head, Raw, Record
 from zh_embedder.core.errors import UserError, nearest
-from zh_embedder.sources import BLOCK_BYTES, open_bytes
-from zh_embedder.validation import check_surrogates
+from zh_embedder.data.schema import check_surrogates
+from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
 from data_tools.formats.reading import objects
-from zh_embedder.validation import CARRIED_FIELDS, GROUP_FIELDS
+from zh_embedder.data.schema import CARRIED_FIELDS, GROUP_FIELDS
 
 KEPT = (*GROUP_FIELDS, *CARRIED_FIELDS)
 NAMES = ("id", "query_id", "qid", "_id")

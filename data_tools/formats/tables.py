@@ -11,7 +11,7 @@ from typing import Any
 from data_tools.formats.base import HUB, Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity
 from data_tools.formats.reading import objects, open_text
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
-from zh_embedder.sources import kind
+from zh_embedder.data.sources import kind
 
 FIELDS = ("query", "pos", "neg", "text1", "text2", "score", "text", "label", "id", "group", "answers", "task")
 SHAPES = {"groups": ("query", "pos"), "pairs": ("text1", "text2", "score"), "labels": ("text", "label")}

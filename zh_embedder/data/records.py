@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
-from zh_embedder.selection import Record
-from zh_embedder.tables import cache_folder, load_table
+from zh_embedder.data.groups import Record
+from zh_embedder.data.record_tables import cache_folder, load_table
 
 if TYPE_CHECKING:
     from datasets import Dataset as ArrowTable
