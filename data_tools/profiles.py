@@ -15,7 +15,7 @@ import numpy as np
 
 from data_tools.checks import FILE_SHIFT, OTHER, STYLES, Check, Item, Settings, shown
 from data_tools.findings import ERROR, INFO, WARNING
-from zh_embedder.teachers import entropy_shares, find_temperature
+from zh_embedder.losses.teacher_temperature import entropy_shares, find_temperature
 
 SAMPLE = 2000  # texts of each side, or scored records, that are kept
 MAX_LABELS = 1000  # more are no labels

@@ -33,7 +33,7 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.options import at_least, choose
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import group_row
-from zh_embedder.teachers import entropy_shares, find_temperature
+from zh_embedder.losses.teacher_temperature import entropy_shares, find_temperature
 
 if TYPE_CHECKING:
     from data_tools.teachers import Item, Teacher

@@ -12,8 +12,8 @@ from torch import multiprocessing as mp
 from zh_embedder.core.distributed import gather_values, gather_with_grad, sum_over_ranks, wait_for_all
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import GROUP, LABELLED
-from zh_embedder.embedded import EmbeddedBatch
-from zh_embedder.objectives import LOSSES
+from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.table import LOSSES
 
 WORLD, B, G, WIDTH, D = 2, 4, 3, 6, 6
 STEP = WORLD * B

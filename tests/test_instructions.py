@@ -13,7 +13,7 @@ from zh_embedder.instructions import (
     read_version,
     single_instruction,
 )
-from zh_embedder.objectives import LossTerm
+from zh_embedder.losses.table import LossTerm
 
 BGE = "为这个句子生成表示以用于检索相关文章："  # the colon is full-width
 ONE_TASK = 'tasks:\n  qa:\n    query: "{mark}"\n    key: ""\n'

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import GROUP
-from zh_embedder.embedded import EmbeddedBatch, excluded, other_queries, own_scores, similarity
-from zh_embedder.losses import false_negatives, info_nce, margin_mse, ranked_distillation, teacher_kl, triplet
-from zh_embedder.objectives import LOSSES, LossTerm, total_loss
+from zh_embedder.losses.batch import EmbeddedBatch, excluded, other_queries, own_scores, similarity
+from zh_embedder.losses.retrieval import false_negatives, info_nce, margin_mse, ranked_distillation, teacher_kl, triplet
+from zh_embedder.losses.table import LOSSES, LossTerm, total_loss
 
 T = 0.3  # a temperature at which no softmax of these tests underflows
 VARIANTS = [  # every loss with every option that changes its meaning

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from tests.test_losses import VARIANTS, by_hand, make_batch
 from tests.test_pair_losses import VARIANTS as PAIR_VARIANTS
 from tests.test_pair_losses import make_step, of_kind
-from zh_embedder import objectives
-from zh_embedder.objectives import LOSSES, LossTerm, entropy_share, parse_terms, sees_queries, total_loss, watch
+from zh_embedder.losses import table as objectives
+from zh_embedder.losses.table import LOSSES, LossTerm, entropy_share, parse_terms, sees_queries, total_loss, watch
 
 EVERY = [*VARIANTS, *PAIR_VARIANTS]
 each_variant = pytest.mark.parametrize(("name", "options"), EVERY)
@@ -174,7 +174,7 @@ def test_counts_in_tiles_are_those_of_the_whole(monkeypatch):
 
 
 def test_the_entropy_is_that_of_numpy():
-    from zh_embedder.teachers import entropy_shares
+    from zh_embedder.losses.teacher_temperature import entropy_shares
 
     teacher = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert entropy_share(teacher, 0.3).tolist() == pytest.approx(entropy_shares(teacher.tolist(), 0.3).tolist())

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR
-from zh_embedder.embedded import EmbeddedBatch
-from zh_embedder.objectives import LOSSES
-from zh_embedder.pair_losses import (
+from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.pairs import (
     angle,
     complex_quotient,
     contrastive,
@@ -20,6 +19,7 @@ from zh_embedder.pair_losses import (
     ordered,
     supervised_contrastive,
 )
+from zh_embedder.losses.table import LOSSES
 
 VARIANTS = [
     ("cosine_regression", {}),

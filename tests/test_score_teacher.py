@@ -13,7 +13,7 @@ from data_tools.score_teacher import advice, histogram, main
 from data_tools.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
 from tests.processes import ROOT, environment, torchrun
 from zh_embedder.core.errors import UserError
-from zh_embedder.teachers import entropy_shares
+from zh_embedder.losses.teacher_temperature import entropy_shares
 
 RECORDS = [
     {

@@ -10,7 +10,7 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.records import load_datasets
 from zh_embedder.instructions import TaskSpec, TaskTraining, Version, read_version
-from zh_embedder.objectives import LossTerm
+from zh_embedder.losses.table import LossTerm
 from zh_embedder.settings import dataset_shares, plan_datasets
 
 PLAIN = {"pos": ["甲"], "neg": ["乙", "丙"]}

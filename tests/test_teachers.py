@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.teachers import entropy_shares, equal_scores, find_temperature
+from zh_embedder.losses.teacher_temperature import entropy_shares, equal_scores, find_temperature
 
 SQUEEZED = [[0.9, 0.5, 0.4, 0.3], [0.8, 0.7, 0.2, 0.1], [0.6, 0.5, 0.5, 0.1]]
 

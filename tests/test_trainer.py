@@ -109,7 +109,7 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
     from zh_embedder.data.groups import SelectionRule
     from zh_embedder.data.records import load_datasets
     from zh_embedder.encoder import load_encoder
-    from zh_embedder.losses import info_nce
+    from zh_embedder.losses.retrieval import info_nce
     from zh_embedder.tiny import build
     from zh_embedder.trainer import DenseTrainer, collator_of
 

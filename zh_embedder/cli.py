@@ -44,7 +44,7 @@ COMMANDS = {
     "losses": Command(
         "list the losses with their options and the records they learn from, or explain one",
         "zh-embedder losses info_nce",
-        "zh_embedder.objectives",
+        "zh_embedder.losses.table",
     ),
     "versions": Command(
         "list the instruction versions, or show one", "zh-embedder versions zh_llm_embedder", "zh_embedder.instructions"

@@ -178,7 +178,7 @@ class _Reader:
         for name, value_node in entries.items():
             where, value = self.where(value_node, *names, "training", name), self.plain(value_node)
             if name == "loss":
-                from zh_embedder.objectives import parse_terms  # torch: `zh-embedder versions` does without
+                from zh_embedder.losses.table import parse_terms  # torch: `zh-embedder versions` does without
 
                 values[name] = parse_terms(value, where=where)
             elif name == "dataset_weights":

@@ -18,8 +18,8 @@ from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
 from zh_embedder.data.schema import GROUP, LABELLED
 from zh_embedder.instructions import TaskSpec, TaskTraining, Version, single_instruction
-from zh_embedder.objectives import DEFAULTS, KINDS, LOSSES, LossTerm
-from zh_embedder.teachers import equal_scores, find_temperature
+from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm
+from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
 
 FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
 

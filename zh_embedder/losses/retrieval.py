@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.groups import UNSCORED
-from zh_embedder.embedded import (
+from zh_embedder.losses.batch import (
     NEVER,
     EmbeddedBatch,
     excluded,

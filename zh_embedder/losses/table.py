@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zh_embedder import losses, pair_losses
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR
-from zh_embedder.embedded import EmbeddedBatch
+from zh_embedder.losses import pairs as pair_losses
+from zh_embedder.losses import retrieval as losses
+from zh_embedder.losses.batch import EmbeddedBatch
 
 TILE = 1 << 20  # scores of queries against keys that are held at once: 4 MiB of fp32
 ABOVE_ZERO = ("temperature", "teacher_temperature", "student_temperature", "scale")

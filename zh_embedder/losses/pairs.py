@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.embedded import NEVER, EmbeddedBatch, need, row_scores, similarity, weighted_sum
+from zh_embedder.losses.batch import NEVER, EmbeddedBatch, need, row_scores, similarity, weighted_sum
 
 
 def own_pairs(batch: EmbeddedBatch) -> tuple[Tensor, Tensor]:
