@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from zh_embedder.bases.tiny import build, characters
 from zh_embedder.core.parallel import cores
-from zh_embedder.tiny import build, characters
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP = re.compile(r"step (\d+): .*tokens_per_second ([\d.e+]+)")

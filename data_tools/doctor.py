@@ -99,7 +99,7 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from zh_embedder.base_names import cannot_load
+    from zh_embedder.bases.names import cannot_load
     from zh_embedder.folders import encoder_folder
 
     try:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from zh_embedder.bases.tiny import characters
 from zh_embedder.data.collator import (
     Batch,
     Collator,
@@ -26,7 +27,6 @@ from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.loader import PlanLoader, Waiting, start_worker
 from zh_embedder.data.plan import MIXED, epoch_steps, plan_epoch
 from zh_embedder.data.records import load_datasets
-from zh_embedder.tiny import characters
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo" / "train"
 PREFIXES = {"icl": ("例问：", "例答："), "qa": ("问：", "答："), "tool": ("工具：", "")}

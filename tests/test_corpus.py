@@ -134,7 +134,7 @@ def test_what_is_prepared_is_found_again_and_whatever_decides_it_makes_it_anew(
 ):
     from transformers import AutoTokenizer
 
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     write_records(path, ROWS)

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from zh_embedder.bases.folder_format import Layout, write_layout
+from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json, write_json
 from zh_embedder.core.progress import Bar
 from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.pooling import POOLINGS
 from zh_embedder.spec import EncoderSpec, position_limit
-from zh_embedder.st_format import Layout, write_layout
 from zh_embedder.text.tokens import concatenate, tokenize
-from zh_embedder.tiny import build
 
 TEXTS = [
     "土星的光环是由什么组成的",
@@ -737,7 +737,7 @@ def test_every_weight_but_the_pooler_learns(tiny_bert, pooling, dense):
 
 def test_a_hub_name_is_read_from_the_cache_without_network(tmp_path):
     """A cache as `hf download` leaves it: refs, a snapshot, and the pooling files beside the weights."""
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     cached = tmp_path / "models--BAAI--bge-large-zh-v1.5"
     commit = "0123456789abcdef0123456789abcdef01234567"

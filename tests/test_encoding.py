@@ -17,13 +17,13 @@ from tests.test_cli import run
 from tests.test_texts import write
 from tests.test_vectors import MANIFEST
 from zh_embedder import encoding
+from zh_embedder.bases.tiny import build
 from zh_embedder.core import machine
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.ranks import own_rank
 from zh_embedder.data.text_files import InputFile, Reader
 from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.encoding import ahead, blocks, tokenizer_hash, weights_hash
-from zh_embedder.tiny import build
 from zh_embedder.vectors import only_writer, open_vectors
 
 WORDS = "今天天气很好我们去公园看花吃饭学习工作音乐电影"

@@ -142,7 +142,7 @@ def test_every_row_sees_its_share_the_first_place_and_never_itself():
 def test_a_rule_knows_what_is_special_and_what_no_text_has(tmp_path):
     from transformers import AutoTokenizer
 
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     tokenizer = AutoTokenizer.from_pretrained(build(tmp_path, hidden=8, layers=1, heads=1, vocabulary_size=7000))
     made = mask_rule(tokenizer, size=7040, probability=0.15, whole_words=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.processes import BIN, ROOT, run, torchrun, weights
+from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError
-from zh_embedder.tiny import build
 from zh_embedder.training import check_world
 
 pytestmark = pytest.mark.slow

@@ -179,7 +179,7 @@ def test_what_was_scored_is_not_scored_again_and_another_model_is_another_score(
     assert score(tmp_path, tiny_bert, "--method", "embedder", "--chunk", "1") == first
     assert asked == [5, 2]
     other = tmp_path / "other"
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     build(other, hidden=32, layers=2, heads=2, seed=5)
     assert score(tmp_path, other, "--method", "embedder") != first

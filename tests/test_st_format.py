@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from zh_embedder.bases.folder_format import Layout, read_layout, write_layout
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json, write_json
 from zh_embedder.pooling import POOLINGS
-from zh_embedder.st_format import Layout, read_layout, write_layout
 
 OLDER = "sentence_transformers.models."
 OFF = {
@@ -223,7 +223,7 @@ def test_a_folder_without_our_files_would_be_mean_pooled(tmp_path):
     """Why they are written at all."""
     from sentence_transformers import SentenceTransformer
 
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     build(tmp_path, hidden=8, layers=1, heads=1, pooling=None)
     assert not (tmp_path / "modules.json").exists()

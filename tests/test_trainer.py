@@ -77,7 +77,7 @@ RATES = {"adamw_torch": 3e-4, "sgd": 0.05}
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder, capfd):
     """The same base, data and seed, 20 steps without dropout, fp32."""
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling=pooling)
     rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:48]
@@ -104,13 +104,13 @@ def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder
 
 
 def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
+    from zh_embedder.bases.tiny import build
     from zh_embedder.bi_encoder import BiEncoder
     from zh_embedder.data.collator import RowRequest, TrainRows, TrainSet
     from zh_embedder.data.groups import SelectionRule
     from zh_embedder.data.records import load_datasets
     from zh_embedder.encoder import load_encoder
     from zh_embedder.losses.retrieval import info_nce
-    from zh_embedder.tiny import build
     from zh_embedder.trainer import DenseTrainer, collator_of
 
     encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
@@ -143,11 +143,11 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
 
 def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folder):
     """Read the batch that the plan asks for, encode it text by text, and sum InfoNCE in double precision."""
+    from zh_embedder.bases.tiny import build
     from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group
     from zh_embedder.data.plan import plan_epoch
     from zh_embedder.encoder import Encoder
     from zh_embedder.instructions import read_version
-    from zh_embedder.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0)
     assert train(base, *SAME, steps=1) == 0
@@ -281,7 +281,7 @@ def test_untied_encoders_are_trained_apart_and_saved_in_two_folders(tiny_bert, f
 
 
 def test_gradient_checkpointing_and_sub_batches_change_no_loss(folder):
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0)
     plain = ("--optim", "sgd")
@@ -312,7 +312,7 @@ def test_early_exit_stops_with_the_schedule_of_the_whole_run(tiny_bert, folder):
 
 def test_negatives_are_drawn_anew_each_epoch(folder):
     """With one negative of many and no dropout, the same rows give another loss in the next epoch."""
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0)
     data = records(folder / "one.jsonl", [json.loads(line) for line in (DEMO / "qa.jsonl").open()][:8])
@@ -368,8 +368,8 @@ def test_pairs_labels_and_groups_train_in_one_run_each_with_its_loss(tiny_bert, 
 
 def test_a_run_learns_what_its_pairs_say(folder):
     """Ten pairs that belong together and ten that do not: their cosines part."""
+    from zh_embedder.bases.tiny import build
     from zh_embedder.encoder import Encoder
-    from zh_embedder.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling="mean")
     words = [json.loads(line)["query"] for line in (DEMO / "qa.jsonl").open()][:40]
@@ -403,8 +403,8 @@ def test_the_log_counts_what_is_masked_and_how_sharp_the_teacher_is(tiny_bert, f
 
 @pytest.mark.slow
 def test_vectors_trained_by_matryoshka_are_good_when_cut(folder):
+    from zh_embedder.bases.tiny import build
     from zh_embedder.encoder import Encoder
-    from zh_embedder.tiny import build
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling="mean")
     assert train(base, *SAME, "--warmup_steps", 0, data=("qa",), steps=30, out="plain") == 0

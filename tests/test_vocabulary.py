@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from zh_embedder.charsmap import charsmap
-from zh_embedder.core.errors import UserError
-from zh_embedder.vocabulary import (
+from zh_embedder.bases.charsmap import charsmap
+from zh_embedder.bases.vocabulary import (
     SPECIAL,
     Counts,
     choose_pieces,
@@ -21,6 +20,7 @@ from zh_embedder.vocabulary import (
     simplified,
     unknown_share,
 )
+from zh_embedder.core.errors import UserError
 
 LINES = ["我们在北京大学学习人工智能", "北京大学的学生在学习中文", "学习人工智能要用 gpu 和 gpu 服务器", "今天天气很好"]
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from zh_embedder.base_names import cannot_load, hub_folder
+from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
+from zh_embedder.bases.names import cannot_load, hub_folder
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
@@ -30,7 +31,6 @@ from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.forward import Forward
 from zh_embedder.lora import LORA_FILE, merge_lora
 from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
-from zh_embedder.st_format import DENSE, Layout, write_layout
 from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)

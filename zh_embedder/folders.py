@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zh_embedder.base_names import PACKAGED
+from zh_embedder.bases.names import PACKAGED
 
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
-from zh_embedder.base_names import cannot_load
+from zh_embedder.bases.names import cannot_load
+from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.encoder import Encoder
 from zh_embedder.spec import EncoderSpec, within_positions
-from zh_embedder.tiny import build
 
 
 def character_tokenizer() -> Any:

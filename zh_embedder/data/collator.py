@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zh_embedder.data.loader import EpochBatches
-from zh_embedder.data.records import TaskDataset
-from zh_embedder.data.plan import Shares, epoch_steps, plan_epoch, rank_steps
 from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group, shuffle_chunks
+from zh_embedder.data.loader import EpochBatches
+from zh_embedder.data.plan import Shares, epoch_steps, plan_epoch, rank_steps
+from zh_embedder.data.records import TaskDataset
 from zh_embedder.text.prefix import as_prefix
 from zh_embedder.text.tokens import Ids, TokenBatch, TokenKey, TokenRecord, concatenate, tokenize
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.parallel import in_order, processes_for
-from zh_embedder.data.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
 from zh_embedder.data.schema import parse_line
+from zh_embedder.data.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa

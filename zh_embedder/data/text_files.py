@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
-from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
 from zh_embedder.data.schema import check_text, parse_object
+from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
 
 logger = logging.getLogger(__name__)
 

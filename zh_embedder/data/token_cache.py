@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zh_embedder.data.collator import Collator, TrainSet, text_identity
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.ranks import world
+from zh_embedder.data.collator import Collator, TrainSet, text_identity
 from zh_embedder.data.record_tables import one_at_a_time
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 

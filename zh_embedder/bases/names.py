@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zh_embedder.st_format import DENSE
+from zh_embedder.bases.folder_format import DENSE
 
 PACKAGED = {"nano-zh": Path(__file__).parent / "nano_zh"}  # bases that come with the package, by name
 
