@@ -18,11 +18,11 @@ from torch import multiprocessing as mp
 from tests import test_gather, test_losses, test_pair_losses
 from tests.backbones import build
 from tests.test_gradcache import SPEC, Pad, all_kept, texts_of
-from zh_embedder import forward
 from zh_embedder.data.schema import GROUP, LABELLED
 from zh_embedder.losses import table as objectives
 from zh_embedder.losses.batch import EmbeddedBatch
 from zh_embedder.losses.table import LOSSES, LossTerm, data_of, total_loss
+from zh_embedder.models import forward
 
 STEP = 1e-6  # of a central difference
 QUERIES, KEYS = 6, 3

@@ -45,7 +45,7 @@ def train(job: Job) -> int:
 
 
 def encode(job: Job) -> int:
-    from zh_embedder.encoder import Encoder
+    from zh_embedder.models.encoder import Encoder
 
     encoder = Encoder.from_pretrained(job.base, device=job.device)
     time_encoding(job, lambda texts: encoder.encode(texts, max_length=job.max_length, show_progress=False, **job.flags))

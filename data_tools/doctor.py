@@ -100,7 +100,7 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     from zh_embedder.bases.names import cannot_load
-    from zh_embedder.folders import encoder_folder
+    from zh_embedder.models.folders import encoder_folder
 
     try:
         found = AutoTokenizer.from_pretrained(encoder_folder(name), use_fast=True)

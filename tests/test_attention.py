@@ -5,8 +5,17 @@ import math
 import pytest
 import torch
 
-from zh_embedder import attention
-from zh_embedder.attention import Sight, first_tokens_on_cpu, has_varlen, obstacle, on_cpu, on_cuda, runs, small_runs
+from zh_embedder.models import attention
+from zh_embedder.models.attention import (
+    Sight,
+    first_tokens_on_cpu,
+    has_varlen,
+    obstacle,
+    on_cpu,
+    on_cuda,
+    runs,
+    small_runs,
+)
 
 CPU = torch.device("cpu")
 HEADS, SIZE = 3, 8

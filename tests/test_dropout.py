@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from zh_embedder.dropout import LEVELS, LOWEST, Dropout, cheapen
+from zh_embedder.models.dropout import LEVELS, LOWEST, Dropout, cheapen
 
 COUNT = 1_000_000
 SHARES = [0.05, 0.1, 0.25, 0.5, 0.9]

@@ -17,9 +17,9 @@ from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json, write_json
 from zh_embedder.core.progress import Bar
-from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.pooling import POOLINGS
-from zh_embedder.spec import EncoderSpec, position_limit
+from zh_embedder.models.encoder import Encoder, load_encoder
+from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.spec import EncoderSpec, position_limit
 from zh_embedder.text.tokens import concatenate, tokenize
 
 TEXTS = [
@@ -267,10 +267,10 @@ def test_an_unknown_precision_is_refused(tiny_bert, name):
 @pytest.mark.parametrize("block", [1, 3, 7, 8, 100])
 def test_blocks_change_nothing(encoder, block, monkeypatch):
     expected = encoder.encode(TEXTS)
-    monkeypatch.setattr("zh_embedder.encoder.TEXTS_PER_BLOCK", block)
+    monkeypatch.setattr("zh_embedder.models.encoder.TEXTS_PER_BLOCK", block)
     tokenised = []
     monkeypatch.setattr(
-        "zh_embedder.encoder.tokenize",
+        "zh_embedder.models.encoder.tokenize",
         lambda tokenizer, texts, limit: (tokenised.append(len(texts)), tokenize(tokenizer, texts, limit))[1],
     )
     np.testing.assert_allclose(encoder.encode(TEXTS, tokens_per_batch=64), expected, **CLOSE)

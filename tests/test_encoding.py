@@ -22,8 +22,8 @@ from zh_embedder.core import machine
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.ranks import own_rank
 from zh_embedder.data.text_files import InputFile, Reader
-from zh_embedder.encoder import Encoder, load_encoder
 from zh_embedder.encoding import ahead, blocks, tokenizer_hash, weights_hash
+from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.vectors import only_writer, open_vectors
 
 WORDS = "今天天气很好我们去公园看花吃饭学习工作音乐电影"

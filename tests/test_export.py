@@ -13,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
-from zh_embedder.encoder import Encoder, EncoderSpec, load_encoder
 from zh_embedder.export import SAMPLES, export, main, within
-from zh_embedder.pooling import POOLINGS
+from zh_embedder.models.encoder import Encoder, EncoderSpec, load_encoder
+from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.text.tokens import tokenize
 
 TASKS = {

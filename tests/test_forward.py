@@ -8,10 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.backbones import BERT_LIKE, FAMILIES, LENGTHS, build, states_alone, texts_of
-from zh_embedder import forward as forward_module
 from zh_embedder.core.errors import UserError
-from zh_embedder.forward import PADDED_PIECES, Forward, attention_width, count_layer_weights
-from zh_embedder.spec import EncoderSpec
+from zh_embedder.models import forward as forward_module
+from zh_embedder.models.forward import PADDED_PIECES, Forward, attention_width, count_layer_weights
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.text.tokens import concatenate
 
 
@@ -172,7 +172,7 @@ def test_a_linear_layer_and_the_norm_come_last():
 
 
 def test_every_dropout_draws_the_cheap_way():
-    from zh_embedder.dropout import Dropout
+    from zh_embedder.models.dropout import Dropout
 
     forward = forward_of(build("Bert", dropout=0.1))
     kinds = {type(module) for module in forward.modules() if isinstance(module, torch.nn.Dropout)}

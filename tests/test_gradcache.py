@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from tests.backbones import build
-from zh_embedder import forward as module
-from zh_embedder import gradcache
-from zh_embedder.forward import Forward
-from zh_embedder.spec import EncoderSpec
+from zh_embedder.models import forward as module
+from zh_embedder.models import gradcache
+from zh_embedder.models.forward import Forward
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.text.tokens import concatenate
 
 SPEC = EncoderSpec(pooling="mean", query_max_length=40, key_max_length=40)

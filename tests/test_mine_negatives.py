@@ -19,7 +19,7 @@ from data_tools.mining_audit import advice
 from data_tools.pools import Texts, write_texts
 from data_tools.refusals import Candidate, Limits, Query
 from tests.processes import environment, torchrun
-from zh_embedder.encoder import Encoder
+from zh_embedder.models.encoder import Encoder
 
 CITIES = ["北京", "上海", "广州", "深圳", "成都", "杭州", "武汉", "西安", "南京", "重庆"]
 THINGS = ["烤鸭", "小吃", "早茶", "海鲜", "火锅", "龙井", "热干面", "泡馍", "盐水鸭", "小面", "天气", "地铁"]

@@ -10,9 +10,9 @@ from tests.processes import ROOT, losses, weights
 from zh_embedder.core.errors import UserError
 from zh_embedder.eval_arguments import EvalArguments, evaluation_defaults
 from zh_embedder.eval_sets import PairSet, RetrievalSet
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.monitor import Watched, against_base, check_watched, curves, load_outcomes, read_watched, save_outcomes
 from zh_embedder.outcome import Outcome
-from zh_embedder.spec import EncoderSpec
 from zh_embedder.training import main
 
 DEMO = ROOT / "examples" / "demo"

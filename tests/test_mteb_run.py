@@ -13,12 +13,12 @@ import torch
 
 from zh_embedder.cli import main
 from zh_embedder.core.errors import UserError
-from zh_embedder.encoder import load_encoder
 from zh_embedder.eval_sets import PairSet, read_retrieval_set
 from zh_embedder.evaluation import evaluate_retrieval
+from zh_embedder.models.encoder import load_encoder
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.mteb_run import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks, show
 from zh_embedder.probes import measure_pairs
-from zh_embedder.spec import EncoderSpec
 
 pytest.importorskip("mteb")
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from zh_embedder.bases.vocabulary import main as build_vocabulary
-from zh_embedder.encoder import Encoder, load_encoder
+from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.new_base import LEAST, document_frequency, main, passages, piece_vectors, weights
 from zh_embedder.saturation import IDLE
 

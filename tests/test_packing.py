@@ -9,11 +9,19 @@ import pytest
 import torch
 
 from tests.backbones import BERT_LIKE, FAMILIES, LENGTHS, WINDOW, build, states_alone, states_padded, texts_of
-from zh_embedder import packing
-from zh_embedder.forward import Forward
-from zh_embedder.packing import NAME, enable, first_position, forward_packed, probe_lengths, trim, trimmed_weights
-from zh_embedder.pooling import POOLINGS
-from zh_embedder.spec import EncoderSpec
+from zh_embedder.models import packing
+from zh_embedder.models.forward import Forward
+from zh_embedder.models.packing import (
+    NAME,
+    enable,
+    first_position,
+    forward_packed,
+    probe_lengths,
+    trim,
+    trimmed_weights,
+)
+from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.text.tokens import concatenate
 
 CLOSE = 1e-5  # the most that vectors may differ in fp32; they are of length 1

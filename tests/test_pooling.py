@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zh_embedder.bases.folder_format import SENTENCE_TRANSFORMERS_SWITCH
-from zh_embedder.pooling import POOLINGS, cls, last_token, mean
+from zh_embedder.models.pooling import POOLINGS, cls, last_token, mean
 
 # Two texts of 2 and 3 tokens end to end, H = 2.
 HIDDEN = [[1.0, 10.0], [3.0, 30.0], [5.0, 50.0], [6.0, 60.0], [10.0, 40.0]]

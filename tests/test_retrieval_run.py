@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.processes import ROOT
-from zh_embedder.encoder import load_encoder
 from zh_embedder.eval_arguments import EvalArguments
 from zh_embedder.eval_sets import read_retrieval_set
 from zh_embedder.metrics import mean
+from zh_embedder.models.encoder import load_encoder
 from zh_embedder.training import main
 
 DEMO = ROOT / "examples" / "demo"
@@ -79,7 +79,7 @@ def test_what_was_kept_gives_the_same_figures_without_encoding(folder, capsys, m
     encoded = []
     encode = type(load_encoder("base")).encode
     monkeypatch.setattr(
-        "zh_embedder.encoder.Encoder.encode",
+        "zh_embedder.models.encoder.Encoder.encode",
         lambda self, texts, **o: (encoded.append(len(texts)), encode(self, texts, **o))[1],
     )
     for flag, sizes in (("--load_encode", [20]), ("--load_index", [20]), ("--load_result", [])):

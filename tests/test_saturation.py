@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from zh_embedder.bases.vocabulary import main as build_vocabulary
-from zh_embedder.encoder import Encoder
+from zh_embedder.models.encoder import Encoder
 from zh_embedder.new_base import main
 from zh_embedder.saturation import CODE, IDLE, SINK, make_codes
 

@@ -157,7 +157,7 @@ def score(folder, model, *flags, rows=RECORDS):
 
 
 def test_an_embedders_scores_are_its_cosines_in_the_order_of_pos_then_neg(tmp_path, tiny_bert, caplog):
-    from zh_embedder.encoder import Encoder
+    from zh_embedder.models.encoder import Encoder
 
     found = score(tmp_path, tiny_bert, "--method", "embedder")
     encoder = Encoder.from_pretrained(tiny_bert, dtype="fp32")

@@ -134,7 +134,7 @@ def test_sets_of_every_kind_are_measured_in_one_call(sets, tiny_bert, tmp_path, 
 
 
 def test_what_the_instruction_is_worth_is_shown(tmp_path, tiny_bert, capsys):
-    from zh_embedder.encoder import load_encoder
+    from zh_embedder.models.encoder import load_encoder
 
     told = load_encoder(str(tiny_bert), changes={"instructions": {"qa": ("为问题检索相关的文字：", "")}})
     told.save(tmp_path / "told")

@@ -9,7 +9,7 @@ import pytest
 from zh_embedder.bases.folder_format import Layout, read_layout, write_layout
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json, write_json
-from zh_embedder.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS
 
 OLDER = "sentence_transformers.models."
 OFF = {

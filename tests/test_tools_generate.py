@@ -505,7 +505,7 @@ def test_a_query_that_finds_other_passages_first_is_refused(docs):
 
 
 def test_ranks_are_those_of_the_retriever(tiny_bert):
-    from zh_embedder.encoder import Encoder
+    from zh_embedder.models.encoder import Encoder
 
     keys = [text_of(city, dish) for city, dish in CITIES.items()]
     passages = [Passage(f"{n}#1", str(n), (), "", key) for n, key in enumerate(keys)]

@@ -105,12 +105,12 @@ def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder
 
 def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
     from zh_embedder.bases.tiny import build
-    from zh_embedder.bi_encoder import BiEncoder
     from zh_embedder.data.collator import RowRequest, TrainRows, TrainSet
     from zh_embedder.data.groups import SelectionRule
     from zh_embedder.data.records import load_datasets
-    from zh_embedder.encoder import load_encoder
     from zh_embedder.losses.retrieval import info_nce
+    from zh_embedder.models.bi_encoder import BiEncoder
+    from zh_embedder.models.encoder import load_encoder
     from zh_embedder.trainer import DenseTrainer, collator_of
 
     encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
@@ -146,8 +146,8 @@ def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folde
     from zh_embedder.bases.tiny import build
     from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group
     from zh_embedder.data.plan import plan_epoch
-    from zh_embedder.encoder import Encoder
     from zh_embedder.instructions import read_version
+    from zh_embedder.models.encoder import Encoder
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0)
     assert train(base, *SAME, steps=1) == 0
@@ -233,7 +233,7 @@ def test_the_run_folder_holds_the_files_that_users_know(tiny_bert, folder):
 def test_sentence_transformers_reads_the_encoder_folder_as_we_do(tiny_bert, folder):
     from sentence_transformers import SentenceTransformer
 
-    from zh_embedder.encoder import Encoder
+    from zh_embedder.models.encoder import Encoder
 
     assert train(tiny_bert, *SAME, "--pooling_method", "cls", "--default_task", "chat") == 0
     texts = ["今天", "杭州的龙井茶什么时候采最好？", "上次说的那盆花，叶子又黄了两片。"]
@@ -369,7 +369,7 @@ def test_pairs_labels_and_groups_train_in_one_run_each_with_its_loss(tiny_bert, 
 def test_a_run_learns_what_its_pairs_say(folder):
     """Ten pairs that belong together and ten that do not: their cosines part."""
     from zh_embedder.bases.tiny import build
-    from zh_embedder.encoder import Encoder
+    from zh_embedder.models.encoder import Encoder
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling="mean")
     words = [json.loads(line)["query"] for line in (DEMO / "qa.jsonl").open()][:40]
@@ -404,7 +404,7 @@ def test_the_log_counts_what_is_masked_and_how_sharp_the_teacher_is(tiny_bert, f
 @pytest.mark.slow
 def test_vectors_trained_by_matryoshka_are_good_when_cut(folder):
     from zh_embedder.bases.tiny import build
-    from zh_embedder.encoder import Encoder
+    from zh_embedder.models.encoder import Encoder
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0, pooling="mean")
     assert train(base, *SAME, "--warmup_steps", 0, data=("qa",), steps=30, out="plain") == 0
@@ -452,7 +452,7 @@ LORA = ("--lora_rank", 4, "--lora_alpha", 8, "--learning_rate", 1e-2, "--warmup_
 
 
 def test_adapters_are_trained_beside_the_base_and_saved_merged(tiny_bert, folder, capfd):
-    from zh_embedder.encoder import load_encoder
+    from zh_embedder.models.encoder import load_encoder
 
     assert train(tiny_bert, *SAME, *LORA, "--gradient_checkpointing") == 0
     total, trained = re.search(r"([\d,]+) parameters, ([\d,]+) trained", capfd.readouterr().err).groups()
@@ -468,7 +468,7 @@ def test_adapters_are_trained_beside_the_base_and_saved_merged(tiny_bert, folder
     # Its vectors are those of the adapters, not merged: the encoder of the folder beside one built by hand.
     from safetensors.torch import load_file
 
-    from zh_embedder.lora import add_lora
+    from zh_embedder.models.lora import add_lora
 
     encoder = load_encoder(str(tiny_bert)).eval()
     add_lora(encoder.backbone, rank=4, alpha=8)

@@ -25,8 +25,8 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import DTYPES, matmul_peak
 from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_worker
-from zh_embedder.folders import QUERY_FOLDER
 from zh_embedder.guard import Meter, StepGuard, Work
+from zh_embedder.models.folders import QUERY_FOLDER
 from zh_embedder.run_arguments import RunArguments
 
 logger = logging.getLogger(__name__)

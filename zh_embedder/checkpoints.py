@@ -9,9 +9,9 @@ from pathlib import Path
 from zh_embedder.bases.folder_format import DENSE
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside, renamed
-from zh_embedder.encoder import DENSE_WEIGHTS, Encoder, dense_weight
-from zh_embedder.folders import QUERY_FOLDER
-from zh_embedder.lora import LORA_FILE, has_lora
+from zh_embedder.models.encoder import DENSE_WEIGHTS, Encoder, dense_weight
+from zh_embedder.models.folders import QUERY_FOLDER
+from zh_embedder.models.lora import LORA_FILE, has_lora
 
 PLAN_FILE = "plan.json"
 

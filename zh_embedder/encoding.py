@@ -26,9 +26,9 @@ from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import DTYPES, dtype_name, prepare
 from zh_embedder.core.ranks import own_device, own_rank
 from zh_embedder.data.text_files import FIELDS, Reader, find_texts
-from zh_embedder.encoder import TOKENS_PER_BATCH, Encoder
-from zh_embedder.folders import encoder_folder, key_folder
-from zh_embedder.spec import EncoderSpec, position_limit
+from zh_embedder.models.encoder import TOKENS_PER_BATCH, Encoder
+from zh_embedder.models.folders import encoder_folder, key_folder
+from zh_embedder.models.spec import EncoderSpec, position_limit
 from zh_embedder.text.tokens import tokenize
 from zh_embedder.vectors import (
     FILE_FORMATS,

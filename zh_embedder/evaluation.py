@@ -19,11 +19,11 @@ from zh_embedder.core.distributed import gather_values
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import world
 from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.encoder import Encoder
 from zh_embedder.eval_sets import EvalSet, LabelSet, PairSet, RetrievalSet
 from zh_embedder.exact import search
-from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.metrics import Run, per_query
+from zh_embedder.models.encoder import Encoder
+from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.outcome import Outcome
 from zh_embedder.probes import measure_labels, measure_pairs
 from zh_embedder.text.tokens import cut_share

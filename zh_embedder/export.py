@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from zh_embedder.bases.folder_format import MODULES
 from zh_embedder.core.errors import UserError, exit_code, unknown_name
 from zh_embedder.core.runtime import quiet_deepspeed
-from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.folders import encoder_folder, key_folder
-from zh_embedder.spec import KEY_SUFFIX
+from zh_embedder.models.encoder import Encoder, load_encoder
+from zh_embedder.models.folders import encoder_folder, key_folder
+from zh_embedder.models.spec import KEY_SUFFIX
 from zh_embedder.text.tokens import tokenize
 
 TOLERANCE = 1e-4

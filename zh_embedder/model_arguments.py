@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from zh_embedder.core.errors import reject
 from zh_embedder.core.options import above_zero, at_least, choose, option
 from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from zh_embedder.eval_arguments import MEAN, EvalArguments
 from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.evaluation import Model, measure_bm25, measure_model
 from zh_embedder.labelled_sets import read_set
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.outcome import Outcome
-from zh_embedder.spec import EncoderSpec
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from zh_embedder.core.errors import exit_code, reject
 from zh_embedder.data.text_files import find_texts, spread
-from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.folders import encoder_folder
+from zh_embedder.models.encoder import Encoder, load_encoder
+from zh_embedder.models.folders import encoder_folder
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.saturation import IDLE, REST, add_codes, saturate
-from zh_embedder.spec import EncoderSpec
 from zh_embedder.text.tokens import tokenize
 
 logger = logging.getLogger(__name__)

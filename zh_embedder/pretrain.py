@@ -18,8 +18,8 @@ from zh_embedder.training import begin, check_output, clear_output, find_resume,
 
 if TYPE_CHECKING:
     from zh_embedder.corpus import Windows
-    from zh_embedder.encoder import Encoder
     from zh_embedder.masked_lm import MaskedLM
+    from zh_embedder.models.encoder import Encoder
     from zh_embedder.pretrain_arguments import BaseArguments, PretrainArguments
     from zh_embedder.pretrainer import Pretrainer
 
@@ -107,10 +107,10 @@ def build(args: PretrainArguments) -> Pretrainer:
 
 def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     """Load the base, or make an encoder with random weights."""
-    from zh_embedder.encoder import load_encoder
-    from zh_embedder.folders import encoder_folder
+    from zh_embedder.models.encoder import load_encoder
+    from zh_embedder.models.folders import encoder_folder
+    from zh_embedder.models.spec import read_spec
     from zh_embedder.scratch import bert_config, character_tokenizer, folder_config, load_tokenizer, random_encoder
-    from zh_embedder.spec import read_spec
 
     hub = base.hub()
     if not base.from_scratch:
@@ -141,7 +141,7 @@ def window_length(encoder: Encoder, asked: int | None) -> int:
     Raises:
         UserError: more are asked for than there are.
     """
-    from zh_embedder.spec import position_limit
+    from zh_embedder.models.spec import position_limit
 
     limit = position_limit(encoder.config)
     if asked is not None and limit is not None and asked > limit:
@@ -151,9 +151,9 @@ def window_length(encoder: Encoder, asked: int | None) -> int:
 
 def make_model(args: PretrainArguments, encoder: Encoder, length: int) -> MaskedLM:
     """Add the output layer, and the decoder where the objective has one; the log says where they come from."""
-    from zh_embedder.folders import encoder_folder
     from zh_embedder.masked_lm import MaskedLM, fill_decoder, make_decoder
     from zh_embedder.mlm_head import fill_head, make_head
+    from zh_embedder.models.folders import encoder_folder
 
     base = args.base
     head = make_head(encoder.config, encoder.backbone.get_input_embeddings())

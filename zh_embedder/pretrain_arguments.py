@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
 from zh_embedder.masked_lm import OBJECTIVES
-from zh_embedder.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.run_arguments import RunArguments, check_measured, make_parser, read_flags, settings_json
 
 if TYPE_CHECKING:

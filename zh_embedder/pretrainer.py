@@ -19,9 +19,9 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.progress import Bar
 from zh_embedder.data.loader import PlanLoader
-from zh_embedder.folders import QUERY_FOLDER
 from zh_embedder.guard import Work
 from zh_embedder.masked_lm import MaskedLM, Predicted
+from zh_embedder.models.folders import QUERY_FOLDER
 from zh_embedder.run_arguments import RunArguments
 from zh_embedder.window_batches import FIXED_EPOCH, Chosen, TokenBatches, WindowBatch, WindowCollator, WindowRequest
 

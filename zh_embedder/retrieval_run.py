@@ -22,15 +22,15 @@ from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
-from zh_embedder.encoder import load_encoder
 from zh_embedder.eval_arguments import COLLATIONS
 from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
 from zh_embedder.evaluation import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
 from zh_embedder.exact import search
-from zh_embedder.folders import encoder_folder, key_folder
 from zh_embedder.index import build, load_index, save_index
 from zh_embedder.instructions import read_version
 from zh_embedder.metrics import Run, per_query
+from zh_embedder.models.encoder import load_encoder
+from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.monitor import read_watched
 from zh_embedder.outcome import Outcome
 from zh_embedder.report import write_report

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 from zh_embedder.bases.names import cannot_load
 from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.encoder import Encoder
-from zh_embedder.spec import EncoderSpec, within_positions
+from zh_embedder.models.encoder import Encoder
+from zh_embedder.models.spec import EncoderSpec, within_positions
 
 
 def character_tokenizer() -> Any:

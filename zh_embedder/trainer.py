@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zh_embedder.arguments import TrainArguments
-from zh_embedder.attention import obstacle
 from zh_embedder.base_trainer import BaseTrainer
-from zh_embedder.bi_encoder import BiEncoder
 from zh_embedder.checkpoints import load_weights
 from zh_embedder.core.distributed import gather_values, gather_with_grad
 from zh_embedder.core.machine import DTYPES
@@ -26,6 +24,8 @@ from zh_embedder.evaluation import Model
 from zh_embedder.guard import Work, same_on_all_ranks
 from zh_embedder.losses.batch import EmbeddedBatch
 from zh_embedder.losses.table import LossTerm, sees_queries, total_loss, watch
+from zh_embedder.models.attention import obstacle
+from zh_embedder.models.bi_encoder import BiEncoder
 from zh_embedder.monitor import WORDS, Watched, against_base, load_outcomes, save_outcomes
 
 logger = logging.getLogger(__name__)

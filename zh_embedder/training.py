@@ -16,8 +16,8 @@ from zh_embedder.core.runtime import run_ranked
 
 if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments
-    from zh_embedder.encoder import Encoder
     from zh_embedder.instructions import Version
+    from zh_embedder.models.encoder import Encoder
     from zh_embedder.monitor import Watched
     from zh_embedder.run_arguments import Run
     from zh_embedder.settings import DatasetPlan
@@ -174,8 +174,8 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: W
     """Build everything that trains."""
     from transformers import set_seed
 
-    from zh_embedder.bi_encoder import BiEncoder
     from zh_embedder.data.collator import TrainSet
+    from zh_embedder.models.bi_encoder import BiEncoder
     from zh_embedder.monitor import check_watched
     from zh_embedder.settings import dataset_shares, plan_datasets
     from zh_embedder.trainer import DenseTrainer
@@ -256,8 +256,8 @@ def instructions_of(args: Arguments, version: Version, plans: Sequence[DatasetPl
 
 def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> list[Encoder]:
     """Load the query encoder, and the key encoder where it is another."""
-    from zh_embedder.encoder import load_encoder
-    from zh_embedder.lora import add_lora
+    from zh_embedder.models.encoder import load_encoder
+    from zh_embedder.models.lora import add_lora
     from zh_embedder.settings import FLAG_TASK
 
     model = args.model

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zh_embedder.attention import obstacle
-from zh_embedder.dropout import cheapen
-from zh_embedder.gradcache import encode_in_parts
-from zh_embedder.packing import enable, forward_packed, trim, trimmed_weights
-from zh_embedder.pooling import POOLINGS
-from zh_embedder.spec import EncoderSpec, check_lengths
+from zh_embedder.models.attention import obstacle
+from zh_embedder.models.dropout import cheapen
+from zh_embedder.models.gradcache import encode_in_parts
+from zh_embedder.models.packing import enable, forward_packed, trim, trimmed_weights
+from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.spec import EncoderSpec, check_lengths
 from zh_embedder.text.tokens import TokenBatch
 
 PADDED_PIECES = 4  # forwards of a batch that cannot be packed, each of texts of like lengths

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zh_embedder.encoder import Encoder
-from zh_embedder.folders import KEY_FOLDER, QUERY_FOLDER
+from zh_embedder.models.encoder import Encoder
+from zh_embedder.models.folders import KEY_FOLDER, QUERY_FOLDER
 from zh_embedder.text.tokens import TokenBatch
 
 

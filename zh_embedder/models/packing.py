@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zh_embedder.attention import Sight, Sizes, first_tokens_on_cpu, on_cpu, on_cuda
+from zh_embedder.models.attention import Sight, Sizes, first_tokens_on_cpu, on_cpu, on_cuda
 
 NAME = "zh_packed"  # among the attention implementations of transformers
 LONGEST_STEP = 128  # `longest` is rounded up to a multiple, so that a compiled kernel meets few values

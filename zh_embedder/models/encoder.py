@@ -27,10 +27,10 @@ from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
 from zh_embedder.core.progress import Bar
-from zh_embedder.folders import encoder_folder, key_folder
-from zh_embedder.forward import Forward
-from zh_embedder.lora import LORA_FILE, merge_lora
-from zh_embedder.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
+from zh_embedder.models.folders import encoder_folder, key_folder
+from zh_embedder.models.forward import Forward
+from zh_embedder.models.lora import LORA_FILE, merge_lora
+from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)

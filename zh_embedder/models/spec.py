@@ -10,7 +10,7 @@ from typing import Any
 from zh_embedder.bases.folder_format import read_layout
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import read_json
-from zh_embedder.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS
 
 OUR_FILE = "zh_embedder.json"  # beside the sentence-transformers files: what only we need to know
 KEY_SUFFIX = ".key"  # of the prompt of a task's keys
