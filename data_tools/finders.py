@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.pools import Texts
-from zh_embedder.bm25 import BM25
 from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.exact import placed, search_folder
-from zh_embedder.index import Index
-from zh_embedder.vectors import Vectors, read_rows
+from zh_embedder.search.bm25 import BM25
+from zh_embedder.search.exact import placed, search_folder
+from zh_embedder.search.faiss_index import Index
+from zh_embedder.search.vector_store import Vectors, read_rows
 
 RRF = 60  # Cormack, Clarke, Buettcher 2009: score(key) = sum over rankings of 1 / (60 + rank)
 Rows = NDArray[np.int64]

@@ -2,7 +2,7 @@
 
     .OUT.mining/settings.json      what decides the result; another run with other settings is refused
     .OUT.mining/pool-00/texts      keys (data_tools.pools)
-    .OUT.mining/pool-00/vectors    their vectors (zh_embedder.vectors), pool-00/bm25, pool-00/index.faiss
+    .OUT.mining/pool-00/vectors    their vectors (zh_embedder.search.vector_store), pool-00/bm25, pool-00/index.faiss
     .OUT.mining/blocks/00000.jsonl what was refused, the audit's entries, then the records; there whole or not at all
 
 Ranks share shards of keys and blocks of records by their number, and wait for each other between the two. What a block

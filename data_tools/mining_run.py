@@ -32,8 +32,6 @@ from data_tools.mining_audit import WARNING, advice, write_audit
 from data_tools.pools import KEYS, STARTS, Known, Record, Texts, corpus_texts, records_of, scan, texts_of, write_texts
 from data_tools.ranks import in_turn, start_ranks
 from data_tools.refusals import CROSS_ENCODER, RULES
-from zh_embedder import encoding
-from zh_embedder.bm25 import build_bm25, load_bm25
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file, read_json, write_json
@@ -41,8 +39,10 @@ from zh_embedder.core.machine import prepare
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, world
 from zh_embedder.evaluation import KEY, Model
-from zh_embedder.index import FLAT, build, load_index, save_index
-from zh_embedder.vectors import open_vectors
+from zh_embedder.search import encode_files as encoding
+from zh_embedder.search.bm25 import build_bm25, load_bm25
+from zh_embedder.search.faiss_index import FLAT, build, load_index, save_index
+from zh_embedder.search.vector_store import open_vectors
 
 logger = logging.getLogger(__name__)
 

@@ -58,7 +58,7 @@ def load_retriever(name: str) -> Model | None:
 
 def by_words(queries: Sequence[Query], keys: Sequence[str], hits: int, words: str) -> NDArray[np.int64]:
     """Search by BM25; (Q, H) rows of keys."""
-    from zh_embedder.bm25 import build_bm25
+    from zh_embedder.search.bm25 import build_bm25
 
     index = build_bm25(keys, words=words, show_progress=True)
     return index.search([query.text for query in queries], hits, show_progress=True)[1]
@@ -67,7 +67,7 @@ def by_words(queries: Sequence[Query], keys: Sequence[str], hits: int, words: st
 def by_vectors(queries: Sequence[Query], keys: Sequence[str], hits: int, model: Model) -> NDArray[np.int64]:
     """Search by a model, with the instructions of each task; (Q, H) rows of keys."""
     from zh_embedder.evaluation import KEY, QUERY
-    from zh_embedder.exact import search
+    from zh_embedder.search.exact import search
 
     found = np.full((len(queries), min(hits, len(keys))), -1, np.int64)
     for task in dict.fromkeys(query.task for query in queries):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zh_embedder.bm25 import K1, B, build_bm25, load_bm25
 from zh_embedder.core.errors import UserError
 from zh_embedder.metrics import mean
+from zh_embedder.search.bm25 import K1, B, build_bm25, load_bm25
 from zh_embedder.text.words import WORDS
 
 pytest.importorskip("bm25s")

@@ -16,15 +16,15 @@ from tests.processes import ALONE, start, torchrun
 from tests.test_cli import run
 from tests.test_texts import write
 from tests.test_vectors import MANIFEST
-from zh_embedder import encoding
 from zh_embedder.bases.tiny import build
 from zh_embedder.core import machine
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.ranks import own_rank
 from zh_embedder.data.text_files import InputFile, Reader
-from zh_embedder.encoding import ahead, blocks, tokenizer_hash, weights_hash
 from zh_embedder.models.encoder import Encoder, load_encoder
-from zh_embedder.vectors import only_writer, open_vectors
+from zh_embedder.search import encode_files as encoding
+from zh_embedder.search.encode_files import ahead, blocks, tokenizer_hash, weights_hash
+from zh_embedder.search.vector_store import only_writer, open_vectors
 
 WORDS = "今天天气很好我们去公园看花吃饭学习工作音乐电影"
 TEXTS = [WORDS[i % 7 : i % 7 + 1 + (i * 5) % 16] * (1 + i % 3) for i in range(43)]  # 1 to 48 characters

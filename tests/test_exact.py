@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from zh_embedder import exact
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.text_files import InputFile
-from zh_embedder.exact import best_of, blocks_of, search, search_blocks, search_folder
-from zh_embedder.vectors import Manifest, open_vectors, start_folder, write_shard
+from zh_embedder.search import exact
+from zh_embedder.search.exact import best_of, blocks_of, search, search_blocks, search_folder
+from zh_embedder.search.vector_store import Manifest, open_vectors, start_folder, write_shard
 
 
 def vectors(count: int, *, width: int = 6, seed: int = 0) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 
 from tests.test_exact import vectors, write_folder
 from zh_embedder.core.errors import UserError
-from zh_embedder.exact import search
-from zh_embedder.index import build, drawn, load_index, retrieve, save_index
-from zh_embedder.vectors import open_vectors
+from zh_embedder.search.exact import search
+from zh_embedder.search.faiss_index import build, drawn, load_index, retrieve, save_index
+from zh_embedder.search.vector_store import open_vectors
 
 faiss = pytest.importorskip("faiss")
 QUERIES, KEYS = vectors(20, width=16, seed=1), vectors(600, width=16, seed=2)
@@ -81,7 +81,7 @@ def test_few_or_none_are_no_trouble():
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "PQ8"])
 def test_a_folder_gives_the_index_of_its_vectors(tmp_path, factory, monkeypatch):
-    monkeypatch.setattr("zh_embedder.index.ADDED", 50)
+    monkeypatch.setattr("zh_embedder.search.faiss_index.ADDED", 50)
     vectors_ = open_vectors(write_folder(tmp_path / "keys", KEYS, shard_size=70))
     one, other = (build(keys, factory=factory, seed=3).search(QUERIES, 10) for keys in (KEYS, vectors_))
     assert np.array_equal(one[1], other[1])

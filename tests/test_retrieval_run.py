@@ -191,6 +191,6 @@ def test_a_trained_folder_keeps_its_own_instructions_unless_a_version_is_typed(f
 
 
 def test_the_defaults_of_bm25_are_those_of_its_module():
-    from zh_embedder.bm25 import K1, B
+    from zh_embedder.search.bm25 import K1, B
 
     assert (EvalArguments().k1, EvalArguments().b) == (K1, B)

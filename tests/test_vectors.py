@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 import zh_embedder
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.text_files import InputFile
-from zh_embedder.vectors import (
+from zh_embedder.search.vector_store import (
     Manifest,
     missing_shards,
     only_writer,

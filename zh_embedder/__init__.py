@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zh_embedder.models.encoder import Encoder
-    from zh_embedder.vectors import open_vectors
+    from zh_embedder.search.vector_store import open_vectors
 
 __version__ = "0.1.0"
 __all__ = ["Encoder", "__version__", "open_vectors"]
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return Encoder
     if name == "open_vectors":
-        from zh_embedder.vectors import open_vectors
+        from zh_embedder.search.vector_store import open_vectors
 
         return open_vectors
     raise AttributeError(f"module 'zh_embedder' has no attribute {name!r}")

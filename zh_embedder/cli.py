@@ -39,7 +39,7 @@ COMMANDS = {
     "encode": Command(
         "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",
         "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
-        "zh_embedder.encoding",
+        "zh_embedder.search.encode_files",
     ),
     "losses": Command(
         "list the losses with their options and the records they learn from, or explain one",

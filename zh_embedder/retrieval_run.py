@@ -25,8 +25,6 @@ from zh_embedder.core.ranks import world
 from zh_embedder.eval_arguments import COLLATIONS
 from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
 from zh_embedder.evaluation import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
-from zh_embedder.exact import search
-from zh_embedder.index import build, load_index, save_index
 from zh_embedder.instructions import read_version
 from zh_embedder.metrics import Run, per_query
 from zh_embedder.models.encoder import load_encoder
@@ -35,6 +33,8 @@ from zh_embedder.monitor import read_watched
 from zh_embedder.outcome import Outcome
 from zh_embedder.report import write_report
 from zh_embedder.scoreboard import report_of, show
+from zh_embedder.search.exact import search
+from zh_embedder.search.faiss_index import build, load_index, save_index
 
 if TYPE_CHECKING:
     from zh_embedder.arguments import Arguments

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from zh_embedder.bm25 import K1, B
 from zh_embedder.bootstrap import Interval, compare
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file
@@ -23,6 +22,7 @@ from zh_embedder.labelled_sets import KINDS, read_set
 from zh_embedder.metrics import measure
 from zh_embedder.outcome import Outcome
 from zh_embedder.report import Report, SetReport, write_report
+from zh_embedder.search.bm25 import K1, B
 from zh_embedder.text.words import WORDS
 
 Table = list[dict[str, object]]

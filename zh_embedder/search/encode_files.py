@@ -29,8 +29,7 @@ from zh_embedder.data.text_files import FIELDS, Reader, find_texts
 from zh_embedder.models.encoder import TOKENS_PER_BATCH, Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import EncoderSpec, position_limit
-from zh_embedder.text.tokens import tokenize
-from zh_embedder.vectors import (
+from zh_embedder.search.vector_store import (
     FILE_FORMATS,
     VECTOR_DTYPES,
     Manifest,
@@ -40,6 +39,7 @@ from zh_embedder.vectors import (
     start_folder,
     write_shard,
 )
+from zh_embedder.text.tokens import tokenize
 
 logger = logging.getLogger(__name__)
 

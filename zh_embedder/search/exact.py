@@ -18,7 +18,7 @@ from torch import Tensor
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.machine import accelerator
 from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.vectors import Vectors, open_vectors
+from zh_embedder.search.vector_store import Vectors, open_vectors
 
 TILE = 16384  # keys scored at a time
 QUERIES = 1024  # queries scored at a time

@@ -19,8 +19,18 @@ from numpy.typing import NDArray
 from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.core.files import renamed
 from zh_embedder.core.progress import Bar
-from zh_embedder.exact import Hits, Rows, blocks_of, check, check_width, placed, search, search_blocks, search_folder
-from zh_embedder.vectors import Vectors
+from zh_embedder.search.exact import (
+    Hits,
+    Rows,
+    blocks_of,
+    check,
+    check_width,
+    placed,
+    search,
+    search_blocks,
+    search_folder,
+)
+from zh_embedder.search.vector_store import Vectors
 
 __all__ = ["Index", "build", "load_index", "retrieve", "save_index", "search", "search_blocks", "search_folder"]
 
