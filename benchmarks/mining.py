@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.material import data_folder
 from data_tools.lines import read_records, write_records
-from zh_embedder.bootstrap import paired
+from zh_embedder.evaluation.intervals import paired
 from zh_embedder.text.words import letters
 
 RANDOM, GIVEN = "random", "given"
@@ -137,8 +137,8 @@ def measured(model: Path | str, data: Path, target: Path) -> dict[str, float]:
     if not target.is_file():
 
         def work():
-            from zh_embedder.evaluation import Model, measure_model
-            from zh_embedder.labelled_sets import read_set
+            from zh_embedder.evaluation.measure import Model, measure_model
+            from zh_embedder.evaluation.set_readers import read_set
 
             found = measure_model(Model.load(str(model)), read_set(data), metrics=["ndcg@10"])[None]
             target.write_text(json.dumps(found.items["ndcg@10"]))

@@ -10,8 +10,8 @@ from data_tools.findings import ERROR, INFO, WARNING
 from data_tools.identity import digest
 from data_tools.near import Known, NearIndex, normal
 from zh_embedder.data.schema import PAIR
-from zh_embedder.eval_sets import EvalSet, LabelSet, PairSet, find_sets
-from zh_embedder.labelled_sets import read_set
+from zh_embedder.evaluation.set_readers import read_set
+from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, find_sets
 
 LEAK_KINDS: Mapping[str, tuple[str, str]] = {
     "leak_query": (ERROR, "a query of an evaluation set"),

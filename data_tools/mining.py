@@ -28,7 +28,7 @@ from data_tools.lines import as_line, lines_to
 from data_tools.pools import Known, Record
 from data_tools.refusals import Candidate, Limits, Query
 from zh_embedder.core.files import renamed
-from zh_embedder.evaluation import KEY, QUERY, Model
+from zh_embedder.evaluation.measure import KEY, QUERY, Model
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
 SHOWN_REFUSED, SHOWN_TEXT = 40, 400  # of the audit

@@ -19,7 +19,7 @@ from data_tools.pair_scores import TOKENS, CrossEncoder, batches
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
-from zh_embedder.evaluation import KEY, QUERY, Model
+from zh_embedder.evaluation.measure import KEY, QUERY, Model
 
 PROMPTS = Path(__file__).with_name("prompts.yaml")
 SLOT = re.compile(r"\{(key|query|answer)\}")

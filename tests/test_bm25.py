@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.metrics import mean
+from zh_embedder.evaluation.retrieval_metrics import mean
 from zh_embedder.search.bm25 import K1, B, build_bm25, load_bm25
 from zh_embedder.text.words import WORDS
 
@@ -136,7 +136,7 @@ def test_wrong_arguments_are_refused(options, message):
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "published"), [("tool/acebench", 0.755), ("icl/ewect", 0.307), ("law/stard", 0.502)])
 def test_real_sets_give_what_their_table_says(real_data: Path, name, published):
-    from zh_embedder.eval_sets import read_retrieval_set
+    from zh_embedder.evaluation.sets import read_retrieval_set
 
     data = read_retrieval_set(real_data / name)
     index = build_bm25(data.keys.values(), words="bigram", k1=0.9, b=0.4)

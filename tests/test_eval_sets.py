@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.eval_sets import RetrievalSet, find_sets, read_eval_data, read_retrieval_set
+from zh_embedder.evaluation.sets import RetrievalSet, find_sets, read_eval_data, read_retrieval_set
 
 QUERIES = [{"id": "q0", "text": "问零", "task": "qa"}, {"id": "q1", "text": "问一", "task": "qa"}]
 KEYS = [

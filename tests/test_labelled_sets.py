@@ -7,9 +7,9 @@ import pytest
 
 from tests.test_eval_sets import write_set
 from zh_embedder.core.errors import UserError
-from zh_embedder.eval_sets import LabelSet, PairSet, RetrievalSet, find_sets
-from zh_embedder.labelled_sets import key_id, read_set
-from zh_embedder.metrics import mean
+from zh_embedder.evaluation.retrieval_metrics import mean
+from zh_embedder.evaluation.set_readers import key_id, read_set
+from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet, find_sets
 
 PAIRS = [
     {"text1": "甲", "text2": "乙", "score": 4.5, "task": "sts"},

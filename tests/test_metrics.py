@@ -7,7 +7,7 @@ import pytest
 import pytrec_eval
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.metrics import mean, measure, per_query
+from zh_embedder.evaluation.retrieval_metrics import mean, measure, per_query
 
 # q1: relevant a (2), b (1), z (1, never found); found in the order x a y b. q2: nothing relevant is found in two.
 QRELS = {"q1": {"a": 2, "b": 1, "z": 1, "x": 0}, "q2": {"c": 1}}

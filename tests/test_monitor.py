@@ -9,10 +9,10 @@ import pytest
 from tests.processes import ROOT, losses, weights
 from zh_embedder.core.errors import UserError
 from zh_embedder.eval_arguments import EvalArguments, evaluation_defaults
-from zh_embedder.eval_sets import PairSet, RetrievalSet
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.sets import PairSet, RetrievalSet
 from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.monitor import Watched, against_base, check_watched, curves, load_outcomes, read_watched, save_outcomes
-from zh_embedder.outcome import Outcome
 from zh_embedder.training import main
 
 DEMO = ROOT / "examples" / "demo"
@@ -207,8 +207,8 @@ def test_evaluation_changes_nothing_of_training_and_finds_the_best_step(tiny_ber
     assert files[0] == files[1]
     scored = [o.values["ndcg@10"] for o in load_outcomes(run, best)]
     assert sum(scored) / 2 == pytest.approx(seen[best])
-    from zh_embedder.eval_sets import read_retrieval_set
-    from zh_embedder.evaluation import Model, measure_model
+    from zh_embedder.evaluation.measure import Model, measure_model
+    from zh_embedder.evaluation.sets import read_retrieval_set
 
     model = Model.load(str(run), dtype="fp32")
     for data, value in zip(("qa", "chat"), scored, strict=True):

@@ -13,12 +13,12 @@ import torch
 
 from zh_embedder.cli import main
 from zh_embedder.core.errors import UserError
-from zh_embedder.eval_sets import PairSet, read_retrieval_set
-from zh_embedder.evaluation import evaluate_retrieval
+from zh_embedder.evaluation.measure import evaluate_retrieval
+from zh_embedder.evaluation.mteb import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks, show
+from zh_embedder.evaluation.probes import measure_pairs
+from zh_embedder.evaluation.sets import PairSet, read_retrieval_set
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.spec import EncoderSpec
-from zh_embedder.mteb_run import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks, show
-from zh_embedder.probes import measure_pairs
 
 pytest.importorskip("mteb")
 
@@ -268,7 +268,7 @@ def test_data_that_cannot_be_had_leave_the_other_tasks_and_say_what_to_do(tiny_b
     from mteb import get_task
 
     tasks = [get_task("EcomRetrieval"), sts_task()]
-    monkeypatch.setattr("zh_embedder.mteb_run.find_tasks", lambda *_args, **_options: tasks)
+    monkeypatch.setattr("zh_embedder.evaluation.mteb.find_tasks", lambda *_args, **_options: tasks)
     words = ["mteb", str(tiny_bert), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "scores.json")]
     assert main(words) == 2
     out, err = capsys.readouterr()
@@ -283,7 +283,7 @@ def test_data_that_cannot_be_had_leave_the_other_tasks_and_say_what_to_do(tiny_b
 def test_without_instructions_a_model_has_none(tiny_bert, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "model"
     load(tiny_bert, instructions=INSTRUCTIONS).save(folder)
-    monkeypatch.setattr("zh_embedder.mteb_run.find_tasks", lambda *_args, **_options: [sts_task()])
+    monkeypatch.setattr("zh_embedder.evaluation.mteb.find_tasks", lambda *_args, **_options: [sts_task()])
     scores, seen = [], set()
     for flags in ([], ["--no-instruction"], ["--prompts", "STS="]):
         assert main(["mteb", str(folder), "--dtype", "fp32", "--output", str(tmp_path / "out"), *flags]) == 0

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from zh_embedder.agreement import STATISTICS, f1_and_threshold
 from zh_embedder.core.errors import UserError
-from zh_embedder.eval_sets import LabelSet, PairSet
-from zh_embedder.probes import measure_labels, measure_pairs
+from zh_embedder.evaluation.pair_metrics import STATISTICS, f1_and_threshold
+from zh_embedder.evaluation.probes import measure_labels, measure_pairs
+from zh_embedder.evaluation.sets import LabelSet, PairSet
 
 
 def vectors(count, size=8, seed=0):
@@ -177,7 +177,7 @@ def test_macro_f1_counts_rare_labels_as_much_as_others():
 
 @pytest.mark.parametrize("many", [1, 10**6])
 def test_clusters_are_found_the_same_each_time(monkeypatch, many):
-    monkeypatch.setattr("zh_embedder.probes.MANY", many)  # by small batches, or by the whole
+    monkeypatch.setattr("zh_embedder.evaluation.probes.MANY", many)  # by small batches, or by the whole
     points, names = around(vectors(4, seed=5) * 3, "甲乙丙丁", 25, spread=0.1, seed=1)
     found = measure_labels(labels(names), points)
     assert found.values == {"v_measure": pytest.approx(1.0)}

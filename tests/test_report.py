@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.browser import browser, missing
-from zh_embedder.bootstrap import Interval
-from zh_embedder.eval_sets import LabelSet, PairSet, RetrievalSet
-from zh_embedder.outcome import Outcome
+from zh_embedder.evaluation.intervals import Interval
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet
 from zh_embedder.query_errors import Bounds, classify, read_errors
 from zh_embedder.report import Report, SetReport, json_for_html, page, write_report
 from zh_embedder.report_data import opponents, page_data, plain, short_labels, thin

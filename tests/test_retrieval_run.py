@@ -7,8 +7,8 @@ import pytest
 
 from tests.processes import ROOT
 from zh_embedder.eval_arguments import EvalArguments
-from zh_embedder.eval_sets import read_retrieval_set
-from zh_embedder.metrics import mean
+from zh_embedder.evaluation.retrieval_metrics import mean
+from zh_embedder.evaluation.sets import read_retrieval_set
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.training import main
 
@@ -182,7 +182,7 @@ def test_a_trained_folder_keeps_its_own_instructions_unless_a_version_is_typed(f
     own = figures(capsys)
     assert main([*data, "--cutoffs", "10", "--version", "zh_llm_embedder"]) == 0
     versions = figures(capsys)
-    from zh_embedder.evaluation import Model, measure_model
+    from zh_embedder.evaluation.measure import Model, measure_model
 
     model = Model.load("told", dtype="fp32")
     expected = measure_model(model, read_retrieval_set(DEMO / "test" / "qa"), metrics=["ndcg@10"])[None]

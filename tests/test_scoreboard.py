@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from tests.processes import ROOT
-from zh_embedder.bootstrap import paired
 from zh_embedder.cli import main
-from zh_embedder.outcome import Outcome
+from zh_embedder.evaluation.intervals import paired
+from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.scoreboard import show, shown, table
 
 DEMO = ROOT / "examples" / "demo" / "test"

@@ -34,7 +34,7 @@ COMMANDS = {
     "mteb": Command(
         "measure a model with the official mteb package, C-MTEB by default, with our instructions",
         "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
-        "zh_embedder.mteb_run",
+        "zh_embedder.evaluation.mteb",
     ),
     "encode": Command(
         "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zh_embedder.core.errors import reject, unknown_name
 from zh_embedder.core.options import at_least, choose, option
-from zh_embedder.metrics import NAMES
+from zh_embedder.evaluation.retrieval_metrics import NAMES
 
 METHODS = ("dense", "bm25", "random", "no")  # how keys are found
 COLLATIONS = ("collate_key", "collate_neg", "collate_score")  # files for other programs, no metrics

@@ -11,11 +11,11 @@ from pathlib import Path
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, read_json
 from zh_embedder.eval_arguments import MEAN, EvalArguments
-from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, read_eval_data
-from zh_embedder.evaluation import Model, measure_bm25, measure_model
-from zh_embedder.labelled_sets import read_set
+from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.set_readers import read_set
+from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.models.spec import EncoderSpec
-from zh_embedder.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 

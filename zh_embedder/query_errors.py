@@ -10,8 +10,8 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from zh_embedder.eval_sets import RetrievalSet
-from zh_embedder.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.sets import RetrievalSet
 from zh_embedder.text.words import letters
 
 CLASSES = ("won", "lost", "failing")

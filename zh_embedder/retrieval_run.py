@@ -23,14 +23,14 @@ from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
 from zh_embedder.eval_arguments import COLLATIONS
-from zh_embedder.eval_sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
-from zh_embedder.evaluation import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
+from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.retrieval_metrics import Run, per_query
+from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
 from zh_embedder.instructions import read_version
-from zh_embedder.metrics import Run, per_query
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.monitor import read_watched
-from zh_embedder.outcome import Outcome
 from zh_embedder.report import write_report
 from zh_embedder.scoreboard import report_of, show
 from zh_embedder.search.exact import search

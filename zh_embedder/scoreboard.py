@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from zh_embedder.bootstrap import Interval, compare
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.provenance import manifest
-from zh_embedder.eval_sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
-from zh_embedder.evaluation import HITS, METRICS, Model, measure_bm25, measure_model
-from zh_embedder.labelled_sets import KINDS, read_set
-from zh_embedder.metrics import measure
-from zh_embedder.outcome import Outcome
+from zh_embedder.evaluation.intervals import Interval, compare
+from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.retrieval_metrics import measure
+from zh_embedder.evaluation.set_readers import KINDS, read_set
+from zh_embedder.evaluation.sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.report import Report, SetReport, write_report
 from zh_embedder.search.bm25 import K1, B
 from zh_embedder.text.words import WORDS

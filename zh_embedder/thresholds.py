@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from zh_embedder.eval_sets import EvalSet, LabelSet, RetrievalSet
-from zh_embedder.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.sets import EvalSet, LabelSet, RetrievalSet
 
 Scores = NDArray[np.float64]
 

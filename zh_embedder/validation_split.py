@@ -13,7 +13,7 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.data.records import TaskDataset, column, with_parts
 from zh_embedder.data.schema import GROUP
 from zh_embedder.data.source_groups import Unions, draw_groups, sizes_of
-from zh_embedder.eval_sets import RetrievalSet
+from zh_embedder.evaluation.sets import RetrievalSet
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zh_embedder.bootstrap import Interval
+from zh_embedder.evaluation.intervals import Interval
 
 ROSE, FELL, NOISE, UNKNOWN = "rose", "fell", "noise", "unknown"
 MOST_NAMES = 6  # in one pair of parentheses

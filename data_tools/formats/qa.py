@@ -12,7 +12,7 @@ from data_tools.formats.base import Head, Item, Raw, Record, Source, Wish, as_li
 from data_tools.formats.base import identity as make_id
 from data_tools.formats.reading import read_document, text_lines
 from zh_embedder.core.errors import UserError, nearest
-from zh_embedder.eval_sets import identity, read_qrels, read_rows, read_texts, text_of
+from zh_embedder.evaluation.sets import identity, read_qrels, read_rows, read_texts, text_of
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from zh_embedder.data.schema import (
     pair_row,
     text_list,
 )
-from zh_embedder.eval_sets import (
+from zh_embedder.evaluation.sets import (
     BEIR,
     FLAG_EMBEDDING,
     TEST,

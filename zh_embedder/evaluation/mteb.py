@@ -21,10 +21,10 @@ from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.similarity import SIMILARITIES
+from zh_embedder.evaluation.probes import METRICS
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import EncoderSpec
-from zh_embedder.probes import METRICS
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.agreement import average_precision, f1_and_threshold, macro_f1, pearson, spearman, v_measure
 from zh_embedder.core.errors import UserError, reject, unknown_name
-from zh_embedder.eval_sets import LabelSet, PairSet
+from zh_embedder.evaluation.pair_metrics import (
+    average_precision,
+    f1_and_threshold,
+    macro_f1,
+    pearson,
+    spearman,
+    v_measure,
+)
+from zh_embedder.evaluation.sets import LabelSet, PairSet
 
 Vectors = NDArray[np.float32]
 NEIGHBOURS = 5

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zh_embedder.metrics import Run
+from zh_embedder.evaluation.retrieval_metrics import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from zh_embedder.core.distributed import gather_values
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import world
 from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.eval_sets import EvalSet, LabelSet, PairSet, RetrievalSet
-from zh_embedder.metrics import Run, per_query
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.probes import measure_labels, measure_pairs
+from zh_embedder.evaluation.retrieval_metrics import Run, per_query
+from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
-from zh_embedder.outcome import Outcome
-from zh_embedder.probes import measure_labels, measure_pairs
 from zh_embedder.search.bm25 import K1, B, build_bm25
 from zh_embedder.search.exact import search
 from zh_embedder.text.tokens import cut_share

@@ -15,7 +15,7 @@ from typing import Any
 from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.data.schema import parse_object
 from zh_embedder.data.sources import read_lines
-from zh_embedder.metrics import Qrels
+from zh_embedder.evaluation.retrieval_metrics import Qrels
 
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
 FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
