@@ -11,12 +11,12 @@ from tests.browser import browser, missing
 from zh_embedder.evaluation.intervals import Interval
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet
-from zh_embedder.query_errors import Bounds, classify, read_errors
-from zh_embedder.report import Report, SetReport, json_for_html, page, write_report
-from zh_embedder.report_data import opponents, page_data, plain, short_labels, thin
+from zh_embedder.report.page import Report, SetReport, json_for_html, page, write_report
+from zh_embedder.report.page_data import opponents, page_data, plain, short_labels, thin
+from zh_embedder.report.query_errors import Bounds, classify, read_errors
+from zh_embedder.report.thresholds import Spread, best_threshold, hardest_negatives, spread_of
+from zh_embedder.report.verdict import Change, alone, judge
 from zh_embedder.text.words import letters
-from zh_embedder.thresholds import Spread, best_threshold, hardest_negatives, spread_of
-from zh_embedder.verdict import Change, alone, judge
 
 HOSTILE = '</script><img src=x onerror="window.broken=1"><!-- <script> & $$x^2$$ \'\u2028'
 

@@ -31,7 +31,7 @@ from zh_embedder.instructions import read_version
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.monitor import read_watched
-from zh_embedder.report import write_report
+from zh_embedder.report.page import write_report
 from zh_embedder.scoreboard import report_of, show
 from zh_embedder.search.exact import search
 from zh_embedder.search.faiss_index import build, load_index, save_index

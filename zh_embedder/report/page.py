@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file
-from zh_embedder.report_data import Report, SetReport, page_data
+from zh_embedder.report.page_data import Report, SetReport, page_data
 
 __all__ = ["Report", "SetReport", "write_report"]
 
@@ -56,7 +56,7 @@ def page(report: Report) -> str:
 
 def asset(name: str) -> str:
     """Return one of our own files."""
-    return resources.files("zh_embedder").joinpath("report_assets", name).read_text("utf-8")
+    return resources.files("zh_embedder.report").joinpath("assets", name).read_text("utf-8")
 
 
 def chart_scripts() -> list[str]:

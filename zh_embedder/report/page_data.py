@@ -15,9 +15,9 @@ import numpy as np
 from zh_embedder.evaluation.intervals import compare, interval
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
-from zh_embedder.query_errors import CLASSES, Bounds, Errors, ShownQuery, read_errors
-from zh_embedder.thresholds import Spread, best_threshold, histogram, spread_of
-from zh_embedder.verdict import Change, Verdict, alone, judge
+from zh_embedder.report.query_errors import CLASSES, Bounds, Errors, ShownQuery, read_errors
+from zh_embedder.report.thresholds import Spread, best_threshold, histogram, spread_of
+from zh_embedder.report.verdict import Change, Verdict, alone, judge
 
 BASELINES = frozenset({"BM25", "random"})
 BINS = 24
