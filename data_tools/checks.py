@@ -15,8 +15,8 @@ from data_tools.encodings import Style
 from data_tools.findings import ERROR, INFO, WARNING
 from data_tools.identity import digest
 from data_tools.near import near, normal
+from zh_embedder.config.instructions import Version
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR, Row
-from zh_embedder.instructions import Version
 
 FILE_SHIFT = 40  # a place is the number of a file and of a line in one integer
 MIN_TO_RANK = 3  # negatives: below it, a positive that scores lowest is no sign of turned scores

@@ -19,9 +19,9 @@ from data_tools.fixes import FOLDER, LEDGER, write_fixed
 from data_tools.leaks import read_eval_texts
 from data_tools.lines import find_records
 from data_tools.survey import Survey
+from zh_embedder.config.instructions import Version, known_versions, read_version
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import write_json
-from zh_embedder.instructions import Version, known_versions, read_version
 
 EXAMPLE = "data/train --version zh_llm_embedder --eval data/qa data/law --fix cleaned --json findings.json"
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from zh_embedder.arguments import (
+from zh_embedder.config.published import NEEDLESS, NOT_YET, RENAMED, translate
+from zh_embedder.config.run import DTYPES
+from zh_embedder.config.train import (
     CLASSES,
     DataArguments,
     ModelArguments,
@@ -23,8 +25,6 @@ from zh_embedder.arguments import (
 )
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import accelerator, cpu_gains_from_bf16
-from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, translate
-from zh_embedder.run_arguments import DTYPES
 
 LEAST = ["--output_dir", "out", "--train_data", "train.jsonl"]
 ON_CPU = [*LEAST, "--use_cpu"]
@@ -597,8 +597,8 @@ def test_workers_are_those_asked_for_else_what_the_machine_can_serve(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("zh_embedder.run_arguments.accelerator", lambda: accelerated)
-    monkeypatch.setattr("zh_embedder.run_arguments.cores", lambda: cores)
+    monkeypatch.setattr("zh_embedder.config.run.accelerator", lambda: accelerated)
+    monkeypatch.setattr("zh_embedder.config.run.cores", lambda: cores)
     asked = SimpleNamespace(dataloader_num_workers=given, use_cpu=use_cpu)
     TrainArguments.choose_workers(asked)
     assert asked.dataloader_num_workers == workers

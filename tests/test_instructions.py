@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from zh_embedder.core.errors import UserError
-from zh_embedder.instructions import (
+from zh_embedder.config.instructions import (
     TaskTraining,
     find_version,
     known_versions,
     read_version,
     single_instruction,
 )
+from zh_embedder.core.errors import UserError
 from zh_embedder.losses.table import LossTerm
 
 BGE = "为这个句子生成表示以用于检索相关文章："  # the colon is full-width

@@ -291,7 +291,7 @@ def test_the_arguments_load_no_heavy_library_that_transformers_does_not_load_its
 import sys
 from transformers import HfArgumentParser, TrainingArguments
 before = set(sys.modules) & {HEAVY!r}
-import zh_embedder.arguments
+import zh_embedder.config.train
 after = set(sys.modules) & {HEAVY!r}
 sys.stdout.write(f"loaded: {{sorted(after - before)}}")
 """

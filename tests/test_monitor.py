@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT, losses, weights
+from zh_embedder.config.evaluation import EvalArguments, evaluation_defaults
 from zh_embedder.core.errors import UserError
-from zh_embedder.eval_arguments import EvalArguments, evaluation_defaults
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.sets import PairSet, RetrievalSet
 from zh_embedder.models.spec import EncoderSpec

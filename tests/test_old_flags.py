@@ -5,9 +5,9 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
-from zh_embedder.arguments import DataArguments, ModelArguments, TrainArguments
+from zh_embedder.config.published import NEEDLESS, NOT_YET, RENAMED, SPECIAL, split_flags, translate
+from zh_embedder.config.train import DataArguments, ModelArguments, TrainArguments
 from zh_embedder.core.errors import UserError
-from zh_embedder.old_flags import NEEDLESS, NOT_YET, RENAMED, SPECIAL, split_flags, translate
 from zh_embedder.text.prefix import as_prefix
 
 OURS = {f.name for cls in (DataArguments, ModelArguments, TrainArguments) for f in fields(cls) if f.init}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.processes import ROOT
-from zh_embedder.eval_arguments import EvalArguments
+from zh_embedder.config.evaluation import EvalArguments
 from zh_embedder.evaluation.retrieval_metrics import mean
 from zh_embedder.evaluation.sets import read_retrieval_set
 from zh_embedder.models.encoder import load_encoder
@@ -55,7 +55,7 @@ def lines_of(path):
 def test_dense_retrieval_is_that_of_sorting_every_score(folder, capsys):
     evaluate(*LIGHT, "--output_dir", "out", "--save_result")
     found = figures(capsys)
-    from zh_embedder.instructions import read_version
+    from zh_embedder.config.instructions import read_version
 
     spec = read_version("zh_llm_embedder").tasks["qa"]
     encoder = load_encoder("base").eval()

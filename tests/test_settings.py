@@ -5,13 +5,13 @@ import math
 
 import pytest
 
-from zh_embedder.arguments import DataArguments, TrainArguments
+from zh_embedder.config.dataset_plan import dataset_shares, plan_datasets
+from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, read_version
+from zh_embedder.config.train import DataArguments, TrainArguments
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.records import load_datasets
-from zh_embedder.instructions import TaskSpec, TaskTraining, Version, read_version
 from zh_embedder.losses.table import LossTerm
-from zh_embedder.settings import dataset_shares, plan_datasets
 
 PLAIN = {"pos": ["甲"], "neg": ["乙", "丙"]}
 SCORED = {**PLAIN, "teacher_scores": [0.9, 0.5, 0.1]}

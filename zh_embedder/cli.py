@@ -47,7 +47,9 @@ COMMANDS = {
         "zh_embedder.losses.table",
     ),
     "versions": Command(
-        "list the instruction versions, or show one", "zh-embedder versions zh_llm_embedder", "zh_embedder.instructions"
+        "list the instruction versions, or show one",
+        "zh-embedder versions zh_llm_embedder",
+        "zh_embedder.config.instructions",
     ),
 }
 PRETRAIN = "pretrain on plain text (`zh-embedder pretrain --help`); under torchrun, start -m zh_embedder.pretrain"

@@ -14,7 +14,7 @@ from zh_embedder.data.schema import GROUP
 from zh_embedder.text.tokens import cut_share
 
 if TYPE_CHECKING:
-    from zh_embedder.arguments import Arguments
+    from zh_embedder.config.train import Arguments
     from zh_embedder.trainer import DenseTrainer
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zh_embedder.config.evaluation import MEAN, EvalArguments
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, read_json
-from zh_embedder.eval_arguments import MEAN, EvalArguments
 from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.set_readers import read_set

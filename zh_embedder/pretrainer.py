@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zh_embedder.base_trainer import BaseTrainer
+from zh_embedder.config.run import RunArguments
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import DTYPES
@@ -22,7 +23,6 @@ from zh_embedder.data.loader import PlanLoader
 from zh_embedder.guard import Work
 from zh_embedder.masked_lm import MaskedLM, Predicted
 from zh_embedder.models.folders import QUERY_FOLDER
-from zh_embedder.run_arguments import RunArguments
 from zh_embedder.window_batches import FIXED_EPOCH, Chosen, TokenBatches, WindowBatch, WindowCollator, WindowRequest
 
 logger = logging.getLogger(__name__)

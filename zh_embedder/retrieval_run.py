@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zh_embedder.config.evaluation import COLLATIONS
+from zh_embedder.config.instructions import read_version
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
-from zh_embedder.eval_arguments import COLLATIONS
 from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
-from zh_embedder.instructions import read_version
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.monitor import read_watched
@@ -37,7 +37,7 @@ from zh_embedder.search.exact import search
 from zh_embedder.search.faiss_index import build, load_index, save_index
 
 if TYPE_CHECKING:
-    from zh_embedder.arguments import Arguments
+    from zh_embedder.config.train import Arguments
 
 logger = logging.getLogger(__name__)
 

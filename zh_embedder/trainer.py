@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zh_embedder.arguments import TrainArguments
 from zh_embedder.base_trainer import BaseTrainer
 from zh_embedder.checkpoints import load_weights
+from zh_embedder.config.train import TrainArguments
 from zh_embedder.core.distributed import gather_values, gather_with_grad
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.ranks import world

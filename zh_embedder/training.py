@@ -15,12 +15,12 @@ from zh_embedder.core.ranks import first_rank
 from zh_embedder.core.runtime import run_ranked
 
 if TYPE_CHECKING:
-    from zh_embedder.arguments import Arguments
-    from zh_embedder.instructions import Version
+    from zh_embedder.config.dataset_plan import DatasetPlan
+    from zh_embedder.config.instructions import Version
+    from zh_embedder.config.run import Run
+    from zh_embedder.config.train import Arguments
     from zh_embedder.models.encoder import Encoder
     from zh_embedder.monitor import Watched
-    from zh_embedder.run_arguments import Run
-    from zh_embedder.settings import DatasetPlan
     from zh_embedder.trainer import DenseTrainer
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run from a command line. Returns the exit code: 2 for a user's mistake, said without a traceback."""
 
     def work() -> None:
-        from zh_embedder.arguments import parse
+        from zh_embedder.config.train import parse
 
         args = parse(argv)
         if args.data.train_data:
@@ -57,12 +57,12 @@ def train(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can mend; nothing has been written then.
     """
+    from zh_embedder.config.instructions import read_version
     from zh_embedder.data.record_tables import cache_folder
     from zh_embedder.data.records import load_datasets, merge_small
     from zh_embedder.data.sources import find_files
     from zh_embedder.data.token_cache import with_tokens
     from zh_embedder.description import describe
-    from zh_embedder.instructions import read_version
     from zh_embedder.monitor import read_watched
     from zh_embedder.run_report import report_run
     from zh_embedder.trainer import collator_of
@@ -174,10 +174,10 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: W
     """Build everything that trains."""
     from transformers import set_seed
 
+    from zh_embedder.config.dataset_plan import dataset_shares, plan_datasets
     from zh_embedder.data.collator import TrainSet
     from zh_embedder.models.bi_encoder import BiEncoder
     from zh_embedder.monitor import check_watched
-    from zh_embedder.settings import dataset_shares, plan_datasets
     from zh_embedder.trainer import DenseTrainer
 
     metric, tied = args.model.dense_metric, args.model.tied
@@ -256,9 +256,9 @@ def instructions_of(args: Arguments, version: Version, plans: Sequence[DatasetPl
 
 def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> list[Encoder]:
     """Load the query encoder, and the key encoder where it is another."""
+    from zh_embedder.config.dataset_plan import FLAG_TASK
     from zh_embedder.models.encoder import load_encoder
     from zh_embedder.models.lora import add_lora
-    from zh_embedder.settings import FLAG_TASK
 
     model = args.model
     methods = model.pooling_method or []

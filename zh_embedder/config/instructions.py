@@ -28,7 +28,8 @@ import yaml
 from zh_embedder.core.errors import UserError, nearest, reject, summarise, unknown_name
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 
-PACKAGED = (Path(__file__).parent / "_instructions", Path(__file__).parent.parent / "instructions")
+HERE = Path(__file__).parent.parent
+PACKAGED = (HERE / "_instructions", HERE.parent / "instructions")
 SUFFIXES = (".yaml", ".yml")
 SIDES = ("query", "key")
 

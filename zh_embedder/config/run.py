@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.core.machine import accelerator, best_dtype
 from zh_embedder.core.options import above_zero, at_least, choose, option
 from zh_embedder.core.parallel import cores
-from zh_embedder.old_flags import split_flags, translate
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 MOST_WORKERS = 4  # of a rank that chooses for itself

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zh_embedder.config.evaluation import ALONE, EvalArguments, evaluation_defaults
+from zh_embedder.config.model import ModelArguments
+from zh_embedder.config.run import RunArguments, check_measured, make_parser, read_flags, settings_json
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 from zh_embedder.data.plan import PLANS
-from zh_embedder.eval_arguments import ALONE, EvalArguments, evaluation_defaults
 from zh_embedder.losses.table import LOSSES
-from zh_embedder.model_arguments import ModelArguments
-from zh_embedder.run_arguments import RunArguments, check_measured, make_parser, read_flags, settings_json
 from zh_embedder.text.prefix import as_prefix
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.arguments import AUTO, DataArguments, TrainArguments
+from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
+from zh_embedder.config.train import AUTO, DataArguments, TrainArguments
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
 from zh_embedder.data.schema import GROUP, LABELLED
-from zh_embedder.instructions import TaskSpec, TaskTraining, Version, single_instruction
 from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm
 from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
 
