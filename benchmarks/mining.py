@@ -75,7 +75,7 @@ def train(files: list[Path], output: Path, args, seed: int, base: str) -> None:
     flags += args.flags
 
     def work():
-        from zh_embedder.training import main
+        from zh_embedder.training.run import main
 
         return main([str(flag) for flag in flags])
 
@@ -211,7 +211,7 @@ def main() -> None:
     data = data_folder()
     if data is None:
         sys.exit("ZH_DATA: names no folder with the data sets")
-    import zh_embedder.trainer  # noqa: F401  what takes seconds, once for all that is forked
+    import zh_embedder.training.dense_trainer  # noqa: F401  what takes seconds, once for all that is forked
 
     args.ways = [RANDOM, *(way for way in args.ways if way != RANDOM)]
     rows = [row for name in args.data for row in compare(name, args, Path(data), args.folder.resolve())]

@@ -7,7 +7,7 @@ from benchmarks.stopwatch import Job, Stopwatch, read_job, time_encoding
 
 
 def train(job: Job) -> int:
-    from zh_embedder import training
+    from zh_embedder.training import run as training
 
     version = Path(job.out) / f"version-{job.batch}.yaml"
     version.write_text('tasks:\n  bench:\n    query: ""\n    key: ""\n', "utf-8")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.guard import ZERO_STEPS, Meter, StepGuard, Work, same_on_all_ranks
+from zh_embedder.training.step_guard import ZERO_STEPS, Meter, StepGuard, Work, same_on_all_ranks
 
 CPU = torch.device("cpu")
 ROWS = (4, 7)

@@ -12,8 +12,16 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.sets import PairSet, RetrievalSet
 from zh_embedder.models.spec import EncoderSpec
-from zh_embedder.monitor import Watched, against_base, check_watched, curves, load_outcomes, read_watched, save_outcomes
-from zh_embedder.training import main
+from zh_embedder.training.evaluate import (
+    Watched,
+    against_base,
+    check_watched,
+    curves,
+    load_outcomes,
+    read_watched,
+    save_outcomes,
+)
+from zh_embedder.training.run import main
 
 DEMO = ROOT / "examples" / "demo"
 SAME = ("--inbatch_same_dataset", "epoch")

@@ -92,7 +92,7 @@ def test_a_run_from_scratch_learns_and_its_result_goes_on(here, capfd):
     from sentence_transformers import SentenceTransformer
 
     from zh_embedder import Encoder
-    from zh_embedder.training import main as dense
+    from zh_embedder.training.run import main as dense
 
     texts = ["北京大学的学生", "外面下着雨"]
     theirs = SentenceTransformer(str(here / "scratch" / "encoder"), device="cpu").encode(texts)

@@ -10,7 +10,7 @@ from zh_embedder.config.evaluation import EvalArguments
 from zh_embedder.evaluation.retrieval_metrics import mean
 from zh_embedder.evaluation.sets import read_retrieval_set
 from zh_embedder.models.encoder import load_encoder
-from zh_embedder.training import main
+from zh_embedder.training.run import main
 
 DEMO = ROOT / "examples" / "demo"
 LIGHT = ("--query_encoder", "base", "--dtype", "fp32", "--metrics", "mrr", "ndcg", "--cutoffs", 1, 10)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.processes import ROOT, losses, weights
-from zh_embedder.training import main
+from zh_embedder.training.run import main
 
 DEMO = ROOT / "examples" / "demo" / "train"
 
@@ -111,7 +111,7 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
     from zh_embedder.losses.retrieval import info_nce
     from zh_embedder.models.bi_encoder import BiEncoder
     from zh_embedder.models.encoder import load_encoder
-    from zh_embedder.trainer import DenseTrainer, collator_of
+    from zh_embedder.training.dense_trainer import DenseTrainer, collator_of
 
     encoder = load_encoder(str(build(folder / "base", hidden=32, heads=2, dropout=0.0)))
     rows = [json.loads(line) for line in (DEMO / "qa.jsonl").open(encoding="utf-8")][:4]

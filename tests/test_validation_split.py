@@ -10,7 +10,7 @@ import pytest
 from tests.processes import ROOT, environment
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.records import load_datasets
-from zh_embedder.validation_split import draw, group_numbers, hold_out
+from zh_embedder.training.held_out import draw, group_numbers, hold_out
 
 
 def write(path, rows):
@@ -112,7 +112,7 @@ def test_every_process_draws_the_same(tmp_path):
     path = write(tmp_path / "one.jsonl", [record(f"问{i % 30}", [f"答{i % 17}"]) for i in range(90)])
     code = (
         "import sys; from pathlib import Path; from zh_embedder.data.records import load_datasets\n"
-        "from zh_embedder.validation_split import hold_out, group_numbers\n"
+        "from zh_embedder.training.held_out import hold_out, group_numbers\n"
         "d = load_datasets([Path(sys.argv[1])], cache_dir=sys.argv[2])\n"
         "print(group_numbers(d)[0].tolist(), [s.queries for s in hold_out(d, share=.2, seed=1)[1]])"
     )

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     from zh_embedder.core.runtime import start_logging
-    from zh_embedder.training import main as train
+    from zh_embedder.training.run import main as train
 
     if argv[:1] == ["train"]:
         return train(argv[1:])

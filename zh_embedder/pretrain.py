@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import first_rank
 from zh_embedder.core.runtime import run_ranked
-from zh_embedder.training import begin, check_output, clear_output, find_resume, seed_rank
+from zh_embedder.training.run import begin, check_output, clear_output, find_resume, seed_rank
 
 if TYPE_CHECKING:
     from zh_embedder.corpus import Windows

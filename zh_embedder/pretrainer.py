@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zh_embedder.base_trainer import BaseTrainer
 from zh_embedder.config.run import RunArguments
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.progress import Bar
 from zh_embedder.data.loader import PlanLoader
-from zh_embedder.guard import Work
 from zh_embedder.masked_lm import MaskedLM, Predicted
 from zh_embedder.models.folders import QUERY_FOLDER
+from zh_embedder.training.base_trainer import BaseTrainer
+from zh_embedder.training.step_guard import Work
 from zh_embedder.window_batches import FIXED_EPOCH, Chosen, TokenBatches, WindowBatch, WindowCollator, WindowRequest
 
 logger = logging.getLogger(__name__)

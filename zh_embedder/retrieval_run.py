@@ -30,11 +30,11 @@ from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
-from zh_embedder.monitor import read_watched
 from zh_embedder.report.page import write_report
 from zh_embedder.scoreboard import report_of, show
 from zh_embedder.search.exact import search
 from zh_embedder.search.faiss_index import build, load_index, save_index
+from zh_embedder.training.evaluate import read_watched
 
 if TYPE_CHECKING:
     from zh_embedder.config.train import Arguments

@@ -9,9 +9,9 @@ from pathlib import Path
 from zh_embedder.core.files import write_json
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.outcome import Outcome
-from zh_embedder.monitor import FOLDER, WORDS, curves, load_outcomes
 from zh_embedder.report.page import Report, SetReport, write_report
-from zh_embedder.trainer import DenseTrainer
+from zh_embedder.training.dense_trainer import DenseTrainer
+from zh_embedder.training.evaluate import FOLDER, WORDS, curves, load_outcomes
 
 REPORT_FILE, SUMMARY_FILE = "report.html", "summary.json"
 

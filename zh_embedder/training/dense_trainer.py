@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zh_embedder.base_trainer import BaseTrainer
-from zh_embedder.checkpoints import load_weights
 from zh_embedder.config.train import TrainArguments
 from zh_embedder.core.distributed import gather_values, gather_with_grad
 from zh_embedder.core.machine import DTYPES
@@ -21,12 +19,14 @@ from zh_embedder.data.collator import Batch, Collator, RankBatches, TrainRows, T
 from zh_embedder.data.loader import PlanLoader
 from zh_embedder.data.plan import MIXED, Shares
 from zh_embedder.evaluation.measure import Model
-from zh_embedder.guard import Work, same_on_all_ranks
 from zh_embedder.losses.batch import EmbeddedBatch
 from zh_embedder.losses.table import LossTerm, sees_queries, total_loss, watch
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
-from zh_embedder.monitor import WORDS, Watched, against_base, load_outcomes, save_outcomes
+from zh_embedder.training.base_trainer import BaseTrainer
+from zh_embedder.training.checkpoints import load_weights
+from zh_embedder.training.evaluate import WORDS, Watched, against_base, load_outcomes, save_outcomes
+from zh_embedder.training.step_guard import Work, same_on_all_ranks
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from zh_embedder.config.run import Run
     from zh_embedder.config.train import Arguments
     from zh_embedder.models.encoder import Encoder
-    from zh_embedder.monitor import Watched
-    from zh_embedder.trainer import DenseTrainer
+    from zh_embedder.training.dense_trainer import DenseTrainer
+    from zh_embedder.training.evaluate import Watched
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,11 @@ def train(args: Arguments) -> None:
     from zh_embedder.data.records import load_datasets, merge_small
     from zh_embedder.data.sources import find_files
     from zh_embedder.data.token_cache import with_tokens
-    from zh_embedder.description import describe
-    from zh_embedder.monitor import read_watched
-    from zh_embedder.run_report import report_run
-    from zh_embedder.trainer import collator_of
-    from zh_embedder.validation_split import hold_out
+    from zh_embedder.training.dense_trainer import collator_of
+    from zh_embedder.training.evaluate import read_watched
+    from zh_embedder.training.held_out import hold_out
+    from zh_embedder.training.report_writer import report_run
+    from zh_embedder.training.summary import describe
 
     begin(args)
     version = read_version(args.data.version, directory=args.data.instructions_dir)
@@ -131,7 +131,7 @@ def find_resume(args: Run) -> Path | None:
     Raises:
         UserError: there is none, or it is not whole.
     """
-    from zh_embedder.checkpoints import checkpoints, is_whole
+    from zh_embedder.training.checkpoints import checkpoints, is_whole
 
     asked = args.train.resume_from_checkpoint
     if asked is None or str(asked).lower() in ("false", "none", ""):
@@ -177,8 +177,8 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: W
     from zh_embedder.config.dataset_plan import dataset_shares, plan_datasets
     from zh_embedder.data.collator import TrainSet
     from zh_embedder.models.bi_encoder import BiEncoder
-    from zh_embedder.monitor import check_watched
-    from zh_embedder.trainer import DenseTrainer
+    from zh_embedder.training.dense_trainer import DenseTrainer
+    from zh_embedder.training.evaluate import check_watched
 
     metric, tied = args.model.dense_metric, args.model.tied
     plans = plan_datasets(datasets, version, args.data, args.train, metric=metric, tied=tied)

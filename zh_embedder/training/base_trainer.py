@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from zh_embedder.callbacks import EarlyExit, Progress
-from zh_embedder.checkpoints import PLAN_FILE, copy_encoders
 from zh_embedder.config.run import RunArguments
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import DTYPES, matmul_peak
 from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_worker
-from zh_embedder.guard import Meter, StepGuard, Work
 from zh_embedder.models.folders import QUERY_FOLDER
+from zh_embedder.training.callbacks import EarlyExit, Progress
+from zh_embedder.training.checkpoints import PLAN_FILE, copy_encoders
+from zh_embedder.training.step_guard import Meter, StepGuard, Work
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from zh_embedder.text.tokens import cut_share
 
 if TYPE_CHECKING:
     from zh_embedder.config.train import Arguments
-    from zh_embedder.trainer import DenseTrainer
+    from zh_embedder.training.dense_trainer import DenseTrainer
 
 logger = logging.getLogger(__name__)
 
