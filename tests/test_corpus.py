@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_tools.lines import write_records
-from zh_embedder import corpus
 from zh_embedder.core.errors import UserError
-from zh_embedder.corpus import CorpusRule, Document, documents, find_corpus, load_corpus
+from zh_embedder.pretraining import corpus
+from zh_embedder.pretraining.corpus import CorpusRule, Document, documents, find_corpus, load_corpus
 
 RULE = CorpusRule(limit=30)
 ROWS = [

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from zh_embedder.bases.tiny import build
-from zh_embedder.corpus import CorpusRule, load_corpus
-from zh_embedder.masked_lm import MaskedLM, fill_decoder, make_decoder
-from zh_embedder.masking import mask_rule
-from zh_embedder.mlm_head import Head, fill_head, make_head
 from zh_embedder.models.encoder import load_encoder
-from zh_embedder.window_batches import Surroundings, WindowCollator, WindowRequest, WindowRows
+from zh_embedder.pretraining.batches import Surroundings, WindowCollator, WindowRequest, WindowRows
+from zh_embedder.pretraining.corpus import CorpusRule, load_corpus
+from zh_embedder.pretraining.heads import Head, fill_head, make_head
+from zh_embedder.pretraining.masking import mask_rule
+from zh_embedder.pretraining.model import MaskedLM, fill_decoder, make_decoder
 
 TEXT = "".join("北京大学的学生在图书馆看书，外面下着雨。" * (1 + i % 3) + "雨" * i + "\n" for i in range(12))
 

@@ -5,7 +5,7 @@ import pytest
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.groups import row_rng
-from zh_embedder.masking import MaskRule, draw_visible, draw_words, mask, mask_rule
+from zh_embedder.pretraining.masking import MaskRule, draw_visible, draw_words, mask, mask_rule
 
 CLS, SEP, MASK, UNK, FIRST = 1, 2, 3, 4, 10  # tokens from FIRST on are words
 SIZE = 200

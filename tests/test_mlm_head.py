@@ -9,9 +9,9 @@ import transformers
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from tests.backbones import BERT, FAMILIES, SMALL
-from zh_embedder import mlm_head
 from zh_embedder.core.errors import UserError
-from zh_embedder.mlm_head import Decoder, Head, fill_head, make_head, save_head
+from zh_embedder.pretraining import heads as mlm_head
+from zh_embedder.pretraining.heads import Decoder, Head, fill_head, make_head, save_head
 from zh_embedder.text.tokens import TokenBatch
 
 LIKE_BERT = {

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from zh_embedder.bases.vocabulary import main as build_vocabulary
 from zh_embedder.models.encoder import Encoder, load_encoder
-from zh_embedder.new_base import LEAST, document_frequency, main, passages, piece_vectors, weights
-from zh_embedder.saturation import IDLE
+from zh_embedder.pretraining.saturation import IDLE
+from zh_embedder.pretraining.static_base import LEAST, document_frequency, main, passages, piece_vectors, weights
 
 LINES = [
     "我们在北京大学学习人工智能。",

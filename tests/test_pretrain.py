@@ -12,7 +12,7 @@ import torch
 
 from tests.processes import ROOT, losses, start, state, torchrun, weights
 from zh_embedder.bases.tiny import build
-from zh_embedder.pretrain import main
+from zh_embedder.pretraining.run import main
 
 ALONE = (sys.executable,)
 SMALL = ("--from_scratch", "--hidden_size", 32, "--num_layers", 2, "--num_heads", 2, "--dropout", 0)

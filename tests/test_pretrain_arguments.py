@@ -5,7 +5,7 @@ import json
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.pretrain_arguments import EXAMPLE, parse
+from zh_embedder.pretraining.arguments import EXAMPLE, parse
 
 LEAST = ["--output_dir", "out", "--corpus", "a.jsonl", "--query_encoder", "base"]
 SCRATCH = ["--output_dir", "out", "--corpus", "a.jsonl", "--from_scratch"]
@@ -98,7 +98,9 @@ def test_what_cannot_be_meant_is_refused(argv, message):
 
 def test_the_examples_of_the_help_parse(capsys):
     lines = EXAMPLE.replace("\\\n", " ").splitlines()
-    commands = [line.split("zh_embedder.pretrain ")[1] for line in lines if "zh_embedder.pretrain " in line]
+    commands = [
+        line.split("zh_embedder.pretraining.run ")[1] for line in lines if "zh_embedder.pretraining.run " in line
+    ]
     assert len(commands) == 2
     for command in commands:
         assert parse(command.replace("'", "").split()).train.output_dir in ("domain", "base")

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from zh_embedder.bases.vocabulary import main as build_vocabulary
 from zh_embedder.models.encoder import Encoder
-from zh_embedder.new_base import main
-from zh_embedder.saturation import CODE, IDLE, SINK, make_codes
+from zh_embedder.pretraining.saturation import CODE, IDLE, SINK, make_codes
+from zh_embedder.pretraining.static_base import main
 
 LINES = ["我们在北京大学学习人工智能。", "北京大学的学生在学习中文。", "学习人工智能要用服务器。", "今天天气很好。"]
 OTHERS = [chr(0x4E00 + 40 * n) * 9 for n in range(200)]  # so that every piece above weighs something

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.scratch import bert_config, character_tokenizer, folder_config, load_tokenizer, random_encoder
+from zh_embedder.pretraining.random_encoder import (
+    bert_config,
+    character_tokenizer,
+    folder_config,
+    load_tokenizer,
+    random_encoder,
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.corpus import CorpusRule, load_corpus
-from zh_embedder.masking import mask_rule
-from zh_embedder.window_batches import (
+from zh_embedder.pretraining.batches import (
     Surroundings,
     TokenBatches,
     WindowCollator,
@@ -20,6 +18,8 @@ from zh_embedder.window_batches import (
     plan_tokens,
     steps_of,
 )
+from zh_embedder.pretraining.corpus import CorpusRule, load_corpus
+from zh_embedder.pretraining.masking import mask_rule
 
 LENGTHS = np.random.default_rng(0).integers(3, 65, size=500)
 

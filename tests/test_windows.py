@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from zh_embedder.pretraining.windows import cuts, document_windows, marks, windows_of
 from zh_embedder.text.words import word_starts
-from zh_embedder.windows import cuts, document_windows, marks, windows_of
 
 
 def test_words_of_a_text_as_it_stands_are_found():

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] == ["train"]:
         return train(argv[1:])
     if argv[:1] == ["pretrain"]:
-        from zh_embedder.pretrain import main as pretrain
+        from zh_embedder.pretraining.run import main as pretrain
 
         return pretrain(argv[1:])
     parser = build_parser(argv[0] if argv else None)

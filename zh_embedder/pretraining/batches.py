@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.corpus import Windows
 from zh_embedder.data.groups import row_rng
 from zh_embedder.data.loader import EpochBatches
 from zh_embedder.data.plan import PLAN_STREAM
-from zh_embedder.masking import NOTHING, Masked, MaskRule, draw_visible, mask
+from zh_embedder.pretraining.corpus import Windows
+from zh_embedder.pretraining.masking import NOTHING, Masked, MaskRule, draw_visible, mask
 from zh_embedder.text.tokens import Ids, TokenBatch, concatenate, tokenize
 
 Ints = NDArray[np.int64]

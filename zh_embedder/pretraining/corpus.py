@@ -28,8 +28,8 @@ from zh_embedder.core.parallel import in_order, processes_for
 from zh_embedder.data.record_tables import content_hash, one_at_a_time
 from zh_embedder.data.sources import kind, read_lines
 from zh_embedder.data.text_files import TEXT_FILE, Reader, find_texts
+from zh_embedder.pretraining.windows import Window, windows_of
 from zh_embedder.text.tokens import fingerprint
-from zh_embedder.windows import Window, windows_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zh_embedder.mlm_head import HEAD_FILE, Decoder, Found, Head, part, save_head
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import QUERY_FOLDER
 from zh_embedder.models.packing import first_position
 from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.pretraining.batches import WindowBatch
+from zh_embedder.pretraining.heads import HEAD_FILE, Decoder, Found, Head, part, save_head
 from zh_embedder.training.checkpoints import load_weights
-from zh_embedder.window_batches import WindowBatch
 
 OBJECTIVES = {
     "mlm": "predict masked words from what stands around them",

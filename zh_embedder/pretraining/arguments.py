@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from zh_embedder.config.run import RunArguments, check_measured, make_parser, read_flags, settings_json
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
-from zh_embedder.masked_lm import OBJECTIVES
 from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.pretraining.model import OBJECTIVES
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser

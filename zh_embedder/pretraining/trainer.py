@@ -19,11 +19,18 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.progress import Bar
 from zh_embedder.data.loader import PlanLoader
-from zh_embedder.masked_lm import MaskedLM, Predicted
 from zh_embedder.models.folders import QUERY_FOLDER
+from zh_embedder.pretraining.batches import (
+    FIXED_EPOCH,
+    Chosen,
+    TokenBatches,
+    WindowBatch,
+    WindowCollator,
+    WindowRequest,
+)
+from zh_embedder.pretraining.model import MaskedLM, Predicted
 from zh_embedder.training.base_trainer import BaseTrainer
 from zh_embedder.training.step_guard import Work
-from zh_embedder.window_batches import FIXED_EPOCH, Chosen, TokenBatches, WindowBatch, WindowCollator, WindowRequest
 
 logger = logging.getLogger(__name__)
 
