@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
-from zh_embedder.export import SAMPLES, export, main, within
+from zh_embedder.export.sentence_transformers import SAMPLES, export, main, within
 from zh_embedder.models.encoder import Encoder, EncoderSpec, load_encoder
 from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.text.tokens import tokenize
@@ -240,7 +240,7 @@ def test_a_wrong_prompt_in_the_folder_is_noticed(trained, tmp_path, monkeypatch)
 
 def test_a_crash_leaves_nothing(trained, tmp_path, monkeypatch):
     run = trained()
-    monkeypatch.setattr("zh_embedder.export.card", lambda *_: 1 / 0)
+    monkeypatch.setattr("zh_embedder.export.sentence_transformers.card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(str(run), tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]

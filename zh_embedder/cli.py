@@ -24,7 +24,7 @@ COMMANDS = {
     "export": Command(
         "write a sentence-transformers folder and prove that it makes the same vectors",
         "zh-embedder export data/outputs/icl my-embedder --default_task qa",
-        "zh_embedder.export",
+        "zh_embedder.export.sentence_transformers",
     ),
     "evaluate": Command(
         "measure retrieval of one or more models on BEIR folders",
