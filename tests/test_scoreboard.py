@@ -7,9 +7,9 @@ import pytest
 
 from tests.processes import ROOT
 from zh_embedder.cli import main
+from zh_embedder.commands.evaluate import show, shown, table
 from zh_embedder.evaluation.intervals import paired
 from zh_embedder.evaluation.outcome import Outcome
-from zh_embedder.scoreboard import show, shown, table
 
 DEMO = ROOT / "examples" / "demo" / "test"
 METRICS = ("ndcg@10", "mrr@10")

@@ -29,7 +29,7 @@ COMMANDS = {
     "evaluate": Command(
         "measure retrieval of one or more models on BEIR folders",
         "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
-        "zh_embedder.scoreboard",
+        "zh_embedder.commands.evaluate",
     ),
     "mteb": Command(
         "measure a model with the official mteb package, C-MTEB by default, with our instructions",

@@ -109,7 +109,7 @@ def measure(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can mend.
     """
-    from zh_embedder.retrieval_run import evaluate
+    from zh_embedder.commands.llm_embedder_evaluation import evaluate
 
     begin(args)
     evaluate(args)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zh_embedder.commands.evaluate import report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
 from zh_embedder.config.instructions import read_version
 from zh_embedder.core.distributed import wait_for_all
@@ -31,7 +32,6 @@ from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_o
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.report.page import write_report
-from zh_embedder.scoreboard import report_of, show
 from zh_embedder.search.exact import search
 from zh_embedder.search.faiss_index import build, load_index, save_index
 from zh_embedder.training.evaluate import read_watched
