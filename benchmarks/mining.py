@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.material import data_folder
-from data_tools.lines import read_records, write_records
+from data_tools.shared.record_files import read_records, write_records
 from zh_embedder.evaluation.intervals import paired
 from zh_embedder.text.words import letters
 

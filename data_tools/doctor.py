@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.checks import MIN_INSTRUCTION, Settings
-from data_tools.command import call, make_parser
-from data_tools.encodings import scripts
-from data_tools.fixes import FOLDER, LEDGER, write_fixed
-from data_tools.leaks import read_eval_texts
-from data_tools.lines import find_records
-from data_tools.survey import Survey
+from data_tools.doctoring.fixes import FOLDER, LEDGER, write_fixed
+from data_tools.doctoring.leak_checks import read_eval_texts
+from data_tools.doctoring.record_checks import MIN_INSTRUCTION, Settings
+from data_tools.doctoring.survey import Survey
+from data_tools.doctoring.text_checks import scripts
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import find_records
 from zh_embedder.config.instructions import Version, known_versions, read_version
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import write_json

@@ -23,9 +23,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.command import call, make_parser
-from data_tools.lines import write_records
-from data_tools.shingles import Shingles, evaluation_shingles
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import write_records
+from data_tools.shared.shingles import Shingles, evaluation_shingles
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.schema import parse_object
 from zh_embedder.data.sources import is_data_file, kind, read_lines

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.command import call, make_parser
-from data_tools.lines import find_records
-from data_tools.refusals import REFERENCES, Limits
+from data_tools.mining.rules import REFERENCES, Limits
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import find_records
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import at_least, choose
 
@@ -147,8 +147,8 @@ def run(args: argparse.Namespace) -> None:
     check(args)
     first, last = window_of(args)
     files = find_records([*args.files, *args.input_file])
-    from data_tools.mining import Settings
-    from data_tools.mining_run import Job, mine
+    from data_tools.mining.blocks import Settings
+    from data_tools.mining.pipeline import Job, mine
     from zh_embedder.data.text_files import find_texts
 
     limits = Limits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)

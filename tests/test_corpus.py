@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_tools.lines import write_records
+from data_tools.shared.record_files import write_records
 from zh_embedder.core.errors import UserError
 from zh_embedder.pretraining import corpus
 from zh_embedder.pretraining.corpus import CorpusRule, Document, documents, find_corpus, load_corpus

@@ -17,7 +17,7 @@ from data_tools.make_pairs import (
     turn_pairs,
     windows,
 )
-from data_tools.shingles import Shingles, hashes
+from data_tools.shared.shingles import Shingles, hashes
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import parse_line
 from zh_embedder.text.words import letters

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.choosing import Choice, choose
-from data_tools.finders import fuse
 from data_tools.mine_negatives import build_parser, main, window_of
-from data_tools.mining import Settings
-from data_tools.mining_audit import advice
-from data_tools.pools import Texts, write_texts
-from data_tools.refusals import Candidate, Limits, Query
+from data_tools.mining.audit_page import advice
+from data_tools.mining.blocks import Settings
+from data_tools.mining.choose import Choice, choose
+from data_tools.mining.finders import fuse
+from data_tools.mining.pools import Texts, write_texts
+from data_tools.mining.rules import Candidate, Limits, Query
 from tests.processes import environment, torchrun
 from zh_embedder.models.encoder import Encoder
 
@@ -257,7 +257,7 @@ def test_negatives_that_answer_other_records_are_counted_and_said_where_no_corpu
 
 def test_a_model_that_scores_all_alike_is_warned_about_in_the_log_and_in_the_audit(tmp_path, tiny_bert, monkeypatch):
     flags, logged = ("--model", tiny_bert, *SMALL), []
-    monkeypatch.setattr("data_tools.mining_run.logger.warning", lambda words, *parts: logged.append(words % parts))
+    monkeypatch.setattr("data_tools.mining.pipeline.logger.warning", lambda words, *parts: logged.append(words % parts))
     mine(tmp_path, *flags)
     assert logged == []
     assert "warning" not in json.loads((tmp_path / "out.jsonl.audit.json").read_text("utf-8"))
@@ -271,7 +271,7 @@ def test_a_model_that_scores_all_alike_is_warned_about_in_the_log_and_in_the_aud
 
 
 def test_an_interrupted_run_with_other_flags_is_refused_and_says_what_differs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("data_tools.mining_run.finish", lambda *_: None)  # the work stays
+    monkeypatch.setattr("data_tools.mining.pipeline.finish", lambda *_: None)  # the work stays
     source, out = write(tmp_path / "in.jsonl", records()), tmp_path / "o.jsonl"
     assert main([str(source), "--output", str(out), "--method", "random"]) == 0
     assert main([str(source), "--output", str(out), "--method", "random", "--seed", "1"]) == 2

@@ -2,9 +2,9 @@
 
 import pytest
 
-from data_tools.identity import digest
-from data_tools.pools import normalised
-from data_tools.refusals import Candidate, Limits, Query, jaccard, refusal
+from data_tools.mining.pools import normalised
+from data_tools.mining.rules import Candidate, Limits, Query, jaccard, refusal
+from data_tools.shared.identity import digest
 
 
 def judged(text, *, score=None, limits=None, query="感冒了怎么办", pos=("多喝热水，注意休息。",), **more):

@@ -7,10 +7,10 @@ import subprocess
 import pytest
 import torch
 
-from data_tools.pair_scores import batches
-from data_tools.score_cache import Cache, file_of_rank, take_in
 from data_tools.score_teacher import advice, histogram, main
-from data_tools.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
+from data_tools.teaching.pair_scores import batches
+from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
+from data_tools.teaching.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
 from tests.processes import ROOT, environment, torchrun
 from zh_embedder.core.errors import UserError
 from zh_embedder.losses.teacher_temperature import entropy_shares
@@ -169,7 +169,7 @@ def test_an_embedders_scores_are_its_cosines_in_the_order_of_pos_then_neg(tmp_pa
 
 
 def test_what_was_scored_is_not_scored_again_and_another_model_is_another_score(tmp_path, tiny_bert, monkeypatch):
-    from data_tools import teachers
+    from data_tools.teaching import teachers
 
     asked = []
     real = teachers.Embedder.scores
@@ -187,7 +187,7 @@ def test_what_was_scored_is_not_scored_again_and_another_model_is_another_score(
 
 
 def test_a_run_that_breaks_goes_on_where_it_stopped_and_gives_the_same_file(tmp_path, tiny_bert, monkeypatch):
-    from data_tools import teachers
+    from data_tools.teaching import teachers
 
     rows = [{"query": f"问题{i}", "pos": [f"答案{i}" * (i + 1)], "neg": [f"别的{i}"]} for i in range(6)]
     whole = score(tmp_path, tiny_bert, "--method", "embedder", "--chunk", "2", rows=rows)
@@ -233,7 +233,8 @@ def command(folder, model, name):
 
 
 def test_every_rank_scores_its_chunks_in_the_batches_of_a_single_process(tmp_path, tiny_bert, monkeypatch):
-    from data_tools import score_teacher, teachers
+    from data_tools import score_teacher
+    from data_tools.teaching import teachers
 
     asked = []
     real = teachers.Embedder.scores
@@ -271,7 +272,8 @@ def test_scores_that_ranks_left_are_taken_over_once(tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_of_which_one_was_killed_write_what_one_process_does(tmp_path, tiny_bert, monkeypatch):
-    from data_tools import score_teacher, teachers
+    from data_tools import score_teacher
+    from data_tools.teaching import teachers
 
     one = [str(word) for word in command(tmp_path, tiny_bert, "one.jsonl")[2:]]
     assert main(one) == 0

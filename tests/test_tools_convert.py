@@ -8,10 +8,10 @@ import zipfile
 import pytest
 
 from data_tools.convert import convert, main, parser
-from data_tools.formats import FORMATS
-from data_tools.formats.dialogue import most_alike, repeats
-from data_tools.formats.tools import last_request
-from data_tools.lines import read_records
+from data_tools.converting.dialogue import most_alike, repeats
+from data_tools.converting.formats import FORMATS
+from data_tools.converting.tools import last_request
+from data_tools.shared.record_files import read_records
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import parse_line
 

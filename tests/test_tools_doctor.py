@@ -6,8 +6,8 @@ import random
 import pytest
 
 from data_tools.doctor import main
-from data_tools.findings import Findings
-from data_tools.survey import SEVERITY
+from data_tools.doctoring.findings import Findings
+from data_tools.doctoring.survey import SEVERITY
 from tests.conftest import ROOT
 
 WORDS = [
@@ -346,7 +346,7 @@ def test_the_json_has_findings_and_their_summary(tmp_path):
 
 
 def test_findings_are_counted_beyond_what_is_kept(monkeypatch):
-    monkeypatch.setattr("data_tools.findings.MAX_KEPT", 2)
+    monkeypatch.setattr("data_tools.doctoring.findings.MAX_KEPT", 2)
     findings = Findings(SEVERITY)
     for line in range(5):
         findings.add("a", line, "schema", "wrong")

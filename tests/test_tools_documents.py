@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from data_tools.documents import read_documents
-from data_tools.html_blocks import Block, one_line, read_page
-from data_tools.pdf_text import chapter_level, unwrapped, without_running_heads
+from data_tools.generating.documents import read_documents
+from data_tools.generating.html_blocks import Block, one_line, read_page
+from data_tools.generating.pdf_text import chapter_level, unwrapped, without_running_heads
 from zh_embedder.core.errors import UserError
 
 SERVICE, PRICE = ("对象存储手册",), ("对象存储手册", "价格")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_tools.command import call, make_parser
-from data_tools.lines import find_records, lines_to, read_records, write_records
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import find_records, lines_to, read_records, write_records
 from zh_embedder.core.errors import UserError
 
 RECORDS = [{"query": "问一", "pos": ["答\n一"], "task": "qa"}, {"query": "问二", "pos": ["答\u2028二"]}]

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from data_tools import minhash
-from data_tools.minhash import Collection, Index, Signer, alike, band_keys, band_rows
-from data_tools.near import apart, jaccard
+from data_tools.shared import minhash
+from data_tools.shared.minhash import Collection, Index, Signer, alike, band_keys, band_rows
+from data_tools.shared.near_texts import apart, jaccard
 from zh_embedder.text.words import letters
 
 WORDS = [chr(0x4E00 + i) for i in range(0, 3000, 7)]

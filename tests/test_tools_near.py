@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from data_tools.checks import item_of
-from data_tools.encodings import control, letters, markup, mojibake, script
-from data_tools.near import Known as KnownText
-from data_tools.near import NearIndex, alike, jaccard, near, normal
-from data_tools.repeats import Seen
+from data_tools.doctoring.duplicate_checks import Seen
+from data_tools.doctoring.record_checks import item_of
+from data_tools.doctoring.text_checks import control, letters, markup, mojibake, script
+from data_tools.shared.near_texts import Known as KnownText
+from data_tools.shared.near_texts import NearIndex, alike, jaccard, near, normal
 from tests.test_tools_doctor import POSITIVE, record, sentence
 from zh_embedder.data.schema import parse_line
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from data_tools.documents import Document
-from data_tools.html_blocks import Block
-from data_tools.passages import Passage, Size, cut, pack, pieces
+from data_tools.generating.documents import Document
+from data_tools.generating.html_blocks import Block
+from data_tools.generating.passages import Passage, Size, cut, pack, pieces
 from zh_embedder.core.errors import UserError
 
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from data_tools.lines import read_records, write_records
-from data_tools.proof import prove
+from data_tools.shared.record_files import read_records, write_records
 from data_tools.split import main, parser, split
+from data_tools.splitting.proof import prove
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.source_groups import Unions, draw_groups
 from zh_embedder.evaluation.sets import read_retrieval_set
