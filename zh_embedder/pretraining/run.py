@@ -6,7 +6,6 @@ What it writes goes on in `run_dense.py --query_encoder` and loads in sentence-t
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,7 +220,3 @@ def describe(args: PretrainArguments, trainer: Pretrainer, resume: Path | None) 
     if resume is not None:
         lines.append(f"resuming from {resume}")
     logger.info("what will be trained:\n  %s", "\n  ".join(lines))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
