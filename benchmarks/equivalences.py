@@ -2,9 +2,9 @@
 
     python -m benchmarks.equivalences
 
-Gradients of the naive versions (tests/test_losses.py, tests/test_pair_losses.py) are central differences in double
-precision. Two ranks are two processes (gloo, tests/test_gather.py). GradCache goes through a BERT of three layers with
-dropout, in fp32, beside the same sub-batches with all graphs kept.
+Gradients of the naive versions (tests/losses/test_retrieval.py, tests/losses/test_pairs.py) are central differences in
+double precision. Two ranks are two processes (gloo, tests/core/test_distributed.py). GradCache goes through a BERT of
+three layers with dropout, in fp32, next to the same sub-batches with all graphs kept.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from torch import multiprocessing as mp
 
 from tests import test_gather, test_losses, test_pair_losses
 from tests.backbones import build
-from tests.test_gradcache import SPEC, Pad, all_kept, texts_of
+from tests.models.test_gradcache import SPEC, Pad, all_kept, texts_of
 from zh_embedder.data.schema import GROUP, LABELLED
 from zh_embedder.losses import table as objectives
 from zh_embedder.losses.batch import EmbeddedBatch

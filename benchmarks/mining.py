@@ -75,7 +75,7 @@ def train(files: list[Path], output: Path, args, seed: int, base: str) -> None:
     flags += args.flags
 
     def work():
-        from zh_embedder.training.run import main
+        from zh_embedder.commands.train import main
 
         return main([str(flag) for flag in flags])
 

@@ -9,7 +9,7 @@ import torch
 from tests.processes import BIN, ROOT, run, torchrun, weights
 from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError
-from zh_embedder.training.run import check_world
+from zh_embedder.training.launch import check_world
 
 pytestmark = pytest.mark.slow
 STEPS = 10

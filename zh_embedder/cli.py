@@ -78,13 +78,13 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    from zh_embedder.commands.train import main as train
     from zh_embedder.core.runtime import start_logging
-    from zh_embedder.training.run import main as train
 
     if argv[:1] == ["train"]:
         return train(argv[1:])
     if argv[:1] == ["pretrain"]:
-        from zh_embedder.pretraining.run import main as pretrain
+        from zh_embedder.commands.pretrain import main as pretrain
 
         return pretrain(argv[1:])
     parser = build_parser(argv[0] if argv else None)

@@ -2,7 +2,7 @@
 
 import sys
 
-from zh_embedder.pretraining.run import main
+from zh_embedder.commands.pretrain import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,12 +18,13 @@ from tqdm.auto import tqdm
 
 from data_tools.doctoring.record_checks import FILE_SHIFT, Settings, instruction_of, look
 from data_tools.doctoring.survey import Plan, Survey, every_line, kind_of
-from data_tools.doctoring.text_checks import CONTROL, mojibake
+from data_tools.doctoring.text_checks import mojibake
 from data_tools.shared.identity import digest
 from data_tools.shared.near_texts import pair
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import parse_line, parse_object
+from zh_embedder.text.letters import CONTROL
 
 TEXTS = ("query", "text", "text1", "text2")
 LISTS = ("pos", "neg", "history")

@@ -7,6 +7,8 @@ from functools import lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
 
+from zh_embedder.text.letters import CONTROL
+
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
 CHINESE = re.compile(rf"[{HAN}]")
@@ -17,9 +19,6 @@ LATIN_RUN = re.compile(rf"(?:[\u00c2-\u00f4][{TRAIL}]{{1,3}})+")
 GB_RUN = re.compile(r"(?:[\u0081-\u00fe][\u00a1-\u00fe]){2,}")  # GB18030 seen as Latin-1
 LETTERS = re.compile("[\u00c0-\u00fe]")
 FOREIGN_RUN = re.compile(r"[^\x00-\x7f]+")
-CONTROL = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
-)
 PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U0010fffd]")
 MARKUP = re.compile(
     r"&(?:nbsp|amp|lt|gt|quot|ldquo|rdquo|middot|#\d{2,5}|#x[0-9a-fA-F]{2,5});"

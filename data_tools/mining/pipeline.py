@@ -304,7 +304,7 @@ def load_scorer(job: Job) -> PairScorer | None:
     """Load the cross-encoder, if one is to check."""
     if job.cross_encoder is None:
         return None
-    from data_tools.teaching.pair_scores import CrossEncoder
+    from zh_embedder.models.cross_encoder import CrossEncoder
 
     return CrossEncoder.load(job.cross_encoder, dtype=job.dtype).scores
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import add
 
-from data_tools.doctoring.text_checks import CONTROL
 from data_tools.shared.minhash import Index, Signer
+from zh_embedder.text.letters import CONTROL
 from zh_embedder.text.words import fold
 
 DROPPED = re.compile(r"""[\s,!?;:'"()<>\[\]{}。、《》〈〉「」『』“”‘’…~·—]+|\.(?!\d)""")

@@ -33,7 +33,7 @@ def gather_with_grad(local: Tensor, *, even: bool = True) -> Tensor:
 
     DDP averages gradients over ranks, so a loss whose value on each rank is (ranks / step queries) * (sum over its
     local queries) gives the gradient of one process that sees the whole step; no other factor belongs anywhere.
-    `tests/test_gather.py` proves it on two processes.
+    `tests/core/test_distributed.py` proves it on two processes.
     """
     if world()[1] == 1:
         return local

@@ -1,4 +1,4 @@
-"""`python -m zh_embedder.pretrain`: a corpus and a base, or random weights, in; an encoder folder out.
+"""Pretraining: a corpus and a base, or random weights, in; an encoder folder out.
 
 What it writes goes on in `run_dense.py --query_encoder` and loads in sentence-transformers.
 """
@@ -6,14 +6,12 @@ What it writes goes on in `run_dense.py --query_encoder` and loads in sentence-t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import first_rank
-from zh_embedder.core.runtime import run_ranked
-from zh_embedder.training.run import begin, check_output, clear_output, find_resume, seed_rank
+from zh_embedder.training.launch import begin, check_output, clear_output, find_resume, seed_rank
 
 if TYPE_CHECKING:
     from zh_embedder.models.encoder import Encoder
@@ -25,17 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST = 512  # tokens of a window, where nobody says
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line. Returns the exit code: 2 for a user's mistake, said without a traceback."""
-
-    def work() -> None:
-        from zh_embedder.pretraining.arguments import parse
-
-        pretrain(parse(argv))
-
-    return run_ranked(work)
 
 
 def pretrain(args: PretrainArguments) -> None:
