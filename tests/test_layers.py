@@ -52,6 +52,7 @@ LAYERS = [  # bottom to top; a module imports from lower layers only
     {"tables", "texts", "eval_sets", "outcome"},
     {"probes", "bootstrap", "labelled_sets", "thresholds", "query_errors"},
     {"verdict"},
+    {"decline"},
     {"records"},
     {"spec", "tiny", "validation_split", "gradcache"},
     {"settings", "forward"},

@@ -22,7 +22,7 @@ from zh_embedder.eval_sets import EvalSet, LabelSet, PairSet, RetrievalSet
 from zh_embedder.exact import search
 from zh_embedder.gather import gather_values, world
 from zh_embedder.metrics import Run, per_query
-from zh_embedder.outcome import Outcome
+from zh_embedder.outcome import Outcome, Role
 from zh_embedder.probes import measure_labels, measure_pairs
 from zh_embedder.tokens import cut_share
 
@@ -44,6 +44,7 @@ class Model:
     instruct: bool = True  # with the instructions of each set's task
     dtype: str | None = None  # precision; the encoder's own where it is not said
     shared: bool = True  # each rank encodes its share; False: every rank encodes everything (sharded weights)
+    role: Role = Role.BASE  # a model measured alone is the one that others would be compared with
 
     @classmethod
     def load(cls, name: str, *, dtype: str = "auto", instruct: bool = True) -> Model:
@@ -157,6 +158,7 @@ def measure_texts(
             gold=pieces.gold,
             predicted=pieces.predicted,
             truncated=(cut, cut),
+            role=model.role,
         )
     return found
 
@@ -186,6 +188,7 @@ def measure_retrieval(
             run=run,
             positives=positives,
             truncated=cut,
+            role=model.role,
         )
     return found
 
@@ -267,6 +270,7 @@ def measure_bm25(
         values=means(items),
         items=items,
         run=run,
+        role=Role.BASELINE,
     )
 
 

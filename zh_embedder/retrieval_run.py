@@ -30,7 +30,7 @@ from zh_embedder.instructions import read_version
 from zh_embedder.manifest import command
 from zh_embedder.metrics import Run, per_query
 from zh_embedder.monitor import read_watched
-from zh_embedder.outcome import Outcome
+from zh_embedder.outcome import Outcome, Role
 from zh_embedder.report import write_report
 from zh_embedder.scoreboard import report_of, show
 
@@ -258,7 +258,8 @@ def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | Non
     items = per_query(args.eval.metric_names, data.qrels, run) if args.eval.metric_names else {}
     name = model.name if model is not None else args.eval.retrieval_method
     kind = "reranking" if args.eval.eval_method == "rerank" else "retrieval"
-    return Outcome(name, data.name, data.task, kind, means(items), items=items, run=run)
+    role = Role.BASE if args.eval.retrieval_method == "dense" else Role.BASELINE
+    return Outcome(name, data.name, data.task, kind, means(items), items=items, run=run, role=role)
 
 
 def write(args: Arguments, data: RetrievalSet, run: Run) -> None:

@@ -21,7 +21,7 @@ from zh_embedder.labelled_sets import KINDS, read_set
 from zh_embedder.machine import resolve_dtype
 from zh_embedder.manifest import manifest
 from zh_embedder.metrics import measure
-from zh_embedder.outcome import Outcome
+from zh_embedder.outcome import Outcome, Role
 from zh_embedder.report import Report, SetReport, write_report
 from zh_embedder.segment import WORDS
 
@@ -70,7 +70,8 @@ def read_sets(args: argparse.Namespace) -> list[EvalSet]:
 
 
 def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[Outcome]:
-    """Measure every model, each loaded once, and BM25."""
+    """Measure every model, each loaded once, and BM25. The first way to use the first model is the base."""
+    role = Role.BASE
     for name in args.models:
         model = Model.load(name, dtype=args.dtype)
         ways = [model]
@@ -79,8 +80,10 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
         for way in ways:
             for data in sets:
                 sizes = args.dims or [None]
-                yield from measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
-
+                found = measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
+                for place, outcome in enumerate(found):
+                    yield replace(outcome, role=Role.TRAINED if place else role)
+            role = Role.TRAINED
     if args.bm25:
         for data in sets:
             if isinstance(data, RetrievalSet):

@@ -23,7 +23,7 @@ from zh_embedder.gather import gather_values, gather_with_grad, world
 from zh_embedder.guard import Work, same_on_all_ranks
 from zh_embedder.loading import PlanLoader
 from zh_embedder.machine import DTYPES
-from zh_embedder.monitor import WORDS, Watched, against_base, load_outcomes, save_outcomes
+from zh_embedder.monitor import WORDS, Watched, against_base, load_outcomes, role_of, save_outcomes
 from zh_embedder.objectives import LossTerm, sees_queries, total_loss, watch
 from zh_embedder.sampling import MIXED, Shares
 
@@ -173,7 +173,8 @@ class DenseTrainer(BaseTrainer):
         # Sharded weights are gathered forward by forward: every rank makes the same forwards, in their own precision.
         sharded = any(hasattr(p, "ds_id") for p in self.model.parameters())  # ZeRO 3
         dtype = "fp32" if sharded else self.args.dtype
-        outcomes = self.watched.measure(Model(f"step {step}", query, key, dtype=dtype, shared=not sharded))
+        model = Model(f"step {step}", query, key, dtype=dtype, shared=not sharded, role=role_of(step))
+        outcomes = self.watched.measure(model)
         entries = {f"{metric_key_prefix}_{name}": value for name, value in self.watched.entries(outcomes).items()}
         if self.args.should_save:
             save_outcomes(run, step, outcomes, best=self.state.best_global_step)
