@@ -8,7 +8,7 @@ from zh_embedder import bootstrap
 from zh_embedder.agreement import STATISTICS, spearman
 from zh_embedder.bootstrap import Interval, compare, interval, paired, paired_statistic
 from zh_embedder.errors import UserError
-from zh_embedder.outcome import Outcome
+from zh_embedder.outcome import Outcome, Role
 
 
 def numbers(*, size, seed=0, scale=1.0):
@@ -154,7 +154,9 @@ def test_resamples_of_one_kind_alone_are_left_out():
 
 
 def outcome(**fields):
-    return Outcome(**{"model": "m", "data": "d", "task": None, "kind": "similarity", "values": {}, **fields})
+    return Outcome(
+        **{"model": "m", "data": "d", "task": None, "kind": "similarity", "values": {}, "role": Role.BASE, **fields}
+    )
 
 
 def test_means_are_compared_query_by_query_whatever_their_order():
