@@ -2,7 +2,7 @@
 
 import sys
 
-from zh_embedder.training import main
+from zh_embedder.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

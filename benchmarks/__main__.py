@@ -27,7 +27,7 @@ from benchmarks.material import PRESETS, REAL, SHAPES, Material, build_base, dat
 from benchmarks.report import Row, Run, Setting, Work, compare, make_row, table
 from benchmarks.running import ROOT, Pythons, command, run, versions
 from benchmarks.stopwatch import Job
-from zh_embedder.quiet import quiet_deepspeed
+from zh_embedder.core.runtime import quiet_deepspeed
 
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
 MAX_LENGTH = 512

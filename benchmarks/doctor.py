@@ -24,8 +24,8 @@ from pathlib import Path
 
 from benchmarks.planting import PLANTS, disguised, edited
 from data_tools.doctor import main as doctor
-from data_tools.lines import find_records, read_records
-from zh_embedder.eval_sets import read_retrieval_set
+from data_tools.shared.record_files import find_records, read_records
+from zh_embedder.evaluation.sets import read_retrieval_set
 
 FILES_EACH = 4  # files with a defect of a whole dataset
 SIZE = 60  # records of such a file
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:

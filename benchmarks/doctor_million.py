@@ -19,8 +19,8 @@ from collections import deque
 from pathlib import Path
 
 from benchmarks.planting import disguised, edited
-from data_tools.lines import as_line, lines_to, read_records
-from zh_embedder.progress import Bar
+from data_tools.shared.record_files import as_line, lines_to, read_records
+from zh_embedder.core.progress import Bar
 
 SENTENCES = re.compile(r"[^。！？\n]+[。！？]?")
 PASSAGE = 120  # characters, at the least

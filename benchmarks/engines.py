@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.processes import ROOT, run, torchrun, weights
-from zh_embedder.tiny import build
+from zh_embedder.bases.tiny import build
 
 STAGES = {f"DeepSpeed ZeRO {n}": ("--deepspeed", ROOT / "configs" / "deepspeed" / f"stage{n}.json") for n in range(4)}
 CACHED = ("--sub_batch_size", 5)

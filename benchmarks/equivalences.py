@@ -2,8 +2,8 @@
 
     python -m benchmarks.equivalences
 
-Gradients of the naive versions (tests/test_losses.py, tests/test_pair_losses.py) are central differences in double
-precision. Two ranks are two processes (gloo, tests/test_gather.py). GradCache goes through a BERT of three layers with
+Gradients of the naive versions (tests/losses/test_retrieval.py, tests/losses/test_pairs.py) are central differences in double
+precision. Two ranks are two processes (gloo, tests/core/test_distributed.py). GradCache goes through a BERT of three layers with
 dropout, in fp32, beside the same sub-batches with all graphs kept.
 """
 
@@ -17,11 +17,12 @@ from torch import multiprocessing as mp
 
 from tests import test_gather, test_losses, test_pair_losses
 from tests.backbones import build
-from tests.test_gradcache import SPEC, Pad, all_kept, texts_of
-from zh_embedder import forward, objectives
-from zh_embedder.embedded import EmbeddedBatch
-from zh_embedder.objectives import LOSSES, LossTerm, data_of, total_loss
-from zh_embedder.validation import GROUP, LABELLED
+from tests.models.test_gradcache import SPEC, Pad, all_kept, texts_of
+from zh_embedder.data.schema import GROUP, LABELLED
+from zh_embedder.losses import table as objectives
+from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.table import LOSSES, LossTerm, data_of, total_loss
+from zh_embedder.models import forward
 
 STEP = 1e-6  # of a central difference
 QUERIES, KEYS = 6, 3

@@ -22,10 +22,11 @@ import numpy as np
 import psutil
 
 from benchmarks.million import memory
-from zh_embedder.exact import search, search_folder
-from zh_embedder.index import build, save_index
-from zh_embedder.parallel import cores
-from zh_embedder.vectors import InputFile, Manifest, open_vectors, start_folder, write_shard
+from zh_embedder.core.parallel import cores
+from zh_embedder.data.text_files import InputFile
+from zh_embedder.search.exact import search, search_folder
+from zh_embedder.search.faiss_index import build, save_index
+from zh_embedder.search.vector_store import Manifest, open_vectors, start_folder, write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
 CENTRES, INNER, NOISE, SHARD = 20_000, 64, 0.02, 100_000

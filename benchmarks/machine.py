@@ -25,7 +25,7 @@ def matmul_flops(device: str, dtype: torch.dtype, *, repeats: int = 20) -> float
 
 
 def gains_from_bf16(device: str) -> bool:
-    from zh_embedder.machine import cpu_gains_from_bf16
+    from zh_embedder.core.machine import cpu_gains_from_bf16
 
     return torch.cuda.is_bf16_supported() if device == "cuda" else cpu_gains_from_bf16()
 

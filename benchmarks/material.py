@@ -46,8 +46,8 @@ REAL = "real"  # texts as they are, cut at 512 tokens
 
 def build_base(folder: Path, preset: str) -> Path:
     """Write the base, unless it is there already."""
-    from zh_embedder.encoder import without_bars
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
+    from zh_embedder.models.encoder import without_bars
 
     size = PRESETS[preset]
     if not (folder / "modules.json").is_file():

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.million import memory, start_training, write_records
-from zh_embedder.tiny import build
+from zh_embedder.bases.tiny import build
 
 WAYS = ("plain", "GradCache")
 LOOK = 0.05  # seconds between two looks at a process

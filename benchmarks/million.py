@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from zh_embedder.parallel import cores
-from zh_embedder.tiny import build, characters
+from zh_embedder.bases.tiny import build, characters
+from zh_embedder.core.parallel import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP = re.compile(r"step (\d+): .*tokens_per_second ([\d.e+]+)")
@@ -142,12 +142,12 @@ def load(folder: Path, data: Path, steps: int, *, tokens: bool, workers: int) ->
     import torch
     from transformers import AutoTokenizer
 
-    from zh_embedder.collator import Collator, RankBatches, TrainRows, TrainSet
-    from zh_embedder.loading import PlanLoader
-    from zh_embedder.records import load_datasets
-    from zh_embedder.selection import SelectionRule
-    from zh_embedder.tables import cache_folder
-    from zh_embedder.token_cache import with_tokens
+    from zh_embedder.data.collator import Collator, RankBatches, TrainRows, TrainSet
+    from zh_embedder.data.groups import SelectionRule
+    from zh_embedder.data.loader import PlanLoader
+    from zh_embedder.data.record_tables import cache_folder
+    from zh_embedder.data.records import load_datasets
+    from zh_embedder.data.token_cache import with_tokens
 
     cache = str(folder / "cache")
     (records,) = load_datasets([data], cache_dir=cache)

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.material import data_folder
-from data_tools.lines import read_records, write_records
-from zh_embedder.bootstrap import paired
-from zh_embedder.segment import letters
+from data_tools.shared.record_files import read_records, write_records
+from zh_embedder.evaluation.intervals import paired
+from zh_embedder.text.words import letters
 
 RANDOM, GIVEN = "random", "given"
 ALL = "miner-all"
@@ -75,7 +75,7 @@ def train(files: list[Path], output: Path, args, seed: int, base: str) -> None:
     flags += args.flags
 
     def work():
-        from zh_embedder.training import main
+        from zh_embedder.commands.train import main
 
         return main([str(flag) for flag in flags])
 
@@ -137,8 +137,8 @@ def measured(model: Path | str, data: Path, target: Path) -> dict[str, float]:
     if not target.is_file():
 
         def work():
-            from zh_embedder.evaluation import Model, measure_model
-            from zh_embedder.labelled_sets import read_set
+            from zh_embedder.evaluation.measure import Model, measure_model
+            from zh_embedder.evaluation.set_readers import read_set
 
             found = measure_model(Model.load(str(model)), read_set(data), metrics=["ndcg@10"])[None]
             target.write_text(json.dumps(found.items["ndcg@10"]))
@@ -211,7 +211,7 @@ def main() -> None:
     data = data_folder()
     if data is None:
         sys.exit("ZH_DATA: names no folder with the data sets")
-    import zh_embedder.trainer  # noqa: F401  what takes seconds, once for all that is forked
+    import zh_embedder.training.dense_trainer  # noqa: F401  what takes seconds, once for all that is forked
 
     args.ways = [RANDOM, *(way for way in args.ways if way != RANDOM)]
     rows = [row for name in args.data for row in compare(name, args, Path(data), args.folder.resolve())]

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.material import data_folder
-from zh_embedder.sources import read_lines
-from zh_embedder.tiny import build
+from zh_embedder.bases.tiny import build
+from zh_embedder.data.sources import read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 DIMENSIONS = ("256", "128", "64", "32")

@@ -141,7 +141,7 @@ def repeated_key(record, rng):
 
 
 def baked_instruction(record, rng):
-    from zh_embedder.instructions import read_version
+    from zh_embedder.config.instructions import read_version
 
     spec = read_version("zh_llm_embedder").task(record["task"])
     side = "query" if rng.random() < 0.7 or not spec.key else "pos"

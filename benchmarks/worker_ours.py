@@ -7,7 +7,7 @@ from benchmarks.stopwatch import Job, Stopwatch, read_job, time_encoding
 
 
 def train(job: Job) -> int:
-    from zh_embedder import training
+    from zh_embedder.training import run as training
 
     version = Path(job.out) / f"version-{job.batch}.yaml"
     version.write_text('tasks:\n  bench:\n    query: ""\n    key: ""\n', "utf-8")
@@ -45,7 +45,7 @@ def train(job: Job) -> int:
 
 
 def encode(job: Job) -> int:
-    from zh_embedder.encoder import Encoder
+    from zh_embedder.models.encoder import Encoder
 
     encoder = Encoder.from_pretrained(job.base, device=job.device)
     time_encoding(job, lambda texts: encoder.encode(texts, max_length=job.max_length, show_progress=False, **job.flags))

@@ -13,18 +13,18 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_tools.command import call, make_parser
-from data_tools.formats import FORMATS, guesses
-from data_tools.formats.base import HUB, Format, Item, Record, Source, Wish
-from data_tools.formats.dialogue import check_facts
-from data_tools.formats.finish import Finisher, cleaner
-from data_tools.formats.reading import find_encoding, head
-from data_tools.formats.tools import ANSWERS
-from data_tools.lines import as_line, lines_to
-from zh_embedder.errors import UserError, reject, unknown_name
-from zh_embedder.records import short_names
-from zh_embedder.sources import find_files
-from zh_embedder.validation import parse_line
+from data_tools.converting.base import HUB, Format, Item, Record, Source, Wish
+from data_tools.converting.dialogue import check_facts
+from data_tools.converting.finish import Finisher, cleaner
+from data_tools.converting.formats import FORMATS, guesses
+from data_tools.converting.reading import find_encoding, head
+from data_tools.converting.tools import ANSWERS
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import as_line, lines_to
+from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.data.records import short_names
+from zh_embedder.data.schema import parse_line
+from zh_embedder.data.sources import find_files
 
 logger = logging.getLogger("data_tools.convert")  # __name__ is __main__ under `python -m`
 

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.checks import MIN_INSTRUCTION, Settings
-from data_tools.command import call, make_parser
-from data_tools.encodings import scripts
-from data_tools.fixes import FOLDER, LEDGER, write_fixed
-from data_tools.leaks import read_eval_texts
-from data_tools.lines import find_records
-from data_tools.survey import Survey
-from zh_embedder.errors import UserError, reject
-from zh_embedder.files import write_json
-from zh_embedder.instructions import Version, known_versions, read_version
+from data_tools.doctoring.fixes import FOLDER, LEDGER, write_fixed
+from data_tools.doctoring.leak_checks import read_eval_texts
+from data_tools.doctoring.record_checks import MIN_INSTRUCTION, Settings
+from data_tools.doctoring.survey import Survey
+from data_tools.doctoring.text_checks import scripts
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import find_records
+from zh_embedder.config.instructions import Version, known_versions, read_version
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import write_json
 
 EXAMPLE = "data/train --version zh_llm_embedder --eval data/qa data/law --fix cleaned --json findings.json"
 
@@ -99,7 +99,8 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from zh_embedder.encoder import cannot_load, encoder_folder
+    from zh_embedder.bases.names import cannot_load
+    from zh_embedder.models.folders import encoder_folder
 
     try:
         found = AutoTokenizer.from_pretrained(encoder_folder(name), use_fast=True)

@@ -21,18 +21,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.command import call, make_parser
-from data_tools.lines import write_records
-from zh_embedder.errors import UserError, nearest, reject
-from zh_embedder.files import beside_file
-from zh_embedder.options import at_least, choose
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import write_records
+from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.core.files import beside_file
+from zh_embedder.core.options import at_least, choose
 
 if TYPE_CHECKING:
-    from data_tools.endpoint import Settings
-    from data_tools.generated import Limits, Query
-    from data_tools.generating import Budget, Request
-    from data_tools.ledger import Ledger
-    from data_tools.passages import Passage
+    from data_tools.generating.ask_all import Budget, Request
+    from data_tools.generating.endpoint import Settings
+    from data_tools.generating.filters import Limits, Query
+    from data_tools.generating.ledger import Ledger
+    from data_tools.generating.passages import Passage
 
     Ranks = Callable[[Sequence[Query]], list[int | None]]
 
@@ -155,7 +155,7 @@ def check(args: argparse.Namespace) -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Return what every request carries."""
-    from data_tools.endpoint import Settings
+    from data_tools.generating.endpoint import Settings
 
     return Settings(
         model=args.model or "",
@@ -173,7 +173,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def limits_of(args: argparse.Namespace, refuse: Sequence[str]) -> Limits:
     """Return how strict to be."""
-    from data_tools.generated import Limits
+    from data_tools.generating.filters import Limits
 
     return Limits(
         shortest=args.min_query_chars,
@@ -187,7 +187,7 @@ def limits_of(args: argparse.Namespace, refuse: Sequence[str]) -> Limits:
 
 def budget_of(args: argparse.Namespace) -> Budget:
     """Return what may be spent."""
-    from data_tools.generating import Budget
+    from data_tools.generating.ask_all import Budget
 
     return Budget(args.max_total_tokens, args.max_cost, tuple(args.prices) if args.prices else None)
 
@@ -222,8 +222,8 @@ def say_default(tasks: Sequence[str], known: Sequence[str]) -> None:
 
 def cut_documents(args: argparse.Namespace) -> list[Passage]:
     """Read and cut, and say what came of it; passages with the same text are one."""
-    from data_tools.documents import read_documents
-    from data_tools.passages import Size, cut
+    from data_tools.generating.documents import read_documents
+    from data_tools.generating.passages import Size, cut
 
     size = Size(args.passage_chars, args.overlap, args.min_chars)
     documents = read_documents(args.documents, skip_unreadable=args.skip_unreadable)
@@ -247,7 +247,7 @@ def write_corpus(path: Path, passages: Sequence[Passage]) -> None:
 
 def show(requests: Sequence[Request], count: int) -> None:
     """Show the first request, and how much all of them are."""
-    from data_tools.endpoint import characters
+    from data_tools.generating.endpoint import characters
 
     total = sum(characters(request.messages) for request in requests)
     logger.info("%s requests of %s characters together, for %d queries each", f"{len(requests):,}", f"{total:,}", count)
@@ -262,10 +262,10 @@ def run(args: argparse.Namespace) -> None:
         UserError: anything that the user can mend.
     """
     check(args)
-    from data_tools.asking import PROMPTS, read_prompts
-    from data_tools.generating import Plan, ask_all, requests_for
-    from data_tools.ledger import Ledger
-    from data_tools.round_trip import load_retriever, ranks_of
+    from data_tools.generating.ask_all import Plan, ask_all, requests_for
+    from data_tools.generating.ledger import Ledger
+    from data_tools.generating.prompts import PROMPTS, read_prompts
+    from data_tools.generating.round_trip import load_retriever, ranks_of
 
     check_places(args)
     prompts, settings = read_prompts(args.prompts or PROMPTS), settings_of(args)
@@ -296,8 +296,8 @@ def run(args: argparse.Namespace) -> None:
 
 def judge(requests: Sequence[Request], ledger: Ledger, limits: Limits, ranks: Ranks) -> list[Query]:
     """Read the answers and judge the queries, the round trip last."""
-    from data_tools.generated import judged, return_trip
-    from data_tools.generating import answers_of
+    from data_tools.generating.ask_all import answers_of
+    from data_tools.generating.filters import judged, return_trip
 
     answers = answers_of(requests, ledger.entries)
     queries = judged(((request.passage, request.task, written) for request, written in answers), limits)
@@ -309,7 +309,7 @@ def judge(requests: Sequence[Request], ledger: Ledger, limits: Limits, ranks: Ra
 
 def say_silent(requests: Sequence[Request], ledger: Ledger) -> None:
     """Say which passages got no queries, and why."""
-    from data_tools.ledger import GARBAGE, REFUSED
+    from data_tools.generating.ledger import GARBAGE, REFUSED
 
     own = {request.key for request in requests}
     for state, why in ((REFUSED, "were refused by the endpoint"), (GARBAGE, "got answers without queries")):
@@ -323,8 +323,8 @@ def say_silent(requests: Sequence[Request], ledger: Ledger) -> None:
 
 def write(queries: Sequence[Query], args: argparse.Namespace) -> None:
     """Write records, what was refused and the sample."""
-    from data_tools.generated import Summary, records_of, refused_rows
-    from data_tools.query_page import write_page
+    from data_tools.generating.filters import Summary, records_of, refused_rows
+    from data_tools.generating.sample_page import write_page
 
     name = args.output.name.split(".")[0]
     for line in Summary.of(queries).lines():

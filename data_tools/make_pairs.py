@@ -23,13 +23,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.command import call, make_parser
-from data_tools.lines import write_records
-from data_tools.shingles import Shingles, evaluation_shingles
-from zh_embedder.errors import UserError, reject
-from zh_embedder.sources import is_data_file, kind, read_lines
-from zh_embedder.texts import TEXT_FILE, Reader, find_texts
-from zh_embedder.validation import parse_object
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import write_records
+from data_tools.shared.shingles import Shingles, evaluation_shingles
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.data.schema import parse_object
+from zh_embedder.data.sources import is_data_file, kind, read_lines
+from zh_embedder.data.text_files import TEXT_FILE, Reader, find_texts
 
 logger = logging.getLogger("data_tools.make_pairs")  # __name__ is __main__ under `python -m`
 
@@ -58,7 +58,7 @@ class Recipe:
 def sentences(text: str) -> list[str]:
     """Cut a text behind the marks that end sentences, and at line ends; marks without letters before them are left out.
 
-    Not `zh_embedder.sentences`, which keeps every character: what is made here is searched for.
+    Not `zh_embedder.text.sentences`, which keeps every character: what is made here is searched for.
     """
     return [found for part in SENTENCE.findall(text) if (found := part.strip())]
 

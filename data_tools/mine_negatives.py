@@ -18,11 +18,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.command import call, make_parser
-from data_tools.lines import find_records
-from data_tools.refusals import REFERENCES, Limits
-from zh_embedder.errors import UserError, reject
-from zh_embedder.options import at_least, choose
+from data_tools.mining.rules import REFERENCES, Limits
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.record_files import find_records
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.options import at_least, choose
 
 METHODS = ("dense", "bm25", "fused", "random")
 EXAMPLE = "train.jsonl --output mined.jsonl --model BAAI/bge-large-zh-v1.5 --range 10 210 --negatives 15 --percent 0.95"
@@ -147,9 +147,9 @@ def run(args: argparse.Namespace) -> None:
     check(args)
     first, last = window_of(args)
     files = find_records([*args.files, *args.input_file])
-    from data_tools.mining import Settings
-    from data_tools.mining_run import Job, mine
-    from zh_embedder.texts import find_texts
+    from data_tools.mining.blocks import Settings
+    from data_tools.mining.pipeline import Job, mine
+    from zh_embedder.data.text_files import find_texts
 
     limits = Limits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)
     settings = Settings(

@@ -23,19 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_tools.command import call, make_parser
-from data_tools.identity import digest, model_identity
-from data_tools.lines import find_records, read_records, write_records
-from data_tools.ranks import in_turn, start_ranks
-from data_tools.score_cache import Cache, file_of_rank, take_in
-from zh_embedder.errors import UserError
-from zh_embedder.gather import wait_for_all, world
-from zh_embedder.options import at_least, choose
-from zh_embedder.teachers import entropy_shares, find_temperature
-from zh_embedder.validation import group_row
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.identity import digest, model_identity
+from data_tools.shared.ranks import in_turn, start_ranks
+from data_tools.shared.record_files import find_records, read_records, write_records
+from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
+from zh_embedder.core.distributed import wait_for_all
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.ranks import world
+from zh_embedder.data.schema import group_row
+from zh_embedder.losses.teacher_temperature import entropy_shares, find_temperature
 
 if TYPE_CHECKING:
-    from data_tools.teachers import Item, Teacher
+    from data_tools.teaching.teachers import Item, Teacher
 
 logger = logging.getLogger("data_tools.score_teacher")  # __name__ is __main__ under `python -m`
 
@@ -60,7 +61,7 @@ def items_of(raw: dict[str, Any], where: str, *, answers: bool) -> list[Item]:
     Raises:
         UserError: the record is wrong, or has no answers and a language model needs them.
     """
-    from data_tools.teachers import Item
+    from data_tools.teaching.teachers import Item
 
     row = group_row({name: value for name, value in raw.items() if name not in OLD}, where)
     found = tuple(raw.get("answers") or ()) if answers else ()
@@ -196,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("chunk", "tokens_per_batch", "max_length"):
         at_least(name, getattr(args, name), 1)
     files = find_records(args.files)
-    from data_tools.teachers import PROMPTS, TEACHERS, TeacherSettings
+    from data_tools.teaching.teachers import PROMPTS, TEACHERS, TeacherSettings
 
     settings = TeacherSettings(
         model=args.model,

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.command import call, make_parser
-from data_tools.formats.base import Record
-from data_tools.formats.finish import realign
-from data_tools.identity import digest
-from data_tools.lines import as_line, find_records, lines_to, read_records
-from data_tools.minhash import Collection
-from data_tools.proof import prove
-from data_tools.split_eval import write_eval_sets
-from zh_embedder.errors import UserError, reject
-from zh_embedder.files import write_json
-from zh_embedder.grouping import Unions, draw_groups, sizes_of
-from zh_embedder.records import short_names
-from zh_embedder.texts import find_texts
-from zh_embedder.validation import Row, parse_line
+from data_tools.converting.base import Record
+from data_tools.converting.finish import realign
+from data_tools.shared.command import call, make_parser
+from data_tools.shared.identity import digest
+from data_tools.shared.minhash import Collection
+from data_tools.shared.record_files import as_line, find_records, lines_to, read_records
+from data_tools.splitting.eval_folders import write_eval_sets
+from data_tools.splitting.proof import prove
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import write_json
+from zh_embedder.data.records import short_names
+from zh_embedder.data.schema import Row, parse_line
+from zh_embedder.data.source_groups import Unions, draw_groups, sizes_of
+from zh_embedder.data.text_files import find_texts
 
 logger = logging.getLogger("data_tools.split")  # __name__ is __main__ under `python -m`
 

@@ -53,6 +53,6 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
     """A small Chinese BERT with random weights, mean pooling, in sentence-transformers' layout. Read only."""
-    from zh_embedder.tiny import build
+    from zh_embedder.bases.tiny import build
 
     return build(tmp_path_factory.mktemp("base") / "tiny-bert", hidden=32, layers=2, heads=2, pooling="mean")

@@ -12,7 +12,7 @@ ALONE = (sys.executable,)
 BIN = Path(sys.executable).parent
 FORKS = """
 import json, os, runpy, sys
-import zh_embedder.records, zh_embedder.trainer  # what takes seconds, once for all
+import zh_embedder.data.records, zh_embedder.training.dense_trainer  # what takes seconds, once for all
 for number, (script, words, folder, cache, printed) in enumerate(json.load(sys.stdin)):
     child = os.fork()
     if not child:

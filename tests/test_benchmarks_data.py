@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.doctor_million import COPIES, KEYS, NEAR, passages_of, records_of, write
 from benchmarks.mining import RANDOM, row, write_articles, write_others
-from data_tools.lines import read_records, write_records
+from data_tools.shared.record_files import read_records, write_records
 
 
 def text_of(rng, sentences=40):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from zh_embedder.cli import COMMANDS, main
-from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.eval_sets import read_retrieval_set
-from zh_embedder.evaluation import METRICS, evaluate_retrieval
+from zh_embedder.evaluation.measure import METRICS, evaluate_retrieval
+from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.models.encoder import Encoder, load_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo" / "test"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zh_embedder.tiny import build
+from zh_embedder.bases.tiny import build
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")

@@ -236,8 +236,12 @@ def test_the_library_knows_neither_its_tools_nor_its_entry_point(path):
 @pytest.mark.parametrize(
     ("module", "code", "complaint"),
     [
-        ("losses", "from zh_embedder.errors import reject", None),
-        ("losses", "from zh_embedder.gather import world", "losses must not import gather: it stands no lower"),
+        ("losses", "from zh_embedder.core.errors import reject", None),
+        (
+            "losses",
+            "from zh_embedder.core.distributed import world",
+            "losses must not import gather: it stands no lower",
+        ),
         ("losses", "from zh_embedder import trainer", "losses must not import trainer: it stands no lower"),
         ("losses", "def f():\n    import zh_embedder.cli", "losses must not import cli: it stands no lower"),
         ("losses", "from .encoder import Encoder", "losses must not import encoder: it stands no lower"),
@@ -288,7 +292,7 @@ def test_the_arguments_load_no_heavy_library_that_transformers_does_not_load_its
 import sys
 from transformers import HfArgumentParser, TrainingArguments
 before = set(sys.modules) & {HEAVY!r}
-import zh_embedder.arguments
+import zh_embedder.config.train
 after = set(sys.modules) & {HEAVY!r}
 sys.stdout.write(f"loaded: {{sorted(after - before)}}")
 """

@@ -24,7 +24,7 @@ FLAGS = [
 BROKEN = {
     "sound": "",
     "loss": """
-import zh_embedder.losses as own
+import zh_embedder.losses.retrieval as own
 right = own.similarity
 own.similarity = lambda batch: -right(batch)  # a sign
 """,
@@ -33,7 +33,7 @@ own.similarity = lambda batch: -right(batch)  # a sign
 
 def trained(folder, breakage):
     """Train in a process of its own; mean nDCG@10 before and after."""
-    code = f"{breakage}\nimport sys\nfrom zh_embedder.training import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"{breakage}\nimport sys\nfrom zh_embedder.training.run import main\nsys.exit(main(sys.argv[1:]))"
     words = [sys.executable, "-c", code, "--output_dir", folder / "run", *FLAGS]
     done = subprocess.run(
         list(map(str, words)), cwd=folder, env=environment(folder), capture_output=True, text=True, check=False

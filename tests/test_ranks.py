@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.processes import BIN, ROOT, run, torchrun, weights
-from zh_embedder.errors import UserError
-from zh_embedder.tiny import build
-from zh_embedder.training import check_world
+from zh_embedder.bases.tiny import build
+from zh_embedder.core.errors import UserError
+from zh_embedder.training.launch import check_world
 
 pytestmark = pytest.mark.slow
 STEPS = 10
@@ -72,7 +72,7 @@ EVAL = ("--eval_data", "eval/qa", "--hits", 6, "--cutoffs", 1, 5, "--metrics", "
 
 def same_outcomes(one, other, steps):
     """Tell whether two runs measured the same at these steps: values, hits in their order, scores."""
-    from zh_embedder.monitor import load_outcomes
+    from zh_embedder.training.evaluate import load_outcomes
 
     for step in steps:
         (mine,), (theirs,) = load_outcomes(one, step), load_outcomes(other, step)

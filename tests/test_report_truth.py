@@ -10,7 +10,7 @@ import pytest
 from tests.browser import browser, missing
 from tests.processes import ROOT
 from zh_embedder.cli import main as command
-from zh_embedder.training import main
+from zh_embedder.commands.train import main
 
 DEMO = ROOT / "examples" / "demo"
 METRIC = "ndcg@10"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.processes import ALONE, ROOT, SCRIPT, losses, run, start, torchrun, weights
-from zh_embedder.training import main
+from zh_embedder.commands.train import main
 
 pytestmark = pytest.mark.slow
 STEPS, EVERY, KILLED_AT = 36, 3, 15  # 12 steps an epoch: the kill comes in the middle of epoch 2

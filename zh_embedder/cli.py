@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from zh_embedder.errors import exit_code
+from zh_embedder.core.errors import exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,30 +24,32 @@ COMMANDS = {
     "export": Command(
         "write a sentence-transformers folder and prove that it makes the same vectors",
         "zh-embedder export data/outputs/icl my-embedder --default_task qa",
-        "zh_embedder.export",
+        "zh_embedder.export.sentence_transformers",
     ),
     "evaluate": Command(
         "measure retrieval of one or more models on BEIR folders",
         "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
-        "zh_embedder.scoreboard",
+        "zh_embedder.commands.evaluate",
     ),
     "mteb": Command(
         "measure a model with the official mteb package, C-MTEB by default, with our instructions",
         "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
-        "zh_embedder.mteb_run",
+        "zh_embedder.evaluation.mteb",
     ),
     "encode": Command(
         "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",
         "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
-        "zh_embedder.encoding",
+        "zh_embedder.search.encode_files",
     ),
     "losses": Command(
         "list the losses with their options and the records they learn from, or explain one",
         "zh-embedder losses info_nce",
-        "zh_embedder.objectives",
+        "zh_embedder.losses.table",
     ),
     "versions": Command(
-        "list the instruction versions, or show one", "zh-embedder versions zh_llm_embedder", "zh_embedder.instructions"
+        "list the instruction versions, or show one",
+        "zh-embedder versions zh_llm_embedder",
+        "zh_embedder.config.instructions",
     ),
 }
 PRETRAIN = "pretrain on plain text (`zh-embedder pretrain --help`); under torchrun, start -m zh_embedder.pretrain"
@@ -76,13 +78,13 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    from zh_embedder.training import main as train
-    from zh_embedder.training import start_logging
+    from zh_embedder.commands.train import main as train
+    from zh_embedder.core.runtime import start_logging
 
     if argv[:1] == ["train"]:
         return train(argv[1:])
     if argv[:1] == ["pretrain"]:
-        from zh_embedder.pretrain import main as pretrain
+        from zh_embedder.commands.pretrain import main as pretrain
 
         return pretrain(argv[1:])
     parser = build_parser(argv[0] if argv else None)

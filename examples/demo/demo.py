@@ -77,7 +77,7 @@ def search(model: str) -> None:
     """Search the bundled test keys with sentence-transformers, from the exported folder alone."""
     from sentence_transformers import SentenceTransformer
 
-    from zh_embedder.eval_sets import read_retrieval_set
+    from zh_embedder.evaluation.sets import read_retrieval_set
 
     encoder = SentenceTransformer(model, device="cpu")
     print(f"\nsearching with sentence-transformers, SentenceTransformer({model!r}):")
@@ -101,7 +101,7 @@ def main() -> None:
     output, exported = args.out / "run", args.out / "embedder"
     print(f"zh_embedder demo: {len(TASKS)} tasks ({', '.join(TASKS)}), records in {relative(HERE)}")
     print("No hub is asked: the base is nano-zh, which comes with the package.")
-    from zh_embedder.quiet import quiet_deepspeed
+    from zh_embedder.core.runtime import quiet_deepspeed
 
     quiet_deepspeed()
     run(

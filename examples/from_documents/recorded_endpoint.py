@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.segment import letters
+from zh_embedder.text.words import letters
 
 Answer = Callable[[str], str]  # from the last message of a request
 Trouble = Callable[[int], str | None]  # from the number of a request; None: all is well

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from zh_embedder.bootstrap import interval
-from zh_embedder.encoder import Encoder, load_encoder
-from zh_embedder.eval_sets import find_sets, read_retrieval_set
-from zh_embedder.evaluation import Model, measure_bm25, measure_model
-from zh_embedder.outcome import Outcome
+from zh_embedder.evaluation.intervals import interval
+from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
+from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.sets import find_sets, read_retrieval_set
+from zh_embedder.models.encoder import Encoder, load_encoder
 
 METRIC = "ndcg@10"
 RANDOM = "random:"

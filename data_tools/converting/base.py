@@ -1,0 +1,143 @@
+"""What every source format speaks: what was asked for, what an item of a source became, and what a format is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zh_embedder.core.errors import UserError, nearest
+
+Record = dict[str, Any]
+Raw = Mapping[str, Any]
+HUB = "hf:"  # in front of the name of a data set on the hub
+
+
+class Item(NamedTuple):
+    """What came of one unit of a source, or of several that became one record."""
+
+    where: str
+    record: Record | None = None
+    reason: str = ""  # why there is no record
+    of: int = 1  # units of the source that it stands for
+    note: str = ""  # something done to units that are in the record, counted by its wording
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input as the user typed it, and the name that ids begin with."""
+
+    spec: str
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        return Path(self.spec).expanduser()
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it is a name on the hub."""
+        return self.spec.startswith(HUB)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What the user asked for: the flags of `convert` that readers look at, with their defaults."""
+
+    task: str | None = None
+    shape: str | None = None  # --as
+    columns: Mapping[str, str] = field(default_factory=dict)
+    join: str = "\n"
+    header: bool | None = None  # None: looked at
+    encoding: str = "auto"
+    split: str | None = None
+    queries: str | None = None
+    qrels: str | None = None
+    negatives: str | None = None
+    answers: str | None = None
+    min_relevance: int = 1
+    threshold: float = 1.0
+    turns: int = 4
+    facts: str = "repeated"
+    template: str = "文本：{text}\n标签：{label}"
+    examples: int = 1
+    wrong_examples: int = 7
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of a source, to tell its format by."""
+
+    path: Path
+    text: str = ""
+    first: Raw = field(default_factory=dict)  # the first object of JSON Lines, or the header of a table
+    names: frozenset[str] = frozenset()  # in a folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """A source format: one function and this row."""
+
+    name: str
+    about: str
+    example: str
+    unit: str  # what is counted in the source
+    read: Callable[[Source, Wish], Iterator[Item]]
+    shapes: tuple[str, ...] = ("groups",)  # what --as chooses from, the default first
+    tasks: Mapping[str, str] = field(default_factory=dict)  # shape -> task, where a shape has an unmistakable one
+    carries_task: bool = False  # records name their own task
+    is_it: Callable[[Head], bool] = lambda head: False
+
+
+def identity(source: Source, *parts: object) -> str:
+    """Return a stable id: the source's name, then what the source calls the item (or where it stands)."""
+    return "-".join([source.name, *map(str, parts)])
+
+
+def pick(raw: Raw, names: Sequence[str], where: str) -> Any:
+    """Return the value under the first of these names that an object has.
+
+    Raises:
+        UserError: it has none of them; the nearest of its own names is offered.
+    """
+    for name in names:
+        if name in raw:
+            return raw[name]
+    hint = nearest(names[0], map(str, raw)) or ";"
+    found = ", ".join(map(repr, list(raw)[:8])) or "an empty object"
+    raise UserError(f"{where}: {names[0]}: is missing{hint} found {found}, expected {' or '.join(names)}")
+
+
+def as_list(value: Any, where: str) -> list[Any]:
+    """Return a list.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(value, list):
+        raise UserError(f"{where}: got {type(value).__name__} {str(value)[:60]!r}, expected a list")
+    return value
+
+
+def as_object(value: Any, where: str) -> Raw:
+    """Return an object.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: got {type(value).__name__} {str(value)[:60]!r}, expected an object")
+    return value
+
+
+def as_text(value: Any) -> str:
+    """Return a cell as text; what a source leaves out is an empty text, which is dropped and counted later."""
+    return "" if value is None else str(value)
+
+
+def distinct(values: Sequence[str]) -> list[str]:
+    """Return values once each, in order."""
+    return list(dict.fromkeys(values))

@@ -1,0 +1,200 @@
+"""Bytes of sources as text and JSON: encodings found and said, zip files opened, places kept for messages."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from data_tools.converting.base import Head, Raw, Record
+from zh_embedder.core.errors import UserError, nearest
+from zh_embedder.data.schema import check_surrogates
+from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
+
+logger = logging.getLogger(__name__)
+
+ENCODINGS = ("utf-8-sig", "gb18030")  # tried in this order: hardly any GB18030 text is valid UTF-8 too
+BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+HEAD_CHARACTERS = 1 << 16
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a plain, .gz or .zst file, or the one file in a .zip.
+
+    Raises:
+        UserError: it is not there (the nearest name is offered), or the zip holds several files.
+    """
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise UserError(f"no such file: {path}{nearest(path.name, beside)}")
+    if path.suffix != ".zip":
+        with open_bytes(path) as stream:
+            yield stream
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
+            if len(names) != 1:
+                raise UserError(f"{path}: holds {len(names)} files ({', '.join(names[:5])}), expected one: unzip it")
+            with archive.open(names[0]) as stream:
+                yield stream
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def decodes(path: Path, encoding: str) -> UnicodeDecodeError | None:
+    """Return why a file is not in an encoding, or None."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with opened(path) as stream:
+            while block := stream.read(BLOCK_BYTES):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        return error
+    return None
+
+
+@lru_cache(maxsize=64)
+def find_encoding(path: Path) -> str:
+    """Return a file's encoding: UTF-8, UTF-16 with its mark, or GB18030, which is said.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    with opened(path) as stream:
+        start = stream.read(2)
+    if start in BOMS:
+        logger.info("%s: read as UTF-16, by its first two bytes", path)
+        return BOMS[start]
+    for encoding in ENCODINGS:
+        if decodes(path, encoding) is None:
+            if encoding != ENCODINGS[0]:
+                logger.info("%s: read as %s, it is not UTF-8", path, encoding.upper())
+            return encoding
+    raise UserError(f"{path}: encoding: neither UTF-8 nor GB18030, expected one of them, or --encoding NAME")
+
+
+@contextmanager
+def open_text(path: Path, encoding: str = "auto", *, newline: str | None = None) -> Iterator[IO[str]]:
+    """Open a source as text.
+
+    Args:
+        path: of a plain or compressed file.
+        encoding: a name that Python knows, or `auto`.
+        newline: as for `open`; csv wants "".
+
+    Raises:
+        UserError: the name is unknown, or the file is not in that encoding.
+    """
+    try:
+        name = find_encoding(path) if encoding == "auto" else codecs.lookup(encoding).name
+    except LookupError:
+        raise UserError(f"--encoding: unknown name {encoding!r}, expected auto, utf-8, gb18030, big5, ...") from None
+    try:
+        with opened(path) as raw, io.TextIOWrapper(raw, encoding=name, newline=newline) as stream:
+            yield stream
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: encoding: not {name} ({error.reason}), expected --encoding auto or another") from None
+
+
+def text_lines(path: Path, encoding: str) -> Iterator[tuple[str, str]]:
+    """Yield (`path:line`, line) of a text file, blank lines left out."""
+    with open_text(path, encoding, newline="\n") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line := line.rstrip("\r\n"):
+                yield f"{path}:{number}", line
+
+
+def read_document(path: Path, encoding: str) -> Any:
+    """Read a file that is one JSON value.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    with open_text(path, encoding) as stream:
+        return parse(stream.read(), str(path))
+
+
+def parse(text: str, where: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        UserError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}:{error.lineno}: not valid JSON at column {error.colno}: {error.msg}") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+
+
+def objects(path: Path, encoding: str) -> Iterator[tuple[str, Record]]:
+    """Yield (place, object) of JSON Lines, or of a file that is one JSON array.
+
+    Raises:
+        UserError: something in it is no object.
+    """
+    with open_text(path, encoding) as stream:
+        start = stream.read(HEAD_CHARACTERS).lstrip()
+    if start.startswith("["):
+        for number, value in enumerate(read_document(path, encoding)):
+            yield f"{path}[{number}]", checked(value, f"{path}[{number}]")
+        return
+    for where, line in text_lines(path, encoding):
+        if not line.isspace():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise UserError(
+                    f"{where}: not valid JSON: {error}, expected an object on each line, or one array"
+                ) from None
+            yield where, checked(value, where)
+
+
+def checked(value: Any, where: str) -> Record:
+    """Return an object of whole characters.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: got {type(value).__name__} {str(value)[:60]!r}, expected an object")
+    check_surrogates(value, where)
+    return value
+
+
+def head(path: Path, encoding: str) -> Head:
+    """Look at the beginning of a source."""
+    if path.is_dir():
+        return Head(path, names=frozenset(str(p.relative_to(path)) for p in path.rglob("*")))
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return Head(path, first=dict.fromkeys(pq.read_schema(path).names, ""))
+    with open_text(path, encoding) as stream:
+        text = stream.read(HEAD_CHARACTERS)
+    return Head(path, text, first_object(text))
+
+
+def first_object(text: str) -> Raw:
+    """Return the first object of JSON Lines or of an array, else the cells of a first line with tabs or commas."""
+    start = text.lstrip()
+    if start[:1] in "{[" and start:
+        try:
+            value, _ = json.JSONDecoder().raw_decode(start.lstrip("[ \r\n\t"))
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+    line = start.split("\n", 1)[0].strip()
+    separator = next((s for s in ("\t", "||", ",") if s in line), None)
+    return dict.fromkeys(cell.strip().strip('"') for cell in line.split(separator)) if separator else {}

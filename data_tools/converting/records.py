@@ -1,0 +1,52 @@
+"""Records that others' trainers read: FlagEmbedding's and LLM-Embedder's, which are nearly ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from data_tools.converting.base import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
+from data_tools.converting.reading import objects
+from zh_embedder.data.schema import CARRIED_FIELDS, GROUP_FIELDS
+
+KEPT = (*GROUP_FIELDS, *CARRIED_FIELDS)
+NAMES = ("id", "query_id", "qid", "_id")
+
+
+def read_flag_embedding(source: Source, wish: Wish) -> Iterator[Item]:
+    """FlagEmbedding: query, pos, neg, and the scores of either half."""
+    yield from kept(source, wish)
+
+
+def read_llm_embedder(source: Source, wish: Wish) -> Iterator[Item]:
+    """LLM-Embedder: query, pos, neg or history, teacher_scores, answers, task."""
+    yield from kept(source, wish)
+
+
+def kept(source: Source, wish: Wish) -> Iterator[Item]:
+    """Yield records with an id and a group; fields that no record has are left out and counted."""
+    for number, (where, raw) in enumerate(objects(source.path, wish.encoding), start=1):
+        record: Record = {name: value for name, value in raw.items() if name in KEPT and value is not None}
+        record["query"] = as_text(pick(raw, ("query",), where))
+        for side in ("pos", "neg"):
+            if isinstance(record.get(side), str):  # FlagEmbedding's readers take a bare string for a list
+                record[side] = [record[side]]
+        own = next((as_text(raw[name]) for name in NAMES if raw.get(name) is not None), str(number))
+        record["id"] = identity(source, own)
+        record["group"] = as_text(raw["group"]) if raw.get("group") is not None else record["id"]
+        extra = sorted(name for name in raw if name not in (*KEPT, *NAMES))
+        yield Item(where, record, note=f"records without their fields {', '.join(extra)}" if extra else "")
+
+
+def has_records(raw: Raw) -> bool:
+    """Tell a query with keys."""
+    return "query" in raw and bool({"pos", "history"} & raw.keys())
+
+
+def is_llm_embedder(head: Head) -> bool:
+    """Tell LLM-Embedder's records: they name their task."""
+    return has_records(head.first) and "task" in head.first
+
+
+def is_flag_embedding(head: Head) -> bool:
+    """Tell FlagEmbedding's records."""
+    return has_records(head.first) and "task" not in head.first

@@ -1,0 +1,255 @@
+"""What can be wrong with a text or with a record by itself: a function and a table row for each kind.
+
+A check of a text is `find(text) -> what was found, or None`; one of a record is `find(item, settings) -> messages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+from data_tools.doctoring import text_checks as encodings
+from data_tools.doctoring.findings import ERROR, INFO, WARNING
+from data_tools.doctoring.text_checks import Style
+from data_tools.shared.identity import digest
+from data_tools.shared.near_texts import near, normal
+from zh_embedder.config.instructions import Version
+from zh_embedder.data.schema import GROUP, LABELLED, PAIR, Row
+
+FILE_SHIFT = 40  # a place is the number of a file and of a line in one integer
+MIN_TO_RANK = 3  # negatives: below it, a positive that scores lowest is no sign of turned scores
+MIN_INSTRUCTION = 4  # characters
+TEXTS_REMEMBERED = 1 << 15  # the same keys come again: most are looked at once
+STYLES: Mapping[str, Callable[[str], Style]] = {
+    "letters and digits": encodings.letters,
+    "punctuation": encodings.marks,
+    "script": encodings.script,
+}
+
+OTHER: Mapping[str, Callable[[str], str]] = {  # what shows that a text does it the second way
+    "letters and digits": lambda text: "".join(encodings.FULL_LETTERS.findall(text)),
+    "punctuation": lambda text: "".join(encodings.HALF_MARKS.findall(text)),
+    "script": encodings.traditional,
+}
+
+Find = TypeVar("Find")
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Generic[Find]):
+    """A kind of finding."""
+
+    severity: str
+    what: str
+    find: Find
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the training will be like, so far as the data must fit it."""
+
+    instructions: tuple[str, ...] = ()  # of the version, or of all known ones
+    version: Version | None = None
+    near: float = 0.85
+    leak_near: float = 0.8
+    train_group_size: int | None = None
+    step_batch: int = 16
+    teacher_temperature: float = 1.0
+    tokenizer: Any = None
+    max_lengths: tuple[int, int] = (256, 256)  # of queries, of keys
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A text and all that is known of it alone."""
+
+    text: str
+    normal: str
+    digest: int  # of `normal`
+    defects: tuple[tuple[str, str], ...]  # kind, what was found
+    styles: tuple[Style, ...]  # in the order of STYLES
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One record that the format allows."""
+
+    file: str
+    place: int
+    kind: str
+    task: str | None
+    query: Look
+    pos: Sequence[Look]
+    neg: Sequence[Look]
+    scores: Sequence[float] | None
+    score: float | None
+    label: str | None
+
+    @property
+    def line(self) -> int:
+        """Its line, from 1."""
+        return self.place & ((1 << FILE_SHIFT) - 1)
+
+    def texts(self) -> Iterator[tuple[str, Look]]:
+        """Yield (field, text) of all texts."""
+        yield {PAIR: "text1", LABELLED: "text"}.get(self.kind, "query"), self.query
+        for index, look in enumerate(self.pos):
+            yield "text2" if self.kind == PAIR else f"pos[{index}]", look
+        for index, look in enumerate(self.neg):
+            yield f"neg[{index}]", look
+
+
+def item_of(row: Row, file: str, place: int) -> Item:
+    """Look at a checked row."""
+    return Item(
+        file=file,
+        place=place,
+        kind=row["kind"],
+        task=row["task"],
+        query=look(row["query"]),
+        pos=[look(text) for text in row["pos"]],
+        neg=[look(text) for text in row["neg"]],
+        scores=row["teacher_scores"],
+        score=row["score"],
+        label=row["label"],
+    )
+
+
+@lru_cache(maxsize=TEXTS_REMEMBERED)
+def look(text: str) -> Look:
+    """Look at a text. Of one that was decoded wrongly nothing else is said: all else comes of that."""
+    plain, broken = normal(text), encodings.mojibake(text)
+    checks = () if broken else TEXT_CHECKS.items()
+    found = [("mojibake", broken), *((kind, check.find(text)) for kind, check in checks if kind != "mojibake")]
+    return Look(
+        text=text,
+        normal=plain,
+        digest=digest(plain),
+        defects=tuple((kind, seen) for kind, seen in found if seen is not None),
+        styles=tuple(None if broken else find(text) for find in STYLES.values()),
+    )
+
+
+# ---- texts ----------------------------------------------------------------------------------------------------------
+
+
+def short(text: str) -> str | None:
+    """A text of one character, or of marks alone."""
+    return repr(text) if len(text.strip()) < 2 or not any(map(str.isalnum, text)) else None
+
+
+TextCheck = Check[Callable[[str], str | None]]
+TEXT_CHECKS: Mapping[str, TextCheck] = {
+    "mojibake": Check(ERROR, "text that was decoded wrongly", encodings.mojibake),
+    "control": Check(WARNING, "control and invisible characters", encodings.control),
+    "private_use": Check(INFO, "characters that only one font knew", encodings.private),
+    "markup": Check(INFO, "HTML tags or entities", encodings.markup),
+    "short_text": Check(WARNING, "a text of one character, or without letter or digit", short),
+}
+
+
+# ---- records --------------------------------------------------------------------------------------------------------
+
+
+def unknown_task(item: Item, settings: Settings) -> Iterator[str]:
+    """A task that the version has no instruction for."""
+    version = settings.version
+    if version is not None and version.default is None and item.task not in version.tasks:
+        yield f"task {item.task!r} is not in version {version.name}: {', '.join(sorted(version.tasks))}"
+
+
+def negative_is_positive(item: Item, settings: Settings) -> Iterator[str]:
+    """A negative that is a positive, letter for letter or but for case, width, white space and punctuation."""
+    positives = {one.digest: index for index, one in enumerate(item.pos)}
+    for index, one in enumerate(item.neg):
+        if one.digest in positives:
+            yield f"neg[{index}] is pos[{positives[one.digest]}]: {shown(one.text)}"
+
+
+def negative_near_positive(item: Item, settings: Settings) -> Iterator[str]:
+    """A negative that says nearly the same as a positive, in nearly the same words."""
+    digests = {one.digest for one in item.pos}
+    for index, one in enumerate(item.neg):
+        if one.digest in digests:
+            continue
+        for at, positive in enumerate(item.pos):
+            if (alike := near(one.normal, positive.normal, settings.near)) is not None:
+                yield f"neg[{index}] is {alike:.2f} like pos[{at}]: {shown(one.text)} / {shown(positive.text)}"
+                break
+
+
+def query_is_key(item: Item, settings: Settings) -> Iterator[str]:
+    """A key that is the query itself: nothing to learn from as a positive, wrong as a negative."""
+    if item.kind == GROUP:
+        for name, one in item.texts():
+            if name != "query" and one.digest == item.query.digest:
+                yield f"{name} is the query itself: {shown(one.text)}"
+
+
+def repeated_key(item: Item, settings: Settings) -> Iterator[str]:
+    """The same text twice among the positives, or among the negatives."""
+    for side, looks in (("pos", item.pos), ("neg", item.neg)):
+        seen: dict[int, int] = {}
+        for index, one in enumerate(looks):
+            if one.digest in seen:
+                yield f"{side}[{index}] is {side}[{seen[one.digest]}] again: {shown(one.text)}"
+            seen.setdefault(one.digest, index)
+
+
+def baked_instruction(item: Item, settings: Settings) -> Iterator[str]:
+    """An instruction that stands in the text already: training would put it there twice."""
+    for name, one in item.texts():
+        if one.text.startswith(settings.instructions) and (
+            instruction := instruction_of(one.text, settings.instructions)
+        ):
+            yield f"{name} begins with the instruction {instruction!r}"
+
+
+def instruction_of(text: str, instructions: Sequence[str]) -> str | None:
+    """Return the longest instruction that a text begins with."""
+    return next((one for one in instructions if text.startswith(one)), None)
+
+
+def teacher_constant(item: Item, settings: Settings) -> Iterator[str]:
+    """All keys have the same score: nothing to learn from."""
+    if item.scores and len(item.scores) > 1 and max(item.scores) == min(item.scores):
+        yield f"all {len(item.scores)} teacher scores are {item.scores[0]:g}"
+
+
+def teacher_reversed(item: Item, settings: Settings) -> Iterator[str]:
+    """Scores in the order neg then pos, or of distance where likeness is meant."""
+    if not item.scores or not item.pos or len(item.neg) < MIN_TO_RANK:
+        return
+    positives, negatives = item.scores[: len(item.pos)], item.scores[len(item.pos) :]
+    if max(positives) < min(negatives):
+        yield f"every negative ({min(negatives):g} and more) scores above every positive (at most {max(positives):g})"
+    elif max(positives) < max(negatives) == negatives[-1] and max(negatives) > max(item.scores[:-1]):
+        yield f"the last negative scores best ({negatives[-1]:g}), the positives {max(positives):g}: neg before pos?"
+
+
+def few_negatives(item: Item, settings: Settings) -> Iterator[str]:
+    """Fewer negatives than a group takes: some are used twice, or drawn from other records."""
+    size = settings.train_group_size
+    if size and item.kind == GROUP and len(item.neg) < size - 1:
+        yield f"{len(item.neg)} negatives, --train_group_size {size} wants {size - 1}"
+
+
+RecordCheck = Check[Callable[[Item, Settings], Iterator[str]]]
+RECORD_CHECKS: Mapping[str, RecordCheck] = {
+    "unknown_task": Check(ERROR, "a task that the version does not know", unknown_task),
+    "negative_is_positive": Check(ERROR, "a negative equal to a positive, normalised", negative_is_positive),
+    "negative_near_positive": Check(WARNING, "a negative nearly equal to a positive", negative_near_positive),
+    "query_is_key": Check(WARNING, "a key that is the query itself", query_is_key),
+    "repeated_key": Check(WARNING, "the same key twice on one side of a record", repeated_key),
+    "baked_instruction": Check(ERROR, "an instruction that stands in the text already", baked_instruction),
+    "teacher_constant": Check(WARNING, "equal teacher scores", teacher_constant),
+    "teacher_reversed": Check(WARNING, "teacher scores turned around", teacher_reversed),
+    "few_negatives": Check(INFO, "fewer negatives than a group takes", few_negatives),
+}
+
+
+def shown(text: str, length: int = 24) -> str:
+    """Return the beginning of a text, on one line."""
+    return repr(text if len(text) <= length else f"{text[:length]}…")

@@ -1,0 +1,165 @@
+"""From what a model wrote to records: which queries are kept, and why the others are not. A rule is a row of RULES."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_tools.generating.passages import Passage
+from data_tools.generating.prompts import Written
+from data_tools.mining.rules import jaccard
+from zh_embedder.core.options import at_least
+from zh_embedder.text.words import letters
+
+REPEATED, NOT_FOUND = "repeated", "not_found"
+MEANING = {
+    "short": "fewer letters than --min_query_chars",
+    "long": "more characters than --max_query_chars",
+    "refers": "speaks of the passage instead of standing alone (`refuse` of the prompts)",
+    "copied": "a long piece of the passage, word for word",
+    REPEATED: "nearly repeats an earlier query of the document",
+    NOT_FOUND: "does not lead back to its passage (--round_trip)",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How strict to be."""
+
+    shortest: int = 4  # letters
+    longest: int = 500
+    refuse: Sequence[str] = ()
+    copied: int = 20  # letters of a query that stands in the passage as it is; 0 switches the rule off
+    near: float = 0.8  # Jaccard of character 3-grams; 1 lets all but equal ones through
+    round_trip: int = 20  # ranks; 0 switches it off
+
+    def __post_init__(self) -> None:
+        at_least("min_query_chars", self.shortest, 1)
+        at_least("max_query_chars", self.longest, self.shortest)
+        at_least("max_copied_chars", self.copied, 0)
+        at_least("near", self.near, 0)
+        at_least("round_trip", self.round_trip, 0)
+
+
+@dataclass(slots=True)
+class Query:
+    """A query that a model wrote for a passage, and what became of it."""
+
+    text: str
+    task: str
+    passage: Passage
+    answer: str = ""
+    reason: str = ""  # why it is refused; empty: kept
+    rank: int | None = None  # of its passage, where the round trip was made
+
+
+Rule = Callable[[Query, Limits], bool]
+
+
+def is_short(query: Query, limits: Limits) -> bool:
+    """Tell a query with hardly a letter."""
+    return len(letters(query.text)) < limits.shortest
+
+
+def is_long(query: Query, limits: Limits) -> bool:
+    """Tell a query that is a text."""
+    return len(query.text) > limits.longest
+
+
+def refers(query: Query, limits: Limits) -> bool:
+    """Tell a query that speaks of its passage."""
+    return any(word in query.text for word in limits.refuse)
+
+
+def is_copied(query: Query, limits: Limits) -> bool:
+    """Tell a query that is a piece of its passage."""
+    own = letters(query.text)
+    return 0 < limits.copied <= len(own) and own in letters(query.passage.body)
+
+
+RULES: Mapping[str, Rule] = {"short": is_short, "long": is_long, "refers": refers, "copied": is_copied}
+
+
+def judged(answers: Iterable[tuple[Passage, str, Sequence[Written]]], limits: Limits) -> list[Query]:
+    """Judge queries by themselves and by those before them in their document.
+
+    Equal queries of several passages are all kept here: their passages become positives of one record.
+    """
+    found: list[Query] = []
+    earlier: defaultdict[tuple[str, str], list[Query]] = defaultdict(list)
+    for passage, task, written in answers:
+        for one in written:
+            query = Query(one.query, task, passage, one.answer)
+            query.reason = next((name for name, rule in RULES.items() if rule(query, limits)), "")
+            if not query.reason:
+                before = earlier[task, passage.document]
+                query.reason = REPEATED if any(repeats(query, other, limits) for other in before) else ""
+                before.append(query)
+            found.append(query)
+    return found
+
+
+def repeats(query: Query, other: Query, limits: Limits) -> bool:
+    """Tell near copies; the same words for another passage are no copy but a second positive."""
+    if letters(query.text) == letters(other.text):
+        return query.passage.id == other.passage.id
+    return limits.near < 1 and jaccard(query.text, other.text) > limits.near
+
+
+def return_trip(queries: Sequence[Query], ranks: Sequence[int | None], limits: Limits) -> None:
+    """Refuse queries whose passage does not stand among the first; None: not found at all."""
+    for query, rank in zip(queries, ranks, strict=True):
+        query.rank = rank
+        if rank is None or rank > limits.round_trip:
+            query.reason = NOT_FOUND
+
+
+def records_of(queries: Sequence[Query], name: str) -> Iterator[dict[str, Any]]:
+    """Yield records: queries of one task with the same letters are one, with all their passages as positives."""
+    merged: defaultdict[tuple[str, str], list[Query]] = defaultdict(list)
+    for query in queries:
+        if not query.reason:
+            merged[query.task, letters(query.text)].append(query)
+    for number, ((task, _), same) in enumerate(merged.items(), start=1):
+        answers = list(dict.fromkeys(query.answer for query in same if query.answer))
+        yield {
+            "query": same[0].text,
+            "pos": list(dict.fromkeys(query.passage.key for query in same)),
+            "task": task,
+            "id": f"{name}-{number}",
+            "group": same[0].passage.document,
+            **({"answers": answers} if answers else {}),
+        }
+
+
+def refused_rows(queries: Sequence[Query]) -> Iterator[dict[str, Any]]:
+    """Yield the queries that are in no record, with the reason."""
+    for query in queries:
+        if query.reason:
+            rank = {"rank": query.rank} if query.reason == NOT_FOUND else {}
+            yield {
+                "query": query.text, "task": query.task, "passage": query.passage.id, "reason": query.reason, **rank,
+            }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Summary:
+    """What came of everything, in numbers."""
+
+    written: int = 0
+    kept: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, queries: Sequence[Query]) -> Summary:
+        """Count."""
+        reasons = Counter(query.reason for query in queries if query.reason)
+        return cls(len(queries), len(queries) - reasons.total(), reasons)
+
+    def lines(self) -> Iterator[str]:
+        """Yield what is said."""
+        yield f"{self.written:,} queries written, {self.kept:,} kept"
+        for reason, count in self.reasons.most_common():
+            yield f"  {count:7,}  {reason}: {MEANING[reason]}"

@@ -1,0 +1,41 @@
+"""A sample of passages as one page: the queries that were kept, and those that were not and why. Asks no server."""
+
+from __future__ import annotations
+
+import html
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+from data_tools.generating.filters import MEANING, Query, Summary
+from data_tools.shared.html_page import cells, overview, page
+
+
+def write_page(title: str, queries: Sequence[Query], *, passages: int, seed: int) -> str:
+    """Return the page of some passages, drawn with a seed, in their order."""
+    by_passage: defaultdict[str, list[Query]] = defaultdict(list)
+    for query in queries:
+        by_passage[query.passage.id].append(query)
+    drawn = set(random.Random(seed).sample(sorted(by_passage), min(passages, len(by_passage))))
+    summary = Summary.of(queries)
+    said = f"{next(summary.lines())}; a sample of {len(drawn)} passages"
+    sections = "".join(section(own) for passage, own in by_passage.items() if passage in drawn)
+    return page(title, overview(said, dict(summary.reasons.most_common()), MEANING) + sections)
+
+
+def section(queries: Sequence[Query]) -> str:
+    """Lay out a passage with its queries."""
+    passage = queries[0].passage
+    rows = "".join(map(row, sorted(queries, key=lambda query: bool(query.reason))))
+    return (
+        f"<section><small>{html.escape(passage.id)}</small><h2>{html.escape(' > '.join(passage.headings))}</h2>"
+        f"<p>{html.escape(passage.body)}</p><table>{rows}</table></section>\n"
+    )
+
+
+def row(query: Query) -> str:
+    """Lay out a query."""
+    rank = f"#{query.rank}" if query.rank else ""
+    answer = f"（{query.answer}）" if query.answer else ""
+    texts = (rank, query.reason or "kept", query.task, query.text + answer)
+    return cells("refused" if query.reason else "pos", texts)

@@ -1,0 +1,79 @@
+"""The audit of mining as one page: for a sample of queries what was taken, what was refused and why. Asks no server."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from data_tools.mining.blocks import NONE, SHORT, SHORT_REFUSED, SHORT_TAKEN, Settings
+from data_tools.mining.rules import CROSS_ENCODER, MEANING, REPEATED, RULES, Limits
+from data_tools.shared.html_page import cells, overview, page
+
+WARNING = "warning"
+MANY = 0.05  # of the records: so many with too few negatives are worth a warning
+WEAK = "a model that tells keys apart better (a weak one scores all alike), "
+REMEDIES: Mapping[str, tuple[Callable[[Limits, Settings], str], str]] = {  # rule -> its option, and what helps
+    "percent": (lambda limits, _: f"--percent {limits.percent:g}", f"a higher --percent, {WEAK}"),
+    "margin": (lambda limits, _: f"--margin {limits.margin:g}", f"a smaller --margin, {WEAK}"),
+    "near_positive": (lambda limits, _: f"--max_overlap {limits.overlap:g}", "a higher --max_overlap, "),
+    "answer": (lambda *_: "--filter_answers", "answers that are no common words, "),
+    CROSS_ENCODER: (lambda _, settings: f"--cross_encoder_margin {settings.cross_margin:g}", "a smaller one, "),
+}
+
+
+def advice(counts: Mapping[str, int], settings: Settings) -> str | None:
+    """Say which option left many records without enough negatives, and what helps; None where few are short.
+
+    Args:
+        counts: of a whole run, as `mining.mined` counts.
+        settings: of the run.
+    """
+    records, short, none = counts["records"], counts.get(SHORT, 0), counts.get(NONE, 0)
+    if short <= MANY * records:
+        return None
+    said = f"{short / records:.0%} of the records have fewer than {settings.negatives} negatives"
+    said += f" ({none / records:.0%} of all have none)" if none else ""
+    refused = {name: counts.get(SHORT_REFUSED + name, 0) for name in (*RULES, REPEATED, CROSS_ENCODER)}
+    blamed = max((name for name in refused if name in REMEDIES), key=refused.__getitem__)
+    seen = counts.get(SHORT_TAKEN, 0) + sum(refused.values())
+    fill = "--fill (random keys that pass the same rules)"
+    if not refused[blamed]:
+        window = f"--range {settings.first} {settings.last}"
+        return f"{said}: there are too few keys in {window}: a wider --range, a larger --corpus, or {fill}"
+    option, remedy = REMEDIES[blamed]
+    share = f"{refused[blamed] / seen:.0%} of their candidates"
+    return (
+        f"{said}: {option(settings.limits, settings)} refused {share}; what helps: {remedy}a wider --range, or {fill}"
+    )
+
+
+def write_audit(title: str, summary: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page."""
+    said = json.dumps({k: v for k, v in summary.items() if k not in ("refused", WARNING)}, ensure_ascii=False)
+    head = overview(said, summary["refused"], MEANING, warning=summary.get(WARNING))
+    return page(title, head + "".join(map(section, entries)))
+
+
+def section(entry: Mapping[str, Any]) -> str:
+    """Lay out one query."""
+    pos = "".join(row("pos", "", "positive", item) for item in entry["pos"])
+    taken = "".join(row("taken", place(item), "taken", item) for item in entry["taken"])
+    refused = "".join(row("refused", place(item), item["reason"], item) for item in entry["refused"])
+    head = f"{html.escape(str(entry['task'] or ''))} {html.escape(entry['where'])}"
+    return (
+        f"<section><small>{head}</small><h2>{html.escape(entry['query'])}</h2><table>{pos}{taken}</table>"
+        f"<details><summary>{entry['refused_in_all']} refused</summary><table>{refused}</table></details></section>\n"
+    )
+
+
+def place(item: Mapping[str, Any]) -> str:
+    """Rank of a candidate in words."""
+    return f"#{item['rank']}" if item["rank"] else "random"
+
+
+def row(kind: str, rank: str, word: str, item: Mapping[str, Any]) -> str:
+    """Lay out one key."""
+    score = "" if item["score"] is None else f"{item['score']:.3f}"
+    return cells(kind, (rank, word, score, item["text"]))

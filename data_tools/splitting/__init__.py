@@ -1,0 +1,1 @@
+"""Leak-free splits and their proof."""

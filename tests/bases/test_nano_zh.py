@@ -1,0 +1,105 @@
+"""The base that comes with the package: its name, its size, what it knows without training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
+from zh_embedder.bases.names import PACKAGED
+from zh_embedder.bases.vocabulary import unknown_share
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import read_json
+from zh_embedder.evaluation.measure import Model
+from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.models.encoder import Encoder, load_encoder
+from zh_embedder.models.folders import encoder_folder
+
+NAME = "nano-zh"
+FOLDER = PACKAGED[NAME]
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "test"
+TRADITIONAL, SIMPLIFIED = "臺灣的機器學習與語言處理", "台湾的机器学习与语言处理"
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return Encoder.from_pretrained(NAME, dtype="fp32")
+
+
+def test_it_is_small_and_stored_in_half_precision():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 12_000_000
+    with safe_open(FOLDER / "model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_it_is_loaded_in_full_precision(nano):
+    assert {parameter.dtype for parameter in nano.parameters()} == {torch.float32}
+    assert nano.config.max_position_embeddings == 512
+
+
+def test_its_name_is_known_wherever_models_are_loaded(nano):
+    assert encoder_folder(NAME) == str(FOLDER)
+    text = "合同违约怎么赔偿？"
+    expected = nano.encode(text)
+    np.testing.assert_allclose(load_encoder(NAME).eval().encode(text, dtype="fp32"), expected, atol=1e-6)
+    model = Model.load(NAME, dtype="fp32")
+    np.testing.assert_allclose(model.query.encode(text), expected, atol=1e-6)
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir()
+    assert encoder_folder(NAME) == NAME
+
+
+def test_a_base_that_cannot_be_reached_suggests_it(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="--query_encoder nano-zh"):
+        load_encoder("nobody/there-is-no-such-model")
+
+
+def test_sentence_transformers_makes_the_same_vectors(nano):
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["土星的光环是由什么组成的", "GPT-4 与 ＢＥＲＴ", TRADITIONAL, "", "𠮷😀"]
+    theirs = SentenceTransformer(str(FOLDER), device="cpu").encode(texts)
+    np.testing.assert_allclose(nano.encode(texts), theirs, atol=1e-5)
+
+
+def test_traditional_is_read_as_simplified(nano):
+    assert nano.tokenizer.tokenize(TRADITIONAL) == nano.tokenizer.tokenize(SIMPLIFIED)
+
+
+def test_what_training_saves_is_cut_as_the_base_cuts(nano, tmp_path):
+    nano.save(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    for text in (TRADITIONAL, "北京大学生活动中心", "a 𠮷 GPU"):
+        assert saved(text)["input_ids"] == nano.tokenizer(text)["input_ids"]
+
+
+def test_it_searches_without_training(nano):
+    found = read_retrieval_set(DEMO / "qa")
+    queries, keys = nano.encode(list(found.queries.values())), nano.encode(list(found.keys.values()))
+    first = [list(found.keys)[index] for index in (queries @ keys.T).argmax(1)]
+    right = np.mean([key in found.qrels[query] for query, key in zip(found.queries, first, strict=True)])
+    assert right > 0.5  # of a hundred keys; a random model of this shape finds about a fifth
+
+
+def test_its_card_says_what_it_is():
+    text = (FOLDER / "README.md").read_text("utf-8")
+    for said in ("license", "Apache-2.0", "CC0", "nDCG@10"):
+        assert said in text
+
+
+@pytest.mark.real
+def test_common_text_has_hardly_any_unknown_piece(nano, real_data):
+    for folder in sorted(real_data.glob("*/*/test")):
+        found = read_retrieval_set(folder)
+        assert unknown_share(nano.tokenizer, iter([*found.queries.values(), *found.keys.values()][:800])) < 0.005
+    drcd = json.loads(next((real_data / "raw" / "drcd").glob("*.json")).read_text("utf-8"))
+    texts = [part["context"] for article in drcd["data"] for part in article["paragraphs"]]
+    assert unknown_share(nano.tokenizer, iter(texts)) < 0.005
+    assert read_json(FOLDER / "config.json")["vocab_size"] == len(nano.tokenizer)

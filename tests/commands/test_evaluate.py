@@ -1,0 +1,149 @@
+"""`zh-embedder evaluate`: sets of every kind, models and BM25 side by side, differences with their intervals."""
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from tests.processes import ROOT
+from zh_embedder.cli import main
+from zh_embedder.commands.evaluate import show, shown, table
+from zh_embedder.evaluation.intervals import paired
+from zh_embedder.evaluation.outcome import Outcome, Role
+
+DEMO = ROOT / "examples" / "demo" / "test"
+METRICS = ("ndcg@10", "mrr@10")
+
+
+def outcome(model, data, first, second, items=None) -> Outcome:
+    found = {"ndcg@10": items} if items else {}
+    return Outcome(model, data, "qa", "retrieval", {"ndcg@10": first, "mrr@10": second}, items=found, role=Role.BASE)
+
+
+def test_the_table_has_a_line_for_each_model_and_set_and_its_mean():
+    found = table(
+        METRICS,
+        [
+            outcome("base", "qa", 0.25, 0.5),
+            outcome("base", "tool", 0.75, 0.0),
+            outcome("mine", "qa", 1.0, 1.0),
+            outcome("mine", "tool", 0.5, 0.12345),
+        ],
+    )
+    assert [line.split() for line in found.splitlines()] == [
+        ["model", "data", "ndcg@10", "mrr@10", "ndcg@10", "against", "base"],
+        ["base", "qa", "0.2500", "0.5000"],
+        ["base", "tool", "0.7500", "0.0000"],
+        ["base", "mean", "0.5000", "0.2500"],
+        ["mine", "qa", "1.0000", "1.0000"],
+        ["mine", "tool", "0.5000", "0.1235"],
+        ["mine", "mean", "0.7500", "0.5617"],
+    ]
+
+
+def test_thresholds_of_sets_have_no_mean():
+    own = [
+        Outcome("base", data, "sts", "pairs", {"ap": ap, "threshold": threshold, "f1": 0.5}, role=Role.BASE)
+        for data, ap, threshold in (("a", 0.25, 0.9), ("b", 0.75, 0.1))
+    ]
+    lines = table(("ap", "threshold", "f1"), own).splitlines()
+    assert lines[-1].split() == ["base", "mean", "0.5000", "0.5000"]
+    assert lines[-1].rindex("0.5000") == lines[-2].rindex("0.5000")  # the columns behind stay in their place
+
+
+def test_a_single_set_has_no_mean_and_a_single_model_nothing_to_be_compared_with():
+    assert [line.split() for line in table(METRICS, [outcome("base", "qa", 0.5, 0.25)]).splitlines()] == [
+        ["model", "data", "ndcg@10", "mrr@10"],
+        ["base", "qa", "0.5000", "0.2500"],
+    ]
+
+
+def test_a_difference_is_shown_with_its_interval_and_called_one_only_where_it_is():
+    before = {f"q{i}": 0.0 for i in range(40)}
+    risen, mixed = dict.fromkeys(before, 0.5), {f"q{i}": float(i % 2) - 0.5 for i in range(40)}
+    lines = table(
+        METRICS,
+        [
+            outcome("base", "qa", 0.0, 0, before),
+            outcome("better", "qa", 0.5, 0, risen),
+            outcome("noise", "qa", 0.0, 0, mixed),
+        ],
+    ).splitlines()
+    assert lines[2].endswith("+0.5000 [+0.5000, +0.5000] rises")
+    expected = paired(list(before.values()), list(mixed.values()))
+    assert expected.low < 0 < expected.high
+    assert lines[3].endswith(f"{expected.value:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}] =")
+    assert shown(None) == ""
+
+
+def test_sets_with_other_metrics_have_a_table_of_their_own():
+    pairs = Outcome("base", "sts", "sts", "similarity", {"spearman": 0.5, "pearson": 0.25}, role=Role.BASE)
+    first, second = show([outcome("base", "qa", 0.5, 0.25), pairs]).split("\n\n")
+    assert first.split()[:4] == ["model", "data", "ndcg@10", "mrr@10"]
+    assert second.split()[:4] == ["model", "data", "spearman", "pearson"]
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """A small set of every kind, of demo texts."""
+    texts = [json.loads(line)["text"] for line in (DEMO / "qa" / "corpus.jsonl").open(encoding="utf-8")][:12]
+
+    def write(name, rows):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+        return path
+
+    labelled = [{"text": text, "label": "甲" if i % 2 else "乙", "task": "qa"} for i, text in enumerate(texts)]
+    write("label/train.jsonl", labelled[:8])
+    return {
+        "reranking": write("rank.jsonl", [{"query": texts[0][:9], "pos": [texts[0]], "neg": texts[1:5], "task": "qa"}]),
+        "similarity": write(
+            "sts.jsonl",
+            [{"text1": a, "text2": b, "score": i / 5, "task": "qa"} for i, (a, b) in enumerate(pairwise(texts))],
+        ),
+        "pair_classification": write(
+            "pair.jsonl",
+            [
+                {"text1": a, "text2": a if i % 2 else texts[0], "score": i % 2, "task": "qa"}
+                for i, a in enumerate(texts)
+            ],
+        ),
+        "classification": write("label/test.jsonl", labelled[8:]).parent,
+        "clustering": write("cluster.jsonl", labelled),
+        "retrieval": DEMO / "qa",
+    }
+
+
+def test_sets_of_every_kind_are_measured_in_one_call(sets, tiny_bert, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    words = ["evaluate", tiny_bert, "--data", *sets.values(), "--dtype", "fp32", "--json", out, "--bm25"]
+    assert main([str(word) for word in words]) == 0
+    shown = capsys.readouterr().out
+    found = {}
+    for row in json.loads(out.read_text()):
+        found.setdefault((row["model"], row["data"].split("/")[-1]), set()).add(row["metric"])
+    model = str(tiny_bert)
+    assert found[model, "sts.jsonl"] == {"spearman", "pearson"}
+    assert found[model, "pair.jsonl"] >= {"ap", "f1", "accuracy", "threshold"}
+    assert found[model, "label"] >= {"accuracy", "macro_f1", "knn_accuracy"}
+    assert found[model, "cluster.jsonl"] == {"v_measure"}
+    assert found[model, "rank.jsonl"] == found[model, "qa"] == {"ndcg@10", "mrr@10", "recall@10"}
+    assert {data for name, data in found if name.startswith("BM25")} == {"qa", "rank.jsonl"}  # it compares no pairs
+    assert shown.count("\n\n") == 4  # five tables
+
+
+def test_what_the_instruction_is_worth_is_shown(tmp_path, tiny_bert, capsys):
+    from zh_embedder.models.encoder import load_encoder
+
+    told = load_encoder(str(tiny_bert), changes={"instructions": {"qa": ("为问题检索相关的文字：", "")}})
+    told.save(tmp_path / "told")
+    out = tmp_path / "scores.json"
+    words = ["evaluate", tmp_path / "told", tiny_bert, "--data", DEMO / "qa", "--dtype", "fp32", "--no-instruction"]
+    assert main([str(word) for word in [*words, "--json", out, "--metrics", "ndcg@10"]]) == 0
+    values = {row["model"]: row["value"] for row in json.loads(out.read_text())}
+    name = str(tmp_path / "told")
+    assert list(values) == [name, f"{name} (no instruction)", str(tiny_bert)]  # a model without any has no second line
+    assert values[f"{name} (no instruction)"] == pytest.approx(values[str(tiny_bert)])
+    assert values[name] != values[f"{name} (no instruction)"]
+    assert "ndcg@10 against" in capsys.readouterr().out

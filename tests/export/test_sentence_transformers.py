@@ -1,0 +1,412 @@
+"""What is exported makes our vectors in sentence-transformers, or is not exported at all."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import read_json
+from zh_embedder.export.sentence_transformers import SAMPLES, export, main, within
+from zh_embedder.models.encoder import Encoder, EncoderSpec, load_encoder
+from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.text.tokens import tokenize
+
+TASKS = {
+    "qa": ("为这个问题生成表示，以用于检索能够回答它的段落：", "为这个段落生成表示，以用于检索："),
+    "tool": ("为这个用户请求生成表示：", ""),
+    "chat": ("多行\n“提示”|：", "答：\n"),
+}
+TEXTS = [
+    "土星的光环是由什么组成的",
+    "",
+    "揉好的面团里，面筋网络绷得很紧，一擀就往回缩。静置二三十分钟后，面筋逐渐松弛，水分也渗得更匀，面皮便听话多了。",
+    "A:去西安玩，最想看兵马俑。\nB:一共几个坑来着？\nA:三个，那里头最大的是几号？",
+    "  前后有空格  ",
+    "PDF 2026-11-21 😀",
+]
+
+
+@pytest.fixture
+def trained(tiny_bert, tmp_path):
+    """The folder of a run whose encoder has these settings."""
+
+    def make(*, pooling=None, dense=False, **changes) -> Path:
+        torch.manual_seed(0)
+        changes = {"instructions": TASKS, "query_max_length": 128, "key_max_length": 128, **changes}
+        load_encoder(str(tiny_bert), pooling=pooling, dense=dense, changes=changes).save(tmp_path / "run" / "encoder")
+        return tmp_path / "run"
+
+    return make
+
+
+def theirs(folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+def ours(folder: Path) -> Encoder:
+    return Encoder.from_pretrained(str(folder), device="cpu", dtype="fp32")
+
+
+def assert_equal(one, other) -> None:
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ---- equal vectors --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pooling", "metric", "dense"),
+    [
+        *((pooling, "cos", False) for pooling in sorted(POOLINGS)),
+        ("cls", "cos", True),
+        ("mean", "ip", False),
+        ("last_token", "ip", True),
+        ("mean", "l2", False),
+    ],
+)
+def test_the_vectors_of_every_task_and_side_are_ours(trained, tmp_path, pooling, metric, dense):
+    run = trained(pooling=pooling, dense=dense, metric=metric, normalize=metric == "cos")
+    found = export(str(run), tmp_path / "out", default_task="tool")
+    names = {task + suffix for task in TASKS for suffix in ("", ".key")} | {"encode_query", "encode_document"}
+    assert found.by_prompt.keys() == names
+    assert found.largest == max(found.by_prompt.values()) <= 1e-5
+    encoder, model = ours(run), theirs(tmp_path / "out")
+    for task in TASKS:
+        assert_equal(model.encode(TEXTS, prompt_name=task), encoder.encode_queries(TEXTS, task=task))
+        assert_equal(model.encode(TEXTS, prompt_name=f"{task}.key"), encoder.encode_keys(TEXTS, task=task))
+    assert_equal(model.encode(TEXTS), encoder.encode(TEXTS))
+    assert_equal(model.encode_query(TEXTS), encoder.encode_queries(TEXTS, task="tool"))
+    assert_equal(model.encode_document(TEXTS), encoder.encode_keys(TEXTS, task="tool"))
+    queries, keys = encoder.encode_queries(TEXTS, task="qa"), encoder.encode_keys(TEXTS, task="qa")
+    expected = -np.linalg.norm(queries[:, None] - keys[None], axis=2) if metric == "l2" else queries @ keys.T
+    np.testing.assert_allclose(model.similarity(queries, keys), expected, atol=1e-4)
+    assert model.similarity_fn_name == {"cos": "cosine", "ip": "dot", "l2": "euclidean"}[metric]
+
+
+def test_what_is_exported_loads_as_it_was_and_exports_again(trained, tmp_path):
+    run = trained(dense=True, query_max_length=100, key_max_length=120)
+    one, two = tmp_path / "one" / "mine", tmp_path / "two" / "mine"
+    export(str(run), one, default_task="qa")
+    encoder = ours(one)
+    assert encoder.spec.default_task == "qa"
+    assert encoder.spec.instructions == TASKS
+    np.testing.assert_array_equal(encoder.encode_queries(TEXTS), ours(run).encode_queries(TEXTS, task="qa"))
+    export(str(one), two)
+    assert everything(one) == everything(two)
+
+
+@pytest.mark.parametrize("source", ["run", "run/encoder", "run/checkpoint-7"])
+def test_runs_checkpoints_and_encoders_are_exported_alike(trained, tmp_path, source):
+    run = trained()
+    shutil.copytree(run / "encoder", run / "checkpoint-7" / "encoder")
+    export(str(tmp_path / source), tmp_path / "out")
+    expected = everything(run / "encoder")
+    assert {name: raw for name, raw in everything(tmp_path / "out").items() if name != "README.md"} == expected
+
+
+def test_a_base_without_tasks_is_exported_too(tiny_bert, tmp_path):
+    found = export(str(tiny_bert), tmp_path / "out")
+    assert found.by_prompt.keys() == {"no prompt"}
+    assert_equal(theirs(tmp_path / "out").encode(TEXTS), ours(tiny_bert).encode(TEXTS))
+
+
+def test_a_single_task_is_the_default(trained, tmp_path):
+    run = trained(instructions={"law": ("问：", "答：")})
+    found = export(str(run), tmp_path / "out")
+    assert found.by_prompt.keys() == {"law", "law.key", "encode_query", "encode_document"}
+    assert_equal(theirs(tmp_path / "out").encode_document(TEXTS), ours(run).encode_keys(TEXTS, task="law"))
+
+
+def test_the_cut_side_goes_along(tiny_bert, tmp_path):
+    encoder = load_encoder(
+        str(tiny_bert), truncation_side="left", changes={"query_max_length": 12, "key_max_length": 12}
+    )
+    encoder.save(tmp_path / "run" / "encoder")
+    export(str(tmp_path / "run"), tmp_path / "out")
+    assert_equal(theirs(tmp_path / "out").encode(TEXTS), encoder.encode(TEXTS))  # texts of more than 12 tokens too
+
+
+# ---- two maximum lengths --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("query", "key"), [(48, 96), (96, 48)])
+def test_of_two_lengths_the_larger_is_written(trained, tmp_path, query, key):
+    run = trained(query_max_length=query, key_max_length=key)
+    assert export(str(run), tmp_path / "out", default_task="qa").largest <= 1e-5
+    encoder, model = ours(run), theirs(tmp_path / "out")
+    assert model.max_seq_length == 96
+    short, long = TEXTS[0], TEXTS[2] * 3
+    assert_equal(model.encode_query(short), encoder.encode_queries(short, task="qa"))
+    same = [
+        np.abs(model.encode_query(long) - encoder.encode_queries(long, task="qa")).max() < 1e-5,
+        np.abs(model.encode_document(long) - encoder.encode_keys(long, task="qa")).max() < 1e-5,
+    ]
+    assert same == [query == 96, key == 96]  # the shorter side reads on in sentence-transformers: the card says so
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"Trained with at most {query} tokens of a query and {key} of a key" in card
+
+
+def byte_tokenizer():
+    """Three tokens a Chinese character, as tokenizers of bytes may have."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[CLS]", "[SEP]", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+@pytest.fixture
+def of_bytes(tiny_bert):
+    encoder = load_encoder(str(tiny_bert), changes={"instructions": TASKS, "query_max_length": 100}).eval()
+    encoder.tokenizer = byte_tokenizer()
+    return encoder
+
+
+def test_parity_is_proven_within_both_lengths_whatever_a_character_costs(of_bytes, tmp_path):
+    of_bytes.save(tmp_path / "encoder")
+    assert export(str(tmp_path), tmp_path / "out", default_task="qa").largest <= 1e-5
+
+
+def test_samples_are_shortened_until_both_lengths_hold_them(of_bytes):
+    found = within(of_bytes, SAMPLES)
+    for text, sample in zip(found, SAMPLES, strict=True):
+        assert sample.startswith(text)
+        assert text
+        lengths = [
+            len(ids)
+            for sides in TASKS.values()
+            for ids in tokenize(of_bytes.tokenizer, [p + text for p in sides], 9999)
+        ]
+        assert max(lengths) <= 100
+        assert text == sample or max(lengths) > 90  # and no more than needed
+    assert len(set(found)) == len(SAMPLES)
+
+
+# ---- nothing or everything ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "damage", "worst", "there"),
+    [
+        ("为这个问题", lambda v: v + 1e-3, "qa", False),
+        ("为这个段落", lambda v: v * float("nan"), r"qa\.key", False),
+        ("为这个用户", lambda v: v[::-1], "tool", True),
+    ],
+    ids=["moved", "nan", "other rows"],
+)
+def test_vectors_that_differ_are_not_exported(trained, tmp_path, monkeypatch, side, damage, worst, there):
+    run = trained()
+    if there:
+        export(str(run), tmp_path / "out", default_task="chat")
+    before = everything(tmp_path)
+    encode = Encoder.encode
+
+    def broken(self, texts, *, prompt="", **options):
+        vectors = encode(self, texts, prompt=prompt, **options)
+        return damage(vectors) if prompt.startswith(side) else vectors
+
+    monkeypatch.setattr(Encoder, "encode", broken)
+    with pytest.raises(
+        UserError, match=rf"out: sentence-transformers differs by .* \({worst}\), more than 0\.0001: not"
+    ):
+        export(str(run), tmp_path / "out", overwrite=True)
+    assert everything(tmp_path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == (["out", "run"] if there else ["run"])
+
+
+def test_a_wrong_prompt_in_the_folder_is_noticed(trained, tmp_path, monkeypatch):
+    prompts = EncoderSpec.prompts
+    monkeypatch.setattr(EncoderSpec, "prompts", lambda self: {**prompts(self), "document": "别的："})
+    with pytest.raises(UserError, match=r"\(encode_document\), more than 0\.0001: not exported"):
+        export(str(trained()), tmp_path / "out", default_task="qa")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_crash_leaves_nothing(trained, tmp_path, monkeypatch):
+    run = trained()
+    monkeypatch.setattr("zh_embedder.export.sentence_transformers.card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(str(run), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_there_is_replaced_only_if_asked(trained, tmp_path):
+    run = trained()
+    export(str(run), tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("旧", "utf-8")
+    before = everything(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: is there already, expected a new folder, or --overwrite$"):
+        export(str(run), tmp_path / "out", default_task="qa")
+    assert everything(tmp_path / "out") == before
+    export(str(run), tmp_path / "out", default_task="qa", overwrite=True)
+    assert everything(tmp_path / "out").keys() == before.keys() - {"notes.txt"}
+    assert ours(tmp_path / "out").spec.default_task == "qa"
+
+
+def test_an_encoder_may_be_exported_onto_itself(trained):
+    encoder = trained() / "encoder"
+    expected = ours(encoder).encode_queries(TEXTS, task="qa")
+    export(str(encoder), encoder, default_task="qa", overwrite=True)
+    np.testing.assert_array_equal(ours(encoder).encode_queries(TEXTS), expected)
+
+
+def test_a_run_or_any_other_folder_is_never_replaced(trained, tmp_path):
+    run = trained()
+    before = everything(run)
+    with pytest.raises(UserError, match=r"--overwrite: .*run holds other things than an encoder"):
+        export(str(run), run, overwrite=True)
+    assert everything(run) == before
+
+
+def test_an_empty_folder_is_filled_and_a_missing_parent_made(trained, tmp_path):
+    run = trained()
+    (tmp_path / "empty").mkdir()
+    export(str(run), tmp_path / "empty")
+    export(str(run), tmp_path / "deep" / "er" / "out")
+    assert everything(tmp_path / "empty").keys() == everything(tmp_path / "deep" / "er" / "out").keys()
+
+
+def test_a_file_in_the_way_is_refused(trained, tmp_path):
+    (tmp_path / "out").write_text("旧", "utf-8")
+    with pytest.raises(UserError, match=r"out: is a file, expected a new folder"):
+        export(str(trained()), tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out").read_text("utf-8") == "旧"
+
+
+def test_an_unknown_default_task_is_refused_with_the_nearest(trained, tmp_path):
+    with pytest.raises(
+        UserError, match=r"^--default_task: unknown name 'tol'; did you mean 'tool'\? Known: chat, qa, tool"
+    ):
+        export(str(trained()), tmp_path / "out", default_task="tol")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the card -------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_shows_the_prompts_and_how_equal_the_vectors_are(trained, tmp_path):
+    found = export(
+        str(trained(metric="ip", normalize=False, pooling="cls")), tmp_path / "my-embedder", default_task="qa"
+    )
+    card = (tmp_path / "my-embedder" / "README.md").read_text("utf-8")
+    head, body = card.removeprefix("---\n").split("\n---\n")
+    assert "library_name: sentence-transformers" in head.splitlines()
+    assert body.startswith("\n# my-embedder\n")
+    assert "32 dimensions, cls pooling, ip similarity, texts\nup to 128 tokens." in body
+    assert "`encode_query` and `encode_document` use the instructions of task `qa`." in body
+    table = [line for line in body.splitlines() if line.startswith("| ")]
+    assert table == [
+        "| task | prompt of queries | prompt of keys |",
+        "| chat | `多行\\n“提示”\\|：` | `答：\\n` |",
+        f"| qa | `{TASKS['qa'][0]}` | `{TASKS['qa'][1]}` |",
+        "| tool | `为这个用户请求生成表示：` | `` |",
+    ]
+    assert f"fp32: {found.largest:.1e}." in body
+    assert 'prompt_name="qa")' in body
+    assert 'prompt_name="qa.key")' in body
+
+
+def test_the_card_says_when_no_default_was_chosen(trained, tmp_path):
+    export(str(trained()), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "`encode_query` and `encode_document` have no instruction: no default task was chosen on export." in card
+    prompts = read_json(tmp_path / "out" / "config_sentence_transformers.json")["prompts"]
+    assert prompts.keys() == {task + suffix for task in TASKS for suffix in ("", ".key")}
+
+
+def test_the_example_on_the_card_runs(trained, tmp_path, monkeypatch):
+    export(str(trained()), tmp_path / "out", default_task="qa")
+    monkeypatch.chdir(tmp_path)
+    code = (tmp_path / "out" / "README.md").read_text("utf-8").split("```")[1].removeprefix("python\n")
+    found: dict = {}
+    exec(code, found)
+    assert found["scores"].shape == (1, 1)
+    assert_equal(found["queries"], ours(tmp_path / "out").encode_queries(["..."]))
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+def test_a_users_mistake_is_said_without_a_traceback(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: export: got '{tmp_path / 'nowhere'}', expected a folder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [[str(Path(sys.executable).parent / "zh-embedder"), "export"], [sys.executable, "-m", "zh_embedder.export"]],
+    ids=["zh-embedder", "python -m"],
+)
+def test_both_commands_export(trained, tmp_path, command):
+    run, out = trained(), tmp_path / "out"
+    words = [*command, str(run), str(out), "--default_task", "tool"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error::RuntimeWarning"}
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == f"exported {out}"
+    said = float(second.removeprefix("parity with sentence-transformers: max |diff| ").removesuffix(" over 8 prompts"))
+    assert said <= 1e-5
+    assert "Traceback" not in done.stderr
+    assert_equal(theirs(out).encode_query(TEXTS), ours(run).encode_queries(TEXTS, task="tool"))
+
+
+def test_both_encoders_of_a_run_are_exported(trained, tmp_path, capsys):
+    run = trained()
+    shutil.copytree(run / "encoder", run / "key_encoder")
+    assert main([str(run), str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    for side in ("query", "key"):
+        assert f"exported {tmp_path / 'out' / side}" in printed
+        assert_equal(theirs(tmp_path / "out" / side).encode(["猫"]), ours(run / "encoder").encode(["猫"]))
+
+
+def test_vectors_cut_by_sentence_transformers_are_ours_up_to_their_length(trained, tmp_path):
+    """It cuts behind the normalisation, and its cosines divide by the length anyway."""
+    export(str(trained()), tmp_path / "out")
+    cut = SentenceTransformer(str(tmp_path / "out"), device="cpu", truncate_dim=8)
+    found = cut.encode(TEXTS, prompt_name="qa", normalize_embeddings=True)
+    encoder = ours(tmp_path / "out")
+    assert_equal(found, encoder.encode(TEXTS, prompt=TASKS["qa"][0], truncate_dim=8))
+    assert cut.similarity(found[:1], found).shape == (1, len(TEXTS))
+
+
+def test_half_stores_fp16_and_loads_as_fp32(trained, tmp_path):
+    export(str(trained()), tmp_path / "whole")
+    found = export(str(trained()), tmp_path / "half", half=True)
+    assert found.largest < 1e-5  # ours and theirs, both of the rounded weights in fp32
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.51 * sizes[1]
+    encoder = ours(tmp_path / "half")
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in theirs(tmp_path / "half").parameters()} == {torch.float32}
+    np.testing.assert_allclose(encoder.encode(TEXTS), ours(tmp_path / "whole").encode(TEXTS), atol=5e-3)
+
+
+def test_half_refuses_what_fp16_cannot_hold(trained, tmp_path):
+    folder = trained()
+    encoder = ours(folder)
+    with torch.no_grad():
+        next(encoder.parameters())[0, 0] = 1e6
+    encoder.save(folder / "encoder")
+    with pytest.raises(UserError, match="fp16 cannot hold"):
+        export(str(folder), tmp_path / "half", half=True)
+    assert not (tmp_path / "half").exists()

@@ -1,0 +1,83 @@
+"""From token states to vectors: by hand, and as sentence-transformers does it on padded rows."""
+
+import pytest
+import torch
+
+from zh_embedder.bases.folder_format import SENTENCE_TRANSFORMERS_SWITCH
+from zh_embedder.models.pooling import POOLINGS, cls, last_token, mean
+
+# Two texts of 2 and 3 tokens end to end, H = 2.
+HIDDEN = [[1.0, 10.0], [3.0, 30.0], [5.0, 50.0], [6.0, 60.0], [10.0, 40.0]]
+BY_HAND = {
+    "cls": [[1.0, 10.0], [5.0, 50.0]],
+    "mean": [[2.0, 20.0], [7.0, 50.0]],  # (1 + 3) / 2, (5 + 6 + 10) / 3
+    "last_token": [[3.0, 30.0], [10.0, 40.0]],
+}
+SHARES = {  # of each token in its text's vector
+    "cls": [1, 0, 1, 0, 0],
+    "mean": [1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3],
+    "last_token": [0, 1, 0, 0, 1],
+}
+
+
+def bounds_of(*sizes):
+    """Where texts of these lengths lie, as a TokenBatch has it."""
+    return torch.tensor([0, *sizes]).cumsum(0).int()
+
+
+@pytest.mark.parametrize("name", sorted(POOLINGS))
+def test_poolings_by_hand(name):
+    assert POOLINGS[name](torch.tensor(HIDDEN), bounds_of(2, 3)).tolist() == BY_HAND[name]
+
+
+@pytest.mark.parametrize("name", sorted(POOLINGS))
+def test_a_token_gets_the_gradient_of_its_share(name):
+    hidden = torch.tensor(HIDDEN, requires_grad=True)
+    POOLINGS[name](hidden, bounds_of(2, 3)).sum().backward()
+    assert hidden.grad[:, 0].tolist() == pytest.approx(SHARES[name])
+    assert torch.equal(hidden.grad[:, 0], hidden.grad[:, 1])
+
+
+@pytest.mark.parametrize("name", sorted(POOLINGS))
+def test_a_text_is_pooled_as_it_is_alone(name):
+    sizes = [3, 1, 1, 7, 2, 2, 40]
+    hidden = torch.randn(sum(sizes), 8, generator=torch.Generator().manual_seed(0))
+    alone = [POOLINGS[name](text, bounds_of(len(text))) for text in hidden.split(sizes)]
+    together = POOLINGS[name](hidden, bounds_of(*sizes))
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+
+
+def test_one_token_is_the_same_for_every_pooling():
+    hidden = torch.tensor([[4.0, -2.0]])
+    assert {tuple(pool(hidden, bounds_of(1))[0].tolist()) for pool in (cls, mean, last_token)} == {(4.0, -2.0)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_long_text_keeps_its_mean_in_half_precision(dtype):
+    """Summed in bfloat16, 3 + 3 + ... stands still at 1024."""
+    pooled = mean(torch.ones(4097, 2, dtype=dtype) * 3, bounds_of(4097))
+    assert pooled.dtype == dtype
+    assert pooled[0].tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", sorted(POOLINGS))
+def test_each_pooling_is_the_one_that_sentence_transformers_runs_for_our_switch(name, side):
+    from sentence_transformers.models import Pooling
+
+    switches = {
+        switch: switch == SENTENCE_TRANSFORMERS_SWITCH[name] for switch in SENTENCE_TRANSFORMERS_SWITCH.values()
+    }
+    theirs = Pooling(8, **switches)
+    sizes = [1, 4, 5, 2]
+    states = torch.randn(sum(sizes), 8, generator=torch.Generator().manual_seed(0))
+    rows, mask = torch.full((4, 6, 8), 99.0), torch.zeros(4, 6, dtype=torch.long)
+    for row, text in enumerate(states.split(sizes)):
+        where = slice(0, len(text)) if side == "right" else slice(6 - len(text), 6)
+        rows[row, where], mask[row, where] = text, 1
+    expected = theirs({"token_embeddings": rows, "attention_mask": mask})["sentence_embedding"]
+    torch.testing.assert_close(POOLINGS[name](states, bounds_of(*sizes)), expected)
+
+
+def test_every_pooling_has_a_switch():
+    assert SENTENCE_TRANSFORMERS_SWITCH.keys() == POOLINGS.keys()

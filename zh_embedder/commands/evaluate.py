@@ -1,0 +1,184 @@
+"""`zh-embedder evaluate`: models side by side on evaluation sets, with BM25 and with intervals, as tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import beside_file
+from zh_embedder.core.machine import resolve_dtype
+from zh_embedder.core.provenance import manifest
+from zh_embedder.evaluation.intervals import Interval, compare
+from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
+from zh_embedder.evaluation.outcome import Outcome, Role
+from zh_embedder.evaluation.retrieval_metrics import measure
+from zh_embedder.evaluation.set_readers import KINDS, read_set
+from zh_embedder.evaluation.sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
+from zh_embedder.report.page import Report, SetReport, write_report
+from zh_embedder.search.bm25 import K1, B
+from zh_embedder.text.words import WORDS
+
+Table = list[dict[str, object]]
+RISES, FALLS, LEVEL = "rises", "falls", "="
+THRESHOLD = "threshold"  # the one value of a measurement that is no score
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `zh-embedder evaluate`."""
+    add = parser.add_argument
+    add(
+        "models", nargs="*", metavar="MODEL", help="runs, checkpoints, encoders, or hub names; the first is compared to"
+    )
+    add("--data", nargs="+", required=True, metavar="SET", help="folders or files, each a set; or folders of sets")
+    add("--task", help="task of the sets, if they do not say")
+    add("--kind", choices=KINDS, help="how to measure the sets, where their files leave it open")
+    add("--corpus", metavar="FILE", help="LLM-Embedder's corpus, whose rows the data's `pos_index` counts")
+    add("--key_template", default=KEY_TEMPLATE, metavar="TEXT", help="how a line of --corpus becomes a key")
+    add("--metrics", nargs="+", default=list(METRICS), help="of retrieval and reranking: ndcg@10, mrr@10, ...")
+    add("--hits", type=int, default=HITS, metavar="N", help="keys found for each query")
+    add("--dims", nargs="+", type=int, metavar="N", help="cut vectors to so many dimensions, each once")
+    add("--no-instruction", action="store_true", help="measure each model without instructions too")
+    add("--bm25", action="store_true", help="measure BM25 on retrieval and reranking sets beside the models")
+    add("--words", choices=sorted(WORDS), default="jieba", help="how BM25 cuts texts")
+    add("--user_dict", metavar="FILE", help="words that jieba shall know")
+    add("--k1", type=float, default=K1, help="of BM25")
+    add("--b", type=float, default=B, help="of BM25")
+    add("--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest that loses no range here")
+    add("--json", metavar="FILE", help="write [{model, data, metric, value}, ...]")
+    add("--report", metavar="FILE", help="write a page to look at: report.html")
+
+
+def read_sets(args: argparse.Namespace) -> list[EvalSet]:
+    """Read every set that was named, under names that tell them apart."""
+    paths = find_sets(args.data, flag="--data")
+    sets: list[EvalSet] = []
+    for path in paths:
+        if args.corpus and path.is_file():
+            sets.append(read_eval_data(path, args.corpus, task=args.task, key_template=args.key_template))
+        else:
+            sets.append(read_set(path, task=args.task, kind=args.kind))
+    if len({data.name for data in sets}) < len(sets):  # the ends of the paths do not tell them apart
+        sets = [replace(data, name=str(path)) for data, path in zip(sets, paths, strict=True)]
+    return sets
+
+
+def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[Outcome]:
+    """Measure every model, each loaded once, and BM25. The first way to use the first model is the base."""
+    role = Role.BASE
+    for name in args.models:
+        model = Model.load(name, dtype=args.dtype)
+        ways = [model]
+        if args.no_instruction and model.query.spec.instructions:
+            ways.append(replace(model, name=f"{name} (no instruction)", instruct=False))
+        for way in ways:
+            for data in sets:
+                sizes = args.dims or [None]
+                found = measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
+                for place, outcome in enumerate(found):
+                    yield replace(outcome, role=Role.TRAINED if place else role)
+            role = Role.TRAINED
+    if args.bm25:
+        for data in sets:
+            if isinstance(data, RetrievalSet):
+                yield measure_bm25(
+                    data,
+                    metrics=args.metrics,
+                    hits=args.hits,
+                    words=args.words,
+                    dictionary=args.user_dict,
+                    k1=args.k1,
+                    b=args.b,
+                )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure models on evaluation sets and show tables."""
+    for name in args.metrics:
+        measure(name)
+    resolve_dtype(args.dtype, torch.device("cpu"))  # a wrong name is said before anything is read
+    if not args.models and not args.bm25:
+        raise UserError("MODEL: is missing, expected a model to measure, or --bm25")
+    sets = read_sets(args)
+    outcomes = list(outcomes_of(args, sets))
+    rows = rows_of(outcomes)
+    sys.stdout.write(show(outcomes))
+    if args.json:
+        beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
+    if args.report:
+        write_report(report_of(outcomes, sets, settings=vars(args)), Path(args.report))
+
+
+def report_of(outcomes: Sequence[Outcome], sets: Sequence[EvalSet], *, settings: Mapping[str, object]) -> Report:
+    """Lay outcomes out as a page to look at."""
+    return Report(
+        title="evaluation",
+        sets=[SetReport(data, [o for o in outcomes if o.data == data.name]) for data in sets],
+        curves={},
+        losses={},
+        settings=settings,
+        manifest=manifest(),
+    )
+
+
+def rows_of(outcomes: Sequence[Outcome]) -> Table:
+    """Lay outcomes out as rows of JSON."""
+    return [
+        {"model": outcome.model, "data": outcome.data, "metric": metric, "value": value}
+        for outcome in outcomes
+        for metric, value in outcome.values.items()
+    ]
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def show(outcomes: Sequence[Outcome]) -> str:
+    """Lay results out, a table for each list of metrics: a line for each model and set, and the means of each model."""
+    tables: dict[tuple[str, ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        tables.setdefault(tuple(outcome.values), []).append(outcome)
+    return "\n".join(table(metrics, found) for metrics, found in tables.items())
+
+
+def table(metrics: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    """Lay out the results of sets that have the same metrics."""
+    models = list(dict.fromkeys(outcome.model for outcome in outcomes))
+    first = {o.data: o for o in outcomes if o.model == models[0]}
+    wide = max(len(name) for name in [*models, "model"])
+    against = f"  {metrics[0]} against {models[0]}" if len(models) > 1 else ""
+    lines = [f"{'model':{wide}}  {'data':24} " + " ".join(f"{name:>10}" for name in metrics) + against]
+    for model in models:
+        own = [outcome for outcome in outcomes if outcome.model == model]
+        for outcome in own:
+            change = "" if model == models[0] else "  " + shown(compare(first[outcome.data], outcome, metrics[0]))
+            lines.append(
+                f"{model:{wide}}  {outcome.data[:24]:24} " + cells(outcome.values[m] for m in metrics) + change
+            )
+        if len(own) > 1:
+            lines.append(f"{model:{wide}}  {'mean':24} " + cells(mean_of(own, name) for name in metrics))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def mean_of(outcomes: Sequence[Outcome], metric: str) -> float | None:
+    """Mean over sets; None of a threshold, which tells where scores lie and not how good they are."""
+    return None if metric == THRESHOLD else sum(outcome.values[metric] for outcome in outcomes) / len(outcomes)
+
+
+def cells(values: Iterable[float | None]) -> str:
+    """Lay out numbers of a line; a missing one leaves its place empty."""
+    return " ".join(" " * 10 if value is None else f"{value:10.4f}" for value in values)
+
+
+def shown(change: Interval | None) -> str:
+    """Lay out a difference with its interval of 95 %: whether the model rises, falls, or nobody can tell."""
+    if change is None:
+        return ""
+    word = LEVEL if not change.sure else RISES if change.value > 0 else FALLS
+    return f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}] {word}"

@@ -1,0 +1,360 @@
+"""`run_dense.py` without --train_data: a model, or BM25, measured on --eval_data, with LLM-Embedder's flags.
+
+Shapes: Q queries, K keys, D dimensions, H hits.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zh_embedder.commands.evaluate import report_of, show
+from zh_embedder.config.evaluation import COLLATIONS
+from zh_embedder.config.instructions import read_version
+from zh_embedder.core.distributed import wait_for_all
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import beside_file, read_json, renamed, write_json
+from zh_embedder.core.provenance import command
+from zh_embedder.core.ranks import world
+from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
+from zh_embedder.evaluation.outcome import Outcome, Role
+from zh_embedder.evaluation.retrieval_metrics import Run, per_query
+from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
+from zh_embedder.models.encoder import load_encoder
+from zh_embedder.models.folders import encoder_folder, key_folder
+from zh_embedder.report.page import write_report
+from zh_embedder.search.exact import search
+from zh_embedder.search.faiss_index import build, load_index, save_index
+from zh_embedder.training.evaluate import read_watched
+
+if TYPE_CHECKING:
+    from zh_embedder.config.train import Arguments
+
+logger = logging.getLogger(__name__)
+
+INDEX_FILE, RESULT_FILE, METRICS_FILE, REPORT_FILE = "index.faiss", "result", "metrics.json", "report.html"
+SUFFIXES = {"collate_neg": "neg", "collate_key": "key", "collate_score": "scored"}
+
+
+def evaluate(args: Arguments) -> list[Outcome]:
+    """Measure as the flags say. All ranks must call this; the first one writes and shows.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    check(args)
+    watched = read_watched(args.eval, [], data_root=args.data.data_root)
+    model = load(args) if needs_model(args) else None
+    outcomes = []
+    for data in watched.every:
+        if isinstance(data, RetrievalSet):
+            run = find_keys(args, data, model)
+            outcomes.append(outcome_of(args, data, run, model))
+            if world()[0] == 0:
+                write(args, data, run)
+        elif model is None:
+            raise UserError(f"{data.name}: a set for {data.kind}, which needs --retrieval_method dense")
+        else:
+            outcomes.append(measure_model(model, data)[None])
+    if world()[0] == 0:
+        finish(args, watched.every, outcomes)
+    wait_for_all()
+    return outcomes
+
+
+def check(args: Arguments) -> None:
+    """Refuse what cannot work together."""
+    kept = [
+        n for n in ("encode", "index", "result") if getattr(args.eval, f"save_{n}") or getattr(args.eval, f"load_{n}")
+    ]
+    if kept and args.train.output_dir in (None, "trainer_output"):
+        raise UserError(f"--save_{kept[0]}, --load_{kept[0]}: need --output_dir, the folder of these files")
+    for name in kept:
+        if getattr(args.eval, f"save_{name}") and getattr(args.eval, f"load_{name}"):
+            raise UserError(f"--save_{name}: stands beside --load_{name}, expected one of them")
+    if args.eval.save_to_output and args.train.output_dir in (None, "trainer_output"):
+        raise UserError("--save_to_output: needs --output_dir")
+    if not args.eval.metric_names and not collations(args):
+        raise reject("--metrics", " ".join(args.eval.metrics), "at least one metric within --hits")
+
+
+def needs_model(args: Arguments) -> bool:
+    """Tell whether anything is encoded."""
+    return args.eval.retrieval_method == "dense" and not args.eval.load_result
+
+
+def collations(args: Arguments) -> list[str]:
+    """Files for other programs that were asked for among the metrics."""
+    return [name for name in args.eval.metrics if name in COLLATIONS]
+
+
+def load(args: Arguments) -> Model:
+    """Load the model; flags that were typed stand in place of what its folder says."""
+    given, asked = args.given, args.model
+    changes: dict[str, Any] = {
+        name: getattr(asked, name) for name in ("query_max_length", "key_max_length") if name in given
+    }
+    if "dense_metric" in given:
+        changes |= {"metric": asked.dense_metric, "normalize": asked.dense_metric == "cos"}
+    methods = asked.pooling_method or []
+    options: dict[str, Any] = {
+        "pooling": next((m for m in methods if m != "dense"), None),
+        "dense": ("dense" in methods) if methods else None,
+        "cache_dir": asked.model_cache_dir,
+        "token": asked.token,
+        "trust_remote_code": asked.trust_remote_code,
+        "packing": asked.packing,
+    }
+    encoder = load_encoder(encoder_folder(asked.query_encoder), changes=changes, **options)
+    if "version" in given or not encoder.spec.instructions:
+        version = read_version(args.data.version, directory=args.data.instructions_dir)
+        own = {name: (spec.query, spec.key) for name, spec in version.tasks.items()}
+        if version.default is not None:
+            own["default"] = (version.default.query, version.default.key)
+        encoder.spec = replace(encoder.spec, instructions=own, default_task=args.data.default_task)
+    folder = asked.key_encoder or key_folder(asked.query_encoder)
+    key = encoder
+    if folder and folder != asked.query_encoder:
+        key = load_encoder(encoder_folder(folder), flag="--key_encoder", changes=changes, **options)
+        key.spec = replace(key.spec, instructions=encoder.spec.instructions, default_task=encoder.spec.default_task)
+    for one in (encoder, key):
+        one.to(args.train.device).eval()
+    return Model(asked.query_encoder, encoder, key, instruct=args.data.add_instruction, dtype=args.train.dtype)
+
+
+# ---- finding keys ---------------------------------------------------------------------------------------------------
+
+
+def find_keys(args: Arguments, data: RetrievalSet, model: Model | None) -> Run:
+    """Find the keys of each query as the flags say: query -> key -> score, best first."""
+    own = args.eval
+    if own.load_result:
+        return read_result(args, data)
+    if own.eval_method == "rerank" and data.candidates is None:
+        raise UserError(
+            f"--eval_method rerank: {data.name}: queries bring no keys of their own, expected records with `key`, "
+            "or `pos` and `neg`"
+        )
+    if own.eval_method == "retrieval":
+        data = replace(data, candidates=None)
+    if own.retrieval_method == "no":
+        return {query: {} for query in data.queries}
+    if own.retrieval_method == "random":
+        return at_random(data, own.hits, seed=args.train.order_seed)
+    if own.retrieval_method == "bm25":
+        return measure_bm25(data, metrics=["mrr"], hits=own.hits, k1=own.k1, b=own.b).run
+    if model is None:
+        raise AssertionError("dense retrieval has a model")
+    return dense(args, data, model)
+
+
+def at_random(data: RetrievalSet, hits: int, *, seed: int) -> Run:
+    """Draw keys, or shuffle each query's own."""
+    rng, names = np.random.default_rng(seed), list(data.keys)
+    run = {}
+    for query in data.queries:
+        among = names if data.candidates is None else list(data.candidates.get(query, ()))
+        drawn = rng.choice(len(among), size=min(hits, len(among)), replace=False)
+        run[query] = {among[int(i)]: -float(rank) for rank, i in enumerate(drawn)}
+    return run
+
+
+def dense(args: Arguments, data: RetrievalSet, model: Model) -> Run:
+    """Find keys by vectors: exactly, or through a faiss index."""
+    own, task = args.eval, data.task
+    queries = model.vectors(list(data.queries.values()), QUERY, task)
+    indexed = own.faiss_index_factory != "Flat" or own.save_index or own.load_index
+    keys = None if own.load_index else key_vectors(args, data, model)
+    if data.candidates is not None:
+        if keys is None:
+            raise UserError("--load_index: an index cannot score a query's own keys, expected --load_encode")
+        return rerank(model, data, queries, keys)
+    metric = model.query.spec.metric
+    if not indexed and keys is not None:
+        scores, indices = search(queries, keys, hits=own.hits, metric=metric)
+    else:
+        path = place(args, data) / INDEX_FILE
+        if keys is None:
+            index = load_index(path, metric=metric)
+            if len(index) != len(data.keys):
+                raise reject(f"--load_index: {path}", f"{len(index)} keys", f"the {len(data.keys)} of {data.name}")
+        else:
+            index = build(keys, factory=own.faiss_index_factory, metric=metric, seed=args.train.order_seed)
+            if own.save_index and world()[0] == 0:
+                save_index(index, path)
+        scores, indices = index.search(queries, own.hits)
+    names = list(data.keys)
+    return {
+        query: {names[i]: float(score) for score, i in zip(row, columns, strict=True) if i >= 0}
+        for query, row, columns in zip(data.queries, scores, indices, strict=True)
+    }
+
+
+def key_vectors(args: Arguments, data: RetrievalSet, model: Model) -> Vectors:
+    """Encode the keys, or read the vectors that an earlier run kept, (K, D)."""
+    texts = list(data.keys.values())
+    path = place(args, data) / f"{args.eval.embedding_name}.npy"
+    made = {"keys": hash_of(texts), "model": model.name, "count": len(texts), "dtype": args.train.dtype}
+    described = path.with_suffix(".json")
+    if args.eval.load_encode:
+        if not path.is_file() or not described.is_file():
+            raise UserError(f"--load_encode: {path} is not there, expected what --save_encode writes")
+        found = read_json(described)
+        for name in ("keys", "model"):
+            if found.get(name) != made[name]:
+                raise reject(f"--load_encode: {described}: {name}", found.get(name), f"{made[name]}, as in this run")
+        vectors: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        return vectors
+    vectors = model.vectors(texts, KEY, data.task)
+    if args.eval.save_encode and world()[0] == 0:
+        with renamed(path) as partial, partial.open("wb") as stream:
+            np.save(stream, vectors, allow_pickle=False)
+        write_json(described, made)
+    return vectors
+
+
+def hash_of(texts: Sequence[str]) -> str:
+    """Hash of texts in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        digest.update(f"{len(text)}\n{text}".encode())
+    return digest.hexdigest()
+
+
+# ---- files and figures ----------------------------------------------------------------------------------------------
+
+
+def place(args: Arguments, data: RetrievalSet) -> Path:
+    """Folder of a set's files in --output_dir."""
+    return Path(str(args.train.output_dir)) / data.name.replace("/", "_")
+
+
+def result_file(args: Arguments, data: RetrievalSet) -> Path:
+    """Where the keys found are kept."""
+    name = f"{RESULT_FILE}.{args.eval.save_name}" if args.eval.save_name else RESULT_FILE
+    return place(args, data) / f"{name}.json"
+
+
+def read_result(args: Arguments, data: RetrievalSet) -> Run:
+    """Read the keys that an earlier run found."""
+    path = result_file(args, data)
+    if not path.is_file():
+        raise UserError(f"--load_result: {path} is not there, expected what --save_result writes")
+    run: dict[str, dict[str, float]] = read_json(path)
+    if strange := next((key for hits in run.values() for key in hits if key not in data.keys), None):
+        raise reject(f"--load_result: {path}", strange, f"keys of {data.name}")
+    return run
+
+
+def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | None) -> Outcome:
+    """Measure what was found."""
+    items = per_query(args.eval.metric_names, data.qrels, run) if args.eval.metric_names else {}
+    name = model.name if model is not None else args.eval.retrieval_method
+    kind = "reranking" if args.eval.eval_method == "rerank" else "retrieval"
+    role = Role.BASE if args.eval.retrieval_method == "dense" else Role.BASELINE
+    return Outcome(name, data.name, data.task, kind, means(items), items=items, run=run, role=role)
+
+
+def write(args: Arguments, data: RetrievalSet, run: Run) -> None:
+    """Write the keys found and the collations that were asked for."""
+    if args.eval.save_result:
+        beside_file(result_file(args, data), json.dumps(run, ensure_ascii=False) + "\n")
+    source = find_source(args, data)
+    for name in collations(args):
+        rows = COLLATE[name](args, data, run, read_answers(source) if args.eval.filter_answers else {})
+        path = collated(args, data, source, SUFFIXES[name])
+        beside_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        logger.info("%s: %s, %d queries", name, path, len(rows))
+
+
+def find_source(args: Arguments, data: RetrievalSet) -> Path:
+    """Return the file or folder that a set was read from."""
+    paths = find_sets(args.eval.eval_data or [], flag="--eval_data", data_root=args.data.data_root)
+    return next((path for path in paths if name_of(path) == data.name), paths[0])
+
+
+def collated(args: Arguments, data: RetrievalSet, source: Path, suffix: str) -> Path:
+    """Where a collation goes: beside the set, or into --output_dir."""
+    stem = source.name.split(".")[0]
+    name = ".".join(part for part in (stem, suffix, args.eval.save_name) if part) + ".jsonl"
+    if args.eval.save_to_output:
+        return place(args, data) / name
+    return source.parent / name
+
+
+def read_answers(source: Path) -> dict[str, list[str]]:
+    """Read the `answers` of queries, by the query's text."""
+    path = source if source.is_file() else next(iter(sorted(source.rglob("*queries.jsonl*"))), source)
+    if not path.is_file():
+        return {}
+    return {str(raw.get("query", raw.get("text"))): raw.get("answers") or [] for _, raw in read_rows(path, "{...}")}
+
+
+Rows = list[dict[str, Any]]
+Answers = Mapping[str, Sequence[str]]
+
+
+def judged(data: RetrievalSet, query: str) -> dict[str, Any]:
+    """Start the record of a query: its text, its positives, its task."""
+    positives = [key for key, value in data.qrels.get(query, {}).items() if value > 0 and key in data.keys]
+    record = {"query_id": query, "query": data.queries[query], "pos": [data.keys[key] for key in positives]}
+    return record | ({"task": data.task} if data.task else {})
+
+
+def collate_neg(args: Arguments, data: RetrievalSet, run: Run, answers: Answers) -> Rows:
+    """Make training records: keys found that are no positives, nor say an answer, are negatives."""
+    rows = []
+    for query in data.queries:
+        record = judged(data, query)
+        known, said = set(record["pos"]), answers.get(record["query"], ())
+        texts = (data.keys[key] for key in run.get(query, {}))
+        negatives = [t for t in dict.fromkeys(texts) if t not in known and not any(answer in t for answer in said)]
+        if record["pos"]:
+            rows.append(record | {"neg": negatives[: args.eval.max_neg_num]})
+    return rows
+
+
+def collate_key(args: Arguments, data: RetrievalSet, run: Run, _: Answers) -> Rows:
+    """Give each query the keys found, best first, for a program that reads them."""
+    found = {query: list(run.get(query, {}))[: args.eval.hits] for query in data.queries}
+    return [
+        judged(data, query) | {"key": [data.keys[key] for key in keys], "key_index": keys}
+        for query, keys in found.items()
+    ]
+
+
+def collate_score(args: Arguments, data: RetrievalSet, run: Run, _: Answers) -> Rows:
+    """Give each query the keys found, with their scores."""
+    rows = collate_key(args, data, run, _)
+    return [row | {"key_score": list(run.get(row["query_id"], {}).values())[: args.eval.hits]} for row in rows]
+
+
+COLLATE = {"collate_neg": collate_neg, "collate_key": collate_key, "collate_score": collate_score}
+
+
+def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]) -> None:
+    """Show the figures, and keep them where the flags say."""
+    measured = [outcome for outcome in outcomes if outcome.values]
+    if measured:
+        sys.stdout.write(show(measured))
+    rows = [{"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} for o in measured]
+    if args.train.output_dir not in (None, "trainer_output") and measured:
+        folder = Path(str(args.train.output_dir))
+        write_json(folder / METRICS_FILE, rows)
+        write_report(report_of(measured, sets, settings=asdict(args.eval)), folder / REPORT_FILE)
+    if args.eval.log_path:
+        path = Path(args.eval.log_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = {"date": now, "command": command(sys.argv), "results": rows}
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,0 +1,40 @@
+"""`zh-embedder train` and `run_dense.py`: train, or measure where there is nothing to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zh_embedder.core.runtime import run_ranked
+
+if TYPE_CHECKING:
+    from zh_embedder.config.train import Arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from a command line. Returns the exit code: 2 for a user's mistake, said without a traceback."""
+
+    def work() -> None:
+        from zh_embedder.config.train import parse
+        from zh_embedder.training.run import train
+
+        args = parse(argv)
+        if args.data.train_data:
+            train(args)
+        else:
+            measure(args)
+
+    return run_ranked(work)
+
+
+def measure(args: Arguments) -> None:
+    """Measure --eval_data, as there is nothing to train.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    from zh_embedder.commands.llm_embedder_evaluation import evaluate
+    from zh_embedder.training.launch import begin
+
+    begin(args)
+    evaluate(args)

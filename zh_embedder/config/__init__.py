@@ -1,0 +1,1 @@
+"""Every flag with its default, and the instruction files."""

@@ -1,0 +1,339 @@
+"""From flags, version and datasets to what each dataset trains: its groups and its loss. Pure.
+
+With --use_train_config a task's `training` settings stand in front of the flags.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
+from zh_embedder.config.train import AUTO, DataArguments, TrainArguments
+from zh_embedder.core.errors import UserError
+from zh_embedder.data.groups import SelectionRule
+from zh_embedder.data.plan import Shares, shares_of
+from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
+from zh_embedder.data.schema import GROUP, LABELLED
+from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm
+from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
+
+FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetPlan:
+    """What one dataset trains."""
+
+    records: TaskDataset
+    spec: TaskSpec
+    rule: SelectionRule
+    terms: tuple[LossTerm, ...]
+    read: int  # records in the file
+    notes: tuple[str, ...] = field(default=())
+
+
+def task_of(dataset: TaskDataset, data: DataArguments, version: Version) -> TaskSpec:
+    """Return the task of a dataset: the records' own, else --default_task, else FlagEmbedding's instruction flags.
+
+    Raises:
+        UserError: the version lacks the task, or nothing says which task the records have.
+    """
+    if dataset.task is not None:
+        return version.task(dataset.task, where=f"{dataset.path}:{dataset.line(0)}: task")
+    if data.query_instruction is not None or data.key_instruction is not None:
+        flags = single_instruction(data.query_instruction or "", data.key_instruction or "", source="instruction flags")
+        return flags.task(data.default_task or FLAG_TASK)
+    if data.default_task is not None:
+        return version.task(data.default_task, where="--default_task")
+    raise UserError(
+        f"{dataset.path}:{dataset.line(0)}: task: is missing; add it to the records, or say --default_task NAME (of "
+        f"version {version.name!r}), or give the instruction itself with --query_instruction_for_retrieval"
+    )
+
+
+class _Settings:
+    """A task's effective settings: its own under --use_train_config, else the flags."""
+
+    def __init__(self, own: TaskTraining, data: DataArguments, train: TrainArguments) -> None:
+        self.own = own if data.use_train_config else TaskTraining()
+        self.data, self.train = data, train
+
+    def get(self, name: str) -> Any:
+        value = getattr(self.own, name)
+        return value if value is not None else getattr(self.data if hasattr(self.data, name) else self.train, name)
+
+    def is_own(self, name: str) -> bool:
+        return getattr(self.own, name) is not None
+
+
+def filtered(dataset: TaskDataset, settings: _Settings, *, seed: int) -> tuple[TaskDataset, list[str]]:
+    """Apply the score filters and the sample limit, and count what they leave out."""
+    notes = []
+    low, margin = settings.get("teacher_scores_min"), settings.get("teacher_scores_margin")
+    kept = filter_scores(dataset, minimum=low, margin=margin)
+    if len(kept) < len(dataset):
+        notes.append(f"{len(dataset) - len(kept)} records left out by teacher_scores_min {low}, margin {margin}")
+    if not len(kept):
+        raise UserError(f"{dataset.path}: every record is left out by teacher_scores_min {low} and margin {margin}")
+    limited = limit_rows(kept, settings.get("max_sample_num"), seed=seed)
+    if len(limited) < len(kept):
+        notes.append(f"{len(kept) - len(limited)} records left out by max_sample_num {len(limited)}")
+    return limited, notes
+
+
+def choose_terms(
+    dataset: TaskDataset, settings: _Settings, train: TrainArguments, *, temperature: float
+) -> tuple[tuple[LossTerm, ...], list[str]]:
+    """Choose the loss of a dataset: those that its task or --loss names, else what the weights say, else its default.
+
+    Raises:
+        UserError: none of them fits the records.
+    """
+    named = settings.own.loss or tuple(LossTerm(name=name) for name in train.loss or ())
+    if named:
+        terms, more = fitting(dataset, named)
+    elif dataset.kind == GROUP:
+        terms, more = by_weights(dataset, settings, train)
+    else:
+        terms, more = (LossTerm(name=DEFAULTS[dataset.kind]),), []
+    by_temperature = any("teacher_temperature" in term.loss.from_flags for term in terms)
+    teacher, notes = teacher_temperature(dataset, settings, train) if by_temperature else (1.0, [])
+    flags = {
+        "temperature": temperature,
+        "teacher_temperature": teacher,
+        "student_temperature": settings.get("student_temperature"),
+        "in_batch": dataset.in_batch_negatives,
+        **train.false_negative_limit(),
+    }
+    terms = tuple(term.filled(flags) for term in terms)
+    for term in terms:
+        check_scores(dataset, term)
+    return terms, [*notes, *more]
+
+
+def teacher_temperature(dataset: TaskDataset, settings: _Settings, train: TrainArguments) -> tuple[float, list[str]]:
+    """Return what divides the teacher scores of a dataset, and what is to be said about them.
+
+    Raises:
+        UserError: it is to be found, and no temperature gives the entropy that is asked for.
+    """
+    scores, asked = scores_sample(dataset), settings.get("teacher_temperature")
+    notes = []
+    if equal := equal_scores(scores):
+        notes.append(f"{equal} of {len(scores)} records looked at have equal teacher scores: their targets say nothing")
+    if asked != AUTO:
+        return float(asked), notes
+    found = find_temperature(scores, train.teacher_entropy)
+    return found, [*notes, f"teacher_temperature {found:g}: the entropy of the targets is {train.teacher_entropy:g}"]
+
+
+def fitting(dataset: TaskDataset, named: Sequence[LossTerm]) -> tuple[tuple[LossTerm, ...], list[str]]:
+    """Take the losses that a dataset's records are made for, and that find in them what they need.
+
+    Raises:
+        UserError: there is none.
+    """
+    has = {None: True, "neg": dataset.has_negatives, "teacher_scores": dataset.has_teacher and dataset.has_negatives}
+    made_for = [term for term in named if term.loss.data == dataset.kind]
+    terms = tuple(term for term in made_for if has[term.loss.needs])
+    if not terms:
+        names = ", ".join(term.name for term in named)
+        lacking = f"; without {made_for[0].loss.needs} in every record" if made_for else ""
+        fit = [name for name, loss in LOSSES.items() if loss.data == dataset.kind and has[loss.needs]]
+        raise UserError(
+            f"{dataset.path}:{dataset.line(0)}: task {dataset.task}: these are {KINDS[dataset.kind]}{lacking}, and "
+            f"loss {names} cannot learn from them, expected {' or '.join(fit)}"
+        )
+    left_out = [f"loss {term.name} left out: not every record has {term.loss.needs}" for term in made_for]
+    return terms, [note for term, note in zip(made_for, left_out, strict=True) if term not in terms]
+
+
+def check_scores(dataset: TaskDataset, term: LossTerm) -> None:
+    """Refuse scores of pairs that a loss cannot mean."""
+    options = {name: parameter.default for name, parameter in term.loss.options.items()} | dict(term.options)
+    if "score_range" not in options and "threshold" not in options:
+        return
+    lowest, highest = score_range(dataset)
+    found = f"{dataset.path}: task {dataset.task}: loss {term.name}: the scores lie within {lowest:g} and {highest:g}"
+    if "score_range" in options:
+        low, high = options["score_range"]
+        if lowest < low or highest > high:
+            raise UserError(f"{found}, expected within {low:g} and {high:g}; its option score_range changes that")
+    elif not lowest <= options["threshold"] < highest:
+        raise UserError(f"{found}, expected some above and some below its option threshold, {options['threshold']:g}")
+
+
+def by_weights(
+    dataset: TaskDataset, settings: _Settings, train: TrainArguments
+) -> tuple[tuple[LossTerm, ...], list[str]]:
+    """Choose InfoNCE, distillation where there are teacher scores, or both with their weights.
+
+    Raises:
+        UserError: some records have scores and some have not, scores are demanded and missing, or every term is off.
+    """
+    contrastive, distill = settings.get("contrastive_weight"), settings.get("distill_weight")
+    wanted = distill > 0 and train.knowledge_distillation is not False
+    if wanted and dataset.some_teacher and not dataset.has_teacher:
+        raise UserError(
+            f"{dataset.path}: task {dataset.task}: some records have teacher_scores and some have not, expected all or "
+            "none; score the rest, or switch distillation off with --distill_weight 0"
+        )
+    if train.knowledge_distillation and not dataset.has_teacher:
+        raise UserError(f"{dataset.path}: --knowledge_distillation True: the records have no teacher scores")
+    if contrastive == 0 and not wanted:
+        raise UserError(f"{dataset.name}: contrastive_weight 0 and no distillation leave no loss, expected one of them")
+    has_term = wanted and dataset.has_teacher and dataset.has_negatives
+    notes = []
+    if wanted and dataset.has_teacher and not has_term:
+        notes.append("teacher scores of positives alone rank nothing: InfoNCE instead")
+    elif contrastive == 0 and not has_term:
+        notes.append("set to distil only, but its records have no teacher scores: InfoNCE instead")
+    terms = []
+    if contrastive > 0 or not has_term:
+        terms.append(LossTerm(name="info_nce", weight=contrastive if has_term else 1.0))
+    if has_term:
+        ranked = "ranked_distillation" if settings.get("stable_distill") else "m3_distillation"
+        kind = ranked if settings.get("stable_distill") or train.kd_loss_type == "m3_kd_loss" else "teacher_kl"
+        terms.append(LossTerm(name=kind, weight=distill if contrastive > 0 else 1.0))
+    return tuple(terms), notes
+
+
+def choose_rule(
+    dataset: TaskDataset, settings: _Settings, data: DataArguments, *, needs_own: bool, queries: int
+) -> tuple[SelectionRule, list[str]]:
+    """Choose how a dataset's groups are formed.
+
+    Raises:
+        UserError: a choice needs teacher scores that are not there, or random negatives stand beside distillation.
+    """
+    if dataset.kind != GROUP:
+        return SelectionRule(group_size=1), []
+    notes, chosen = [], {}
+    for name in ("select_positive", "select_negative"):
+        chosen[name] = settings.get(name)
+        if chosen[name].startswith("teacher") and not dataset.has_teacher:
+            if not settings.is_own(name) or (dataset.has_history and name == "select_positive"):
+                raise UserError(f"{dataset.path}: {name} {chosen[name]}: the records have no teacher_scores")
+            chosen[name] = {"select_positive": "first", "select_negative": "random"}[name]
+            notes.append(f"no teacher scores: {name} {chosen[name]} instead")
+    if dataset.has_history and chosen["select_positive"] != "teacher":
+        raise UserError(
+            f"{dataset.path}: records with `history` and no `pos` need --select_positive teacher (and teacher_scores)"
+        )
+    if needs_own and data.random_negatives:
+        raise UserError(
+            f"--random_negatives: {dataset.name} is distilled, and negatives of other records have no scores"
+        )
+    size = data.train_group_size
+    if not dataset.has_negatives and size > 1:
+        alone = queries < 2 or not dataset.in_batch_negatives
+        if data.random_negatives or alone or data.inbatch_same_dataset is None:
+            notes.append("no negatives: drawn from the dataset's other records")
+        else:
+            notes.append("no negatives: the step's other keys serve (--random_negatives N draws more)")
+            size = 1
+    return SelectionRule(
+        group_size=size,
+        random_negatives=data.random_negatives,
+        shuffle_ratio=data.shuffle_ratio,
+        with_teacher=needs_own,
+        **chosen,
+    ), notes
+
+
+def plan_datasets(
+    datasets: Sequence[TaskDataset],
+    version: Version,
+    data: DataArguments,
+    train: TrainArguments,
+    *,
+    metric: str,
+    tied: bool = True,
+) -> list[DatasetPlan]:
+    """Decide for every dataset what it trains.
+
+    Args:
+        datasets: as read.
+        version: the instructions.
+        data: flags.
+        train: flags.
+        metric: how vectors are compared; only cosines are divided by --cos_temperature.
+        tied: one encoder serves both sides.
+
+    Raises:
+        UserError: a task, a setting or the records do not fit.
+    """
+    plans = []
+    queries = train.per_device_train_batch_size * (train.world_size if train.negative_cross_device else 1)
+    temperature = train.cos_temperature if metric == "cos" else 1.0
+    for dataset in datasets:
+        spec = task_of(dataset, data, version)
+        settings = _Settings(spec.training, data, train)
+        kept, left_out = filtered(dataset, settings, seed=train.order_seed)
+        terms, loss_notes = choose_terms(kept, settings, train, temperature=temperature)
+        if kept.kind == LABELLED and not tied:
+            raise UserError(
+                f"{kept.path}: labelled texts need one encoder for both sides, expected --tie_encoders True"
+            )
+        rule, rule_notes = choose_rule(kept, settings, data, needs_own=distils(terms), queries=queries)
+        notes = (*left_out, *loss_notes, *rule_notes)
+        plans.append(DatasetPlan(records=kept, spec=spec, rule=rule, terms=terms, read=len(dataset), notes=notes))
+    return plans if data.inbatch_same_dataset is not None else mixed(plans)
+
+
+def distils(terms: Sequence[LossTerm]) -> bool:
+    """Tell whether a loss learns from teacher scores."""
+    return any(term.loss.needs == "teacher_scores" for term in terms)
+
+
+def dataset_shares(plans: Sequence[DatasetPlan], data: DataArguments) -> Shares:
+    """Return the share of each dataset in the steps of an epoch; None where each has what its size gives it."""
+    weights = []
+    for plan in plans:
+        own = plan.spec.training if data.use_train_config else TaskTraining()
+        names = Path(plan.records.path)
+        parts = {*names.parts, *(part.split(".")[0] for part in names.parts)}
+        of_dataset = [w for name, w in (own.dataset_weights or {}).items() if name in parts]
+        weights.append((own.weight or 1.0) * math.prod(of_dataset))
+    sizes, tasks = [len(plan.records) for plan in plans], [plan.spec.name for plan in plans]
+    return shares_of(sizes, tasks, weights, data.task_temperature)
+
+
+def mixed(plans: Sequence[DatasetPlan]) -> list[DatasetPlan]:
+    """Give all datasets one loss, as steps that mix them need: that of the dataset whose records have least to offer.
+
+    Raises:
+        UserError: a dataset must not have in-batch negatives, or no loss fits them all.
+    """
+    for plan in plans:
+        if not plan.records.in_batch_negatives:
+            raise UserError(f"{plan.records.path}: no_in_batch_neg needs --inbatch_same_dataset")
+    if len({plan.records.kind for plan in plans}) > 1:
+        kinds = sorted({KINDS[plan.records.kind] for plan in plans})
+        raise UserError(
+            f"training data: {' and '.join(kinds)} cannot stand in one step, expected --inbatch_same_dataset"
+        )
+    plain = [plan for plan in plans if not distils(plan.terms)]
+    shared = min((plan.terms for plan in plain or plans), key=len)
+    names = loss_names(shared)
+    if not all(names <= loss_names(plan.terms) for plan in plain or plans):
+        raise UserError("training data: no loss fits all datasets, and steps mix them, expected --inbatch_same_dataset")
+    note = f"steps mix datasets, and others offer less: {', '.join(sorted(names))} alone"
+    if plain and len(plain) < len(plans):
+        note = "steps mix datasets and others have no teacher scores: InfoNCE alone"
+    scored = distils(shared)
+    return [
+        plan
+        if loss_names(plan.terms) == names
+        else replace(plan, terms=shared, rule=replace(plan.rule, with_teacher=scored), notes=(*plan.notes, note))
+        for plan in plans
+    ]
+
+
+def loss_names(terms: Sequence[LossTerm]) -> set[str]:
+    """Names of the losses."""
+    return {term.name for term in terms}

@@ -1,0 +1,331 @@
+"""A version: one YAML file that says, for every task, what stands in front of its queries and keys and how it trains.
+
+default:                 # optional: serves every task that the file does not name
+  query: "为这个句子生成表示以用于检索相关文章："
+  key: ""
+tasks:
+  icl:
+    query: "..."         # a plain prefix
+    key: ""
+    training:            # optional, used with --use_train_config
+      select_positive: random
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from zh_embedder.core.errors import UserError, nearest, reject, summarise, unknown_name
+from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
+
+HERE = Path(__file__).parent.parent
+PACKAGED = (HERE / "_instructions", HERE.parent / "instructions")
+SUFFIXES = (".yaml", ".yml")
+SIDES = ("query", "key")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskTraining:
+    """What a task changes in the run's settings under --use_train_config; None leaves a setting as the flags say."""
+
+    select_positive: str | None = None
+    select_negative: str | None = None
+    max_sample_num: int | None = None
+    teacher_scores_min: float | None = None
+    teacher_scores_margin: float | None = None
+    contrastive_weight: float | None = None
+    distill_weight: float | None = None
+    teacher_temperature: float | str | None = None  # a number, or auto
+    student_temperature: float | None = None
+    stable_distill: bool | None = None
+    loss: tuple[Any, ...] | None = None  # LossTerms, in place of what the settings of CHOOSE_LOSS choose
+    weight: float | None = None  # of the task in the steps of an epoch
+    dataset_weights: Mapping[str, float] | None = None  # of a file or folder name of its data, within the task
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {"select_positive": SELECT_POSITIVE, "select_negative": SELECT_NEGATIVE}
+POSITIVE = ("max_sample_num", "teacher_temperature", "student_temperature", "weight")
+CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # stand in place of `loss`
+AUTO = "auto"
+NOT_NEGATIVE = ("contrastive_weight", "distill_weight")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSpec:
+    """One task of a version."""
+
+    name: str
+    query: str  # prefix of its queries
+    key: str  # prefix of its keys
+    training: TaskTraining = field(default_factory=TaskTraining)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """A family of instructions: task -> TaskSpec."""
+
+    name: str
+    source: str  # where it was read from, for messages
+    tasks: Mapping[str, TaskSpec]
+    default: TaskSpec | None = None
+
+    def task(self, name: str, *, where: str = "task") -> TaskSpec:
+        """Return the spec of a task.
+
+        Raises:
+            UserError: neither the task nor a `default` entry is there; names both the task and the version.
+        """
+        if name in self.tasks:
+            return self.tasks[name]
+        if self.default is not None:
+            return TaskSpec(name=name, query=self.default.query, key=self.default.key, training=self.default.training)
+        raise UserError(
+            f"{where}: version {self.name!r} ({self.source}) has no task {name!r}{nearest(name, self.tasks) or '.'} "
+            f"Known: {', '.join(sorted(self.tasks)) or 'none'}. Adding a task is adding it to that file."
+        )
+
+
+class _Reader:
+    """YAML nodes to plain values, with the file and line of whatever is wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def where(self, node: yaml.Node, *names: str) -> str:
+        return ": ".join([f"{self.path}:{node.start_mark.line + 1}", *([".".join(names)] if names else [])])
+
+    def mapping(self, node: yaml.Node, *names: str) -> dict[str, yaml.Node]:
+        """Return the entries of a mapping node, each marked with its name's line; refuse other nodes and odd keys."""
+        if not isinstance(node, yaml.MappingNode):
+            raise reject(self.where(node, *names), self.plain(node), "a mapping of names to values")
+        entries: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            name = self.plain(key)
+            if not isinstance(name, str) or not name:
+                raise reject(self.where(key, *names), name, "a name (put quotes around it if it looks like a number)")
+            if name in entries:
+                raise UserError(f"{self.where(key, *names, name)}: stands twice in this file, expected once")
+            entries[name] = copy(value)
+            entries[name].start_mark = key.start_mark
+        return entries
+
+    def plain(self, node: yaml.Node) -> Any:
+        """Return a node as Python's own types."""
+        try:
+            return _plain(node)
+        except (yaml.YAMLError, ValueError) as error:  # a tag, an alias of itself, a date such as 2024-13-45
+            problem = getattr(error, "problem", None) or error
+            raise UserError(f"{self.where(node)}: not a plain value: {problem}") from None
+
+    def known_only(self, entries: Mapping[str, yaml.Node], known: Iterable[str], *names: str) -> None:
+        known = list(known)
+        for name, value in entries.items():
+            if name not in known:
+                raise unknown_name(self.where(value, *names), name, known)
+
+    def version(self, root: yaml.Node) -> Version:
+        top = self.mapping(root)
+        self.known_only(top, ("tasks", "default"))
+        if "tasks" not in top and "default" not in top:
+            raise UserError(f"{self.where(root)}: expected `tasks:` or `default:`, found neither")
+        tasks = {}
+        if "tasks" in top and not (
+            isinstance(top["tasks"], yaml.ScalarNode) and top["tasks"].value in ("", "null", "~")
+        ):
+            for name, node in self.mapping(top["tasks"], "tasks").items():
+                if name == "default":
+                    raise UserError(
+                        f"{self.where(node, 'tasks.default')}: `default:` stands beside `tasks:`, not in it"
+                    )
+                tasks[name] = self.task(name, node, f"tasks.{name}")
+        default = self.task("default", top["default"], "default") if "default" in top else None
+        if not tasks and default is None:
+            raise UserError(f"{self.where(root)}: expected at least one task or a `default:`, found none")
+        return Version(name=self.path.stem, source=str(self.path), tasks=tasks, default=default)
+
+    def task(self, name: str, node: yaml.Node, where: str) -> TaskSpec:
+        check_task_name(name, where=self.where(node, where))
+        entries = self.mapping(node, where)
+        self.known_only(entries, (*SIDES, "training"), where)
+        sides = {}
+        for side in SIDES:
+            if side not in entries:
+                raise UserError(f'{self.where(node, where)}: {side}: is missing, expected an instruction ("" for none)')
+            sides[side] = self.plain(entries[side])
+            if not isinstance(sides[side], str):
+                raise reject(self.where(entries[side], where, side), sides[side], "a string, in quotes")
+            if "{" in sides[side]:
+                raise reject(
+                    self.where(entries[side], where, side), sides[side], "a plain prefix without {placeholders}"
+                )
+        training = self.training(entries["training"], where) if "training" in entries else TaskTraining()
+        return TaskSpec(name=name, query=sides["query"], key=sides["key"], training=training)
+
+    def training(self, node: yaml.Node, *names: str) -> TaskTraining:
+        entries = self.mapping(node, *names, "training")
+        hints = get_type_hints(TaskTraining)
+        self.known_only(entries, (f.name for f in fields(TaskTraining)), *names, "training")
+        values: dict[str, Any] = {}
+        for name, value_node in entries.items():
+            where, value = self.where(value_node, *names, "training", name), self.plain(value_node)
+            if name == "loss":
+                from zh_embedder.losses.table import parse_terms  # torch: `zh-embedder versions` does without
+
+                values[name] = parse_terms(value, where=where)
+            elif name == "dataset_weights":
+                values[name] = self.weights(value_node, *names, "training", name)
+            else:
+                values[name] = check_setting(name, value, hints[name], where=where)
+        if "loss" in values and (both := [name for name in CHOOSE_LOSS if name in values]):
+            where = self.where(entries["loss"], *names, "training", "loss")
+            raise UserError(f"{where}: stands beside {both[0]}, expected one of them: `loss` has weights of its own")
+        return TaskTraining(**values)
+
+    def weights(self, node: yaml.Node, *names: str) -> Mapping[str, float]:
+        entries = self.mapping(node, *names)
+        return {
+            name: check_setting("weight", self.plain(value), float, where=self.where(value, *names, name))
+            for name, value in entries.items()
+        }
+
+
+def _plain(node: yaml.Node) -> Any:
+    """Return a composed node as Python's own types, by yaml's safe rules."""
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    finally:
+        loader.dispose()
+
+
+def check_task_name(name: str, *, where: str) -> None:
+    """Refuse names that could not become a prompt name (`qa`, `qa.key`) without confusion."""
+    if any(not (c.isalnum() or c in "_-") for c in name) or name in ("query", "document"):
+        raise reject(
+            where, name, "a task name of letters, digits, _ and - (not `query` or `document`: prompts use them)"
+        )
+
+
+def check_setting(name: str, value: Any, hint: Any, *, where: str) -> Any:
+    """Check one training setting against its type and range."""
+    allowed = [t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,)) if t is not type(None)]
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise unknown_name(where, str(value), CHOICES[name])
+        return value
+    if name == "teacher_temperature" and value == AUTO:
+        return value
+    kind = allowed[0]
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is bool and not isinstance(value, bool):
+        raise reject(where, value, "true or false")
+    if kind is int and not (numeric and isinstance(value, int)):
+        raise reject(where, value, "a whole number")
+    if kind is float and not (numeric and math.isfinite(value)):
+        raise reject(where, value, "a finite number (with a point before an exponent: 1.0e-5)")
+    if name in POSITIVE and not value > 0:
+        raise reject(where, value, "a number above 0")
+    if name in NOT_NEGATIVE and not value >= 0:
+        raise reject(where, value, "0 or more")
+    return value
+
+
+def find_version(name_or_path: str, *, directory: str | None = None) -> Path:
+    """Find a version's file: a path, else a name in `directory`, ./instructions or the packaged ones, in that order.
+
+    Raises:
+        UserError: nothing has this name; the nearest known one is offered.
+    """
+    if name_or_path.endswith(SUFFIXES) or "/" in name_or_path:
+        if Path(name_or_path).is_file():
+            return Path(name_or_path)
+        name = Path(name_or_path).stem  # a packaged version is found by its name alone
+        hint = "" if "/" in name_or_path else nearest(name, known_versions(directory=directory))
+        raise UserError(f"--version: no such file: {name_or_path}{hint}")
+    folders = [*([Path(directory)] if directory else []), Path("instructions"), *PACKAGED]
+    if directory and not Path(directory).is_dir():
+        raise UserError(f"--instructions_dir: no such folder: {directory}")
+    for folder in folders:
+        for suffix in SUFFIXES:
+            if (path := folder / f"{name_or_path}{suffix}").is_file():
+                return path
+    raise unknown_name("--version", name_or_path, known_versions(directory=directory))
+
+
+def known_versions(*, directory: str | None = None) -> dict[str, Path]:
+    """Every version that a name finds, with its file."""
+    folders = [*([Path(directory)] if directory else []), Path("instructions"), *PACKAGED]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.y*ml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def read_version(name_or_path: str, *, directory: str | None = None) -> Version:
+    """Read a version by name or path.
+
+    Raises:
+        UserError: not found, or anything in it is wrong: unknown key, missing side, not a string, duplicate task,
+            unknown setting or value; with file, line and the nearest valid name.
+    """
+    path = find_version(name_or_path, directory=directory)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}:{line}: not valid YAML: character {error.character:#x} may not stand in it") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8, expected a UTF-8 YAML file") from None
+    if root is None:
+        raise UserError(f"{path}:1: the file is empty, expected `tasks:`")
+    return _Reader(path).version(root)
+
+
+def single_instruction(query: str, key: str, *, source: str) -> Version:
+    """Return a version in which every task has the same instructions (FlagEmbedding's instruction flags)."""
+    return Version(name=source, source=source, tasks={}, default=TaskSpec(name="default", query=query, key=key))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `zh-embedder versions`."""
+    parser.add_argument("name", nargs="?", help="show the tasks and instructions of this one (a name or a file)")
+    parser.add_argument("--instructions_dir", help="folder that is searched first")
+
+
+def run(args: argparse.Namespace) -> None:
+    """List versions, or the instructions of one; a file that is wrong is reported."""
+    if args.name:
+        version = read_version(args.name, directory=args.instructions_dir)
+        specs = [*version.tasks.values(), *([version.default] if version.default else [])]
+        lines = [f"{version.name} ({version.source})"]
+        for spec in specs:
+            lines += [f"  {spec.name}", f"    query: {spec.query!r}", f"    key:   {spec.key!r}"]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
+    wrong = []
+    for name, path in known_versions(directory=args.instructions_dir).items():
+        try:
+            version = read_version(str(path))
+        except UserError as error:
+            wrong.append(str(error))
+            continue
+        tasks = [*sorted(version.tasks), *(["every other task"] if version.default else [])]
+        sys.stdout.write(f"{name:20} {', '.join(tasks)}  ({path})\n")
+    if wrong:
+        raise summarise(wrong)

@@ -1,0 +1,74 @@
+"""Files that are there whole or not at all: written beside their place and renamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zh_embedder.core.errors import UserError
+
+
+class beside:
+    """A temporary folder beside the target that takes its place when everything is written, and goes if not."""
+
+    def __init__(self, target: Path) -> None:
+        self.target, self.partial = target, target.with_name(f".{target.name}.partial")
+
+    def __enter__(self) -> Path:
+        """Make the temporary folder."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+        return self.partial
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Rename it, or remove it."""
+        if kind is not None:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            return
+        old = self.target.with_name(f".{self.target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.target.exists():
+            self.target.rename(old)
+        self.partial.rename(self.target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def renamed(target: Path) -> Iterator[Path]:
+    """Give the path beside the target to write a file to; it takes the target's place, or goes if writing fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        partial.rename(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def beside_file(target: Path, text: str) -> None:
+    """Write a text file beside its place and rename it there."""
+    with renamed(target) as partial:
+        partial.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write one JSON file, its folder made where missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None

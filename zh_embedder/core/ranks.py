@@ -1,0 +1,48 @@
+"""Ranks: what the launcher says of this process, and what its process group says."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from zh_embedder.core.errors import reject
+
+if TYPE_CHECKING:
+    import torch
+
+
+def first_rank() -> bool:
+    """Tell whether this process speaks for all."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def own_rank() -> tuple[int, int]:
+    """Return the rank of this process and how many there are, as torchrun says."""
+    names = ("RANK", "WORLD_SIZE")
+    values = tuple(os.environ.get(name, default) for name, default in zip(names, "01", strict=True))
+    if not all(value.isdecimal() for value in values) or not int(values[0]) < int(values[1]):
+        raise reject(
+            " and ".join(names), " and ".join(values), "a rank below the number of ranks, as torchrun sets them"
+        )
+    return int(values[0]), int(values[1])
+
+
+def own_device() -> torch.device:
+    """Return the accelerator of this process, or the CPU."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count()
+    torch.accelerator.set_device_index(index)
+    return torch.device(accelerator.type, index)
+
+
+def world() -> tuple[int, int]:
+    """Return (rank, number of ranks); (0, 1) where no process group was started."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

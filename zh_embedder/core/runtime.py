@@ -1,0 +1,72 @@
+"""Start and end of a command: logging, one message for a user's mistake, exit codes, the process group."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from zh_embedder.core.errors import UserError, message_of
+from zh_embedder.core.ranks import first_rank
+
+
+class AboveBars(logging.Handler):
+    """Write messages above the progress bars, not through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message to the error stream."""
+        from tqdm.auto import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def start_logging() -> None:
+    """Messages of the first rank to the terminal; only warnings of the others."""
+    handler = AboveBars()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("zh_embedder", "data_tools"):
+        ours = logging.getLogger(name)
+        ours.handlers, ours.propagate = [handler], False
+        ours.setLevel(logging.INFO if first_rank() else logging.ERROR)
+
+
+def run_ranked(work: Callable[[], None]) -> int:
+    """Do the work of a command that may be one of many ranks; returns the exit code, as `main` does."""
+    start_logging()
+    try:
+        # Tokenizers that were used before a loader's worker forks would only warn; the workers are the parallelism.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        quiet_deepspeed()
+        work()
+    except (UserError, OSError) as error:
+        message = message_of(error)
+        if first_rank():
+            sys.stderr.write(message)
+        return 2
+    finally:
+        leave_group()
+    return 0
+
+
+def leave_group() -> None:
+    """Leave the process group, where one was started, so that its threads end before the interpreter does.
+
+    A gloo thread that still lets go of a tensor while the interpreter ends aborts the process. The group joins its
+    threads when the last reference goes, and DDP's hides in the trainer's reference cycles.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
+        gc.collect()
+
+
+def quiet_deepspeed() -> None:
+    """Tell DeepSpeed, which accelerate imports where it is installed, about the CPU; else it warns in every process."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

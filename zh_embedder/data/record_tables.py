@@ -1,0 +1,218 @@
+"""Files of records as checked Arrow tables: memory-mapped, cached by content, prepared once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
+from zh_embedder.core.files import beside_file
+from zh_embedder.core.parallel import in_order, processes_for
+from zh_embedder.data.schema import parse_line
+from zh_embedder.data.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset as ArrowTable
+    from filelock import FileLock
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "2"  # part of every cache key: a change of the row format must not find old tables
+LOCK_TRIES = 100
+CLOCK_TICK = 2.0  # seconds in which a file may change twice and have the same times
+
+
+def cache_folder(given: str | None, kind: str = "records") -> Path:
+    """Return where prepared tables live: the flag, else $ZH_EMBEDDER_CACHE, else ~/.cache/zh_embedder."""
+    chosen = given or os.environ.get("ZH_EMBEDDER_CACHE") or str(Path("~/.cache/zh_embedder").expanduser())
+    return Path(chosen) / kind
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: Path, _size: int, _modified: int) -> str:
+    digest = hashlib.blake2b(SCHEMA.encode(), digest_size=16)
+    digest.update(path.suffix.encode() if path.suffix in COMPRESSIONS else b"")  # the same bytes read differently
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """Hash of a file's bytes and of the row format."""
+    stat = path.stat()
+    return _hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+def memo_of(path: Path, cache: Path) -> Path:
+    """Return where the hash of a file is kept, so that no run reads it through only to learn that it is the same.
+
+    A file that changes gets another place: no program can set the time at which its inode last changed.
+    """
+    stat = path.stat()
+    seen = (SCHEMA, str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return cache.with_name("hashes") / hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def row_schema() -> pa.Schema:
+    """Return the Arrow schema of rows."""
+    from datasets import Features, List, Value
+
+    text, number = Value("string"), Value("float64")
+    features = Features(
+        {
+            "line": Value("int64"),
+            "kind": text,
+            "task": text,
+            "query": text,
+            "pos": List(Value("large_string")),
+            "neg": List(Value("large_string")),
+            "prompt": text,
+            "teacher_scores": List(number),
+            "score": number,
+            "label": text,
+            "group": text,
+        }
+    )
+    return features.arrow_schema
+
+
+class Parsed(NamedTuple):
+    """What the lines of a block came to."""
+
+    rows: pa.RecordBatch | None  # None where a line is wrong
+    written: int
+    blank: int
+    wrong: int
+    messages: list[str]
+    ignored: set[str]
+    ends: bool  # the file cannot be read on
+
+
+def parse_block(path: Path, block: Block | UserError) -> Parsed:
+    """Check the lines of a block and lay their rows out as the table has them."""
+    import pyarrow as pa
+
+    if isinstance(block, UserError):
+        return Parsed(None, 0, 0, 1, [str(block)], set(), ends=True)
+    rows: list[dict[str, Any]] = []
+    messages: list[str] = []
+    ignored: set[str] = set()
+    blank, ends = 0, False
+    for number, text in block_lines(path, block):
+        try:
+            if isinstance(text, UserError):
+                ends = True
+                raise text
+            if not text:
+                blank += 1
+                continue
+            row, unknown = parse_line(text, f"{path}:{number}")
+        except UserError as error:
+            messages.append(str(error))
+            continue
+        row["line"] = number
+        rows.append(row)
+        ignored |= unknown
+    laid_out = None if messages else pa.RecordBatch.from_pylist(rows, schema=row_schema())
+    return Parsed(laid_out, len(rows), blank, len(messages), messages[:MAX_SHOWN], ignored, ends)
+
+
+def write_table(path: Path, target: Path) -> None:
+    """Check every line of a file and write its rows as an Arrow file; nothing is written where a line is wrong.
+
+    Raises:
+        UserError: up to 20 messages with file and line, then how many more there are.
+    """
+    import pyarrow as pa
+    from tqdm.auto import tqdm
+
+    messages: list[str] = []
+    wrong = blank = written = 0
+    ignored: set[str] = set()
+    beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    pieces = path.stat().st_size // BLOCK_BYTES
+    parsed = in_order(partial(parse_block, path), read_blocks(path), processes=processes_for(pieces))
+    bar = tqdm(desc=f"reading {path.name}", unit=" records", delay=5, leave=False)
+    try:
+        with closing(parsed), pa.ipc.new_stream(str(beside), row_schema()) as writer, bar:
+            for block in parsed:
+                bar.update(block.written)
+                blank, wrong, written = blank + block.blank, wrong + block.wrong, written + block.written
+                messages += block.messages[: MAX_SHOWN - len(messages)]
+                ignored |= block.ignored
+                if not wrong and block.rows is not None:
+                    writer.write_batch(block.rows)
+                if block.ends:
+                    break
+        if not wrong and not written:
+            messages, wrong = [f"{path}: the file holds no records"], 1
+        if wrong:
+            raise summarise(messages, total=wrong)
+        beside.rename(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    if blank:
+        logger.info("%s: %d blank lines skipped", path, blank)
+    if ignored:
+        logger.info("%s: fields that training does not use: %s", path, ", ".join(sorted(ignored)))
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Let one process of a machine work while the others wait for it; leaves nothing behind where the work fails."""
+    from filelock import FileLock
+
+    held = FileLock(lock)
+    created = acquire(held, lock.parent)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # a process that waits for it looks again whether the work is done
+        with suppress(OSError):  # a folder that is not empty stays
+            for folder in created:
+                folder.rmdir()
+        held.release()
+
+
+def acquire(lock: FileLock, folder: Path) -> list[Path]:
+    """Take a lock, making its folder; returns the folders that were made, the innermost first."""
+    for _ in range(LOCK_TRIES):
+        try:
+            created = [f for f in (folder, *folder.parents) if not f.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except FileNotFoundError as error:  # a process that failed has taken the folder away while this one waited
+            missing = error
+        else:
+            return created
+    raise missing
+
+
+def load_table(path: Path, cache: Path) -> tuple[ArrowTable, str]:
+    """Return a file's rows as a memory-mapped table, prepared once by whichever process comes first, and its hash.
+
+    Ranks need no word from each other: the file's content names the table, and a lock makes the others wait.
+    """
+    from datasets import Dataset
+
+    memo, seen = memo_of(path, cache), time.time()
+    content = memo.read_text("utf-8") if memo.is_file() else content_hash(path)
+    target = cache / f"{content}.arrow"
+    if not target.is_file():
+        with one_at_a_time(target.with_suffix(".lock")):
+            if not target.is_file():
+                write_table(path, target)
+    if not memo.is_file() and path.stat().st_ctime < seen - CLOCK_TICK:
+        with suppress(OSError):  # a cache that may only be read serves too
+            beside_file(memo, content)
+    return Dataset.from_file(str(target)), content

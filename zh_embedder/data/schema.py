@@ -1,0 +1,227 @@
+"""One line of a training file -> one checked row, or a message that says where, what was found and what was expected.
+
+Rows of all formats share one schema, so that a file is one table: `kind` tells query groups, scored pairs and labelled
+texts apart.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zh_embedder.core.errors import UserError, nearest, reject
+
+GROUP, PAIR, LABELLED = "group", "pair", "labelled"
+TEXT_LISTS = ("pos", "neg", "history", "answers")
+GROUP_FIELDS = (
+    "query",
+    "pos",
+    "neg",
+    "history",
+    "teacher_scores",
+    "pos_scores",
+    "neg_scores",
+    "prompt",
+    "answers",
+    "task",
+)
+PAIR_FIELDS = ("text1", "text2", "score", "task")
+LABELLED_FIELDS = ("text", "label", "task")
+CARRIED_FIELDS = ("id", "group", "pos_index", "neg_index", "title")  # part of the format, of no use to training
+KNOWN: dict[tuple[str, ...], frozenset[str]] = {
+    fields: frozenset((*fields, *CARRIED_FIELDS)) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS)
+}
+ARRAY = "a JSON array, expected JSON Lines: one object per line (`jq -c '.[]' FILE` makes them)"
+ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group")
+
+Row = dict[str, Any]
+
+
+def parse_object(text: str, where: str, example: str) -> Row:
+    """Parse one line that holds a JSON object whose strings are whole characters.
+
+    Args:
+        text: the line.
+        where: `path:line`, for messages.
+        example: an object such as is expected.
+
+    Raises:
+        UserError: it holds anything else.
+    """
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith("["):
+            raise UserError(f"{where}: {ARRAY}") from None
+        raise UserError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from None
+    except ValueError as error:  # Python reads whole numbers up to 4300 digits
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{where}: JSON nested too deeply, expected one flat object") from None
+    if isinstance(raw, list):
+        raise UserError(f"{where}: {ARRAY}")
+    if not isinstance(raw, dict):
+        raise reject(where, raw, f"an object such as {example}")
+    if "\\ud" in text or "\\uD" in text:
+        check_surrogates(raw, where)
+    return raw
+
+
+def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
+    """Parse and check one line.
+
+    Args:
+        text: the line.
+        where: `path:line`, for messages.
+
+    Returns:
+        The row (keys of ROW_FIELDS but `line`), and the names of fields that training does not use.
+
+    Raises:
+        UserError: broken JSON, or a field that is missing or wrong.
+    """
+    raw = parse_object(text, where, '{"query": ..., "pos": [...], "task": ...}')
+    if "text1" in raw or "text2" in raw:
+        return pair_row(raw, where), unused(raw, PAIR_FIELDS)
+    if "text" in raw and "label" in raw:
+        return labelled_row(raw, where), unused(raw, LABELLED_FIELDS)
+    return group_row(raw, where), unused(raw, GROUP_FIELDS)
+
+
+def unused(raw: Mapping[str, Any], known: tuple[str, ...]) -> set[str]:
+    """Return the fields that training does not use and the formats do not name."""
+    return raw.keys() - KNOWN[known]
+
+
+def check_surrogates(raw: Mapping[str, Any], where: str) -> None:
+    """Refuse half a surrogate pair: no tokenizer and no file can hold it."""
+    for name, value in raw.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+                raise UserError(f"{where}: {name}: holds half of a surrogate pair (\\ud8xx), expected whole characters")
+
+
+def empty_row(kind: str, raw: Mapping[str, Any], where: str) -> Row:
+    """Return a row with every field absent and the task checked."""
+    task = raw.get("task")
+    if task is not None and (not isinstance(task, str) or not task.strip()):
+        raise reject(f"{where}: task", task, 'a task name, such as "qa"')
+    group = raw.get("group")
+    if group is not None and (not isinstance(group, str | int) or isinstance(group, bool)):
+        raise reject(f"{where}: group", group, "a string or a whole number: the source that a record comes from")
+    group = None if group is None else str(group)
+    return {**dict.fromkeys(ROW_FIELDS), "kind": kind, "task": task, "pos": [], "neg": [], "group": group}
+
+
+def need_text(raw: Mapping[str, Any], name: str, where: str, known: Sequence[str]) -> str:
+    """Return a required, non-empty string field."""
+    if name not in raw:
+        others = [key for key in raw if key not in known]
+        hint = nearest(name, others)
+        found = f"found {', '.join(map(repr, list(raw)[:8]))}" if raw else "found an empty object"
+        raise UserError(f"{where}: {name}: is missing{hint or ';'} {found}, expected {', '.join(known)}")
+    return check_text(raw[name], f"{where}: {name}")
+
+
+def check_text(value: object, where: str) -> str:
+    """Return a string that is more than white space."""
+    if not isinstance(value, str):
+        raise reject(where, value, "a string")
+    if not value or value.isspace():
+        raise reject(where, value, "a string that is not empty")
+    return value
+
+
+def text_list(raw: Mapping[str, Any], name: str, where: str) -> list[str]:
+    """Return a list of non-empty strings; an absent field or null is an empty list."""
+    value = raw.get(name)
+    if value is None:
+        return []
+    if isinstance(value, str):
+        raise reject(f"{where}: {name}", value, f"a list of strings: [{json.dumps(value[:20], ensure_ascii=False)}]")
+    if not isinstance(value, list):
+        raise reject(f"{where}: {name}", value, "a list of strings")
+    if all(isinstance(text, str) and text and not text.isspace() for text in value):
+        return value  # nearly always: no message is laid out for every text
+    return [check_text(text, f"{where}: {name}[{index}]") for index, text in enumerate(value)]
+
+
+def score_list(raw: Mapping[str, Any], name: str, where: str, *, count: int, of: str) -> list[float] | None:
+    """Return a list of `count` finite numbers; None where the field is absent or null."""
+    value = raw.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise reject(f"{where}: {name}", value, "a list of numbers")
+    for index, number in enumerate(value):
+        check_number(number, f"{where}: {name}[{index}]")
+    if len(value) != count:
+        raise UserError(f"{where}: {name}: got {len(value)} scores, expected {count}, one for each of {of}")
+    return [float(number) for number in value]
+
+
+def check_number(value: object, where: str) -> float:
+    """Return a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise reject(where, value, "a finite number")
+    return float(value)
+
+
+def group_row(raw: Mapping[str, Any], where: str) -> Row:
+    """Check a query with its keys: ours, LLM-Embedder's and FlagEmbedding's spelling."""
+    row = empty_row(GROUP, raw, where)
+    row["query"] = need_text(raw, "query", where, GROUP_FIELDS)
+    lists = {name: text_list(raw, name, where) for name in TEXT_LISTS}
+    if lists["history"]:
+        if lists["pos"] or lists["neg"]:
+            raise UserError(f"{where}: history: stands beside pos or neg, expected either history or pos and neg")
+        lists["neg"] = lists["history"]
+    elif not lists["pos"]:
+        if "pos" in raw:
+            raise reject(f"{where}: pos", raw["pos"], "at least one text (or a `history` that the teacher picks from)")
+        need_text({key: "" for key in raw}, "pos", where, GROUP_FIELDS)
+    row["pos"], row["neg"] = lists["pos"], lists["neg"]
+    row["teacher_scores"] = teacher_scores(raw, row, where)
+    if raw.get("prompt") is not None and not isinstance(raw["prompt"], str):
+        raise reject(f"{where}: prompt", raw["prompt"], "a string, this record's own query instruction")
+    row["prompt"] = raw.get("prompt")
+    return row
+
+
+def teacher_scores(raw: Mapping[str, Any], row: Row, where: str) -> list[float] | None:
+    """Return the teacher's scores of pos then neg, from either spelling; None where the record has none."""
+    pos, neg = len(row["pos"]), len(row["neg"])
+    of = "pos then neg" if pos else "history"
+    scores = score_list(raw, "teacher_scores", where, count=pos + neg, of=of)
+    halves = [score_list(raw, f"{side}_scores", where, count=n, of=side) for side, n in (("pos", pos), ("neg", neg))]
+    if scores is not None and (halves[0] is not None or halves[1] is not None):
+        raise UserError(f"{where}: teacher_scores: stands beside pos_scores or neg_scores, expected one spelling")
+    if (halves[0] is None) != (halves[1] is None) and neg:
+        missing = "pos_scores" if halves[0] is None else "neg_scores"
+        raise UserError(f"{where}: {missing}: is missing, expected it beside the other half")
+    if halves[0] is not None:
+        scores = [*halves[0], *(halves[1] or [])]
+    return scores
+
+
+def pair_row(raw: Mapping[str, Any], where: str) -> Row:
+    """Check a scored sentence pair."""
+    row = empty_row(PAIR, raw, where)
+    row["query"] = need_text(raw, "text1", where, PAIR_FIELDS)
+    row["pos"] = [need_text(raw, "text2", where, PAIR_FIELDS)]
+    if "score" not in raw:
+        raise UserError(f"{where}: score: is missing, expected a number: how alike the two texts are")
+    row["score"] = check_number(raw["score"], f"{where}: score")
+    return row
+
+
+def labelled_row(raw: Mapping[str, Any], where: str) -> Row:
+    """Check a labelled text."""
+    row = empty_row(LABELLED, raw, where)
+    row["query"] = need_text(raw, "text", where, LABELLED_FIELDS)
+    if not isinstance(raw["label"], str | int) or isinstance(raw["label"], bool):
+        raise reject(f"{where}: label", raw["label"], "a string or a whole number")
+    row["label"] = str(raw["label"])
+    return row

@@ -1,0 +1,135 @@
+"""From what a user typed behind --train_data to lines of text, with their numbers."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from zh_embedder.core.errors import UserError, nearest
+
+SUFFIXES = (".jsonl", ".json")
+COMPRESSIONS = (".gz", ".zst")
+ROOT_PREFIX = "llm-embedder:"
+BLOCK_BYTES = 1 << 22
+BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def kind(path: Path) -> str:
+    """Return the suffix that says what a file holds, its compression left out: `.jsonl` of `train.jsonl.gz`."""
+    return next((suffix for suffix in reversed(path.suffixes) if suffix not in COMPRESSIONS), "")
+
+
+def is_data_file(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
+    """Tell whether a name in a folder is a data file: .jsonl or .json, plain, .gz or .zst."""
+    return path.is_file() and kind(path) in suffixes and not path.name.startswith(".")
+
+
+def find_files(
+    specs: Sequence[str], *, data_root: str | None, flag: str = "--train_data", suffixes: Sequence[str] = SUFFIXES
+) -> list[Path]:
+    """Turn files, folders and globs, each possibly behind `llm-embedder:`, into files, in the order given.
+
+    The same file given twice is there twice. A folder gives its data files (those with one of `suffixes`), subfolders
+    included, sorted.
+
+    Raises:
+        UserError: nothing is there; the nearest name beside it is offered.
+    """
+    files: list[Path] = []
+    for spec in specs:
+        name = spec
+        if spec.startswith(ROOT_PREFIX):
+            if data_root is None:
+                raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where {ROOT_PREFIX!r} points to")
+            name = str(Path(data_root) / spec.removeprefix(ROOT_PREFIX))
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = [p for p in sorted(path.rglob("*")) if is_data_file(p, suffixes)]
+            if not found:
+                raise UserError(f"{flag}: no {' or '.join(suffixes)} file (plain, .gz or .zst) in folder {name}")
+        elif path.is_file():
+            found = [path]
+        else:
+            found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
+        if not found:
+            beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+            raise UserError(f"{flag}: no such file: {name}{nearest(path.name, beside)}")
+        files.extend(found)
+    return files
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a plain, gzip or zstandard file for reading."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+class Block(NamedTuple):
+    """Whole lines of a file."""
+
+    first: int  # number of the first of them
+    raw: bytes
+
+
+def read_blocks(path: Path) -> Iterator[Block | UserError]:
+    """Yield a file's lines, some megabytes at a time; where it cannot be read on, an error in their place."""
+    number = 1
+    try:
+        with open_bytes(path) as stream:
+            while raw := stream.read(BLOCK_BYTES):
+                raw += stream.readline()
+                yield Block(number, raw)
+                number += raw.count(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        yield UserError(f"{path}: cannot be read: {error}")
+
+
+def block_lines(path: Path, block: Block) -> Iterator[tuple[int, str | UserError]]:
+    """Yield (line number, text) of every line; at an error, which comes in the text's place, the file ends."""
+    if block.first == 1 and block.raw[:2] in BOMS:
+        yield 1, UserError(f"{path}:1: the file is {BOMS[block.raw[:2]]}, expected UTF-8")
+        return
+    encoding = "utf-8-sig" if block.first == 1 else "utf-8"
+    whole = block.raw.removesuffix(b"\n")
+    try:
+        yield from enumerate(map(str.strip, whole.decode(encoding).split("\n")), start=block.first)
+    except UnicodeDecodeError:
+        for number, raw in enumerate(whole.split(b"\n"), start=block.first):
+            try:
+                yield number, raw.decode(encoding if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield number, UserError(f"{path}:{number}: {not_utf8(raw, error)}")
+                return  # a file in another encoding is one mistake, not one for each of its lines
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str | UserError]]:
+    """Yield (line number, text) of every line, or an error in the text's place; blank lines are yielded as ''."""
+    for block in read_blocks(path):
+        if isinstance(block, UserError):
+            yield 0, block
+            return
+        for number, text in block_lines(path, block):
+            yield number, text
+            if isinstance(text, UserError):
+                return
+
+
+def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
+    """Say which byte is wrong, and what the encoding seems to be."""
+    if b"\x00" in raw:
+        return f"not UTF-8 (byte {error.start + 1}), it looks like UTF-16: convert it with `iconv -f UTF-16LE -t UTF-8`"
+    with suppress(UnicodeDecodeError):
+        raw.decode("gb18030")
+        return f"not UTF-8 (byte {error.start + 1}), it looks like GB18030: convert it with `iconv -f GB18030 -t UTF-8`"
+    return f"not UTF-8 (byte {error.start + 1}), expected a UTF-8 file"

@@ -1,0 +1,1 @@
+"""Evaluation sets in, outcomes out."""

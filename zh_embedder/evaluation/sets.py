@@ -1,0 +1,337 @@
+"""What models are measured on: retrieval, reranking, sentence pairs, labelled texts; and readers of retrieval sets.
+
+A retrieval set is a BEIR folder (queries.jsonl, corpus.jsonl, qrels.tsv), FlagEmbedding's (test_queries.jsonl,
+corpus.jsonl, test_qrels.jsonl), or LLM-Embedder's `eval_data` file beside a corpus file.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.data.schema import parse_object
+from zh_embedder.data.sources import read_lines
+from zh_embedder.evaluation.retrieval_metrics import Qrels
+
+BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
+FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
+TRAIN, TEST = "train.jsonl", "test.jsonl"  # of a folder of labelled texts
+KEY_TEMPLATE = "{title} {text}"
+TEXT_FIELDS = ("text", "content", "contents")  # of a corpus line
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalSet:
+    """Queries of one task, keys, and who is relevant to whom. With candidates, each query ranks its own: reranking."""
+
+    name: str
+    task: str | None
+    queries: dict[str, str]
+    keys: dict[str, str]
+    qrels: Qrels
+    candidates: Mapping[str, Sequence[str]] | None = None
+    canary: bool = False  # general Chinese: measured, but no part of a mean, and a drop is said
+
+    @property
+    def kind(self) -> str:
+        """The kind of measurement."""
+        return "retrieval" if self.candidates is None else "reranking"
+
+
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """Pairs of texts with a score each: graded ones for similarity, those of 0 and 1 for pair classification."""
+
+    name: str
+    task: str | None
+    firsts: Sequence[str]
+    seconds: Sequence[str]
+    scores: Sequence[float]
+    graded: bool = False  # similarity even where all scores are 0 or 1, as in C-MTEB's LCQMC
+    canary: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The kind of measurement."""
+        return "similarity" if self.graded or not set(self.scores) <= {0.0, 1.0} else "pair_classification"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """Texts with a label each: classification where there are others to learn from, else clustering."""
+
+    name: str
+    task: str | None
+    texts: Sequence[str]
+    labels: Sequence[str]
+    train_texts: Sequence[str] = ()
+    train_labels: Sequence[str] = ()
+    canary: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The kind of measurement."""
+        return "classification" if self.train_texts else "clustering"
+
+
+EvalSet = RetrievalSet | PairSet | LabelSet
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def find(folder: Path, name: str, expected: Sequence[str]) -> Path:
+    """Return a file of a folder, plain or compressed."""
+    for suffix in ("", ".gz", ".zst"):
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
+    kind = "a BEIR" if expected is BEIR else "FlagEmbedding's"
+    raise UserError(f"{folder}: {name}: is missing, expected {kind} folder: {', '.join(expected)}")
+
+
+def has(folder: Path, name: str) -> bool:
+    """Tell whether a folder holds a file, plain or compressed."""
+    return any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz", ".zst"))
+
+
+def read_rows(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`path:line`, object) of a file of JSON Lines, blank lines left out.
+
+    Raises:
+        UserError: a line is no object, or the file cannot be read.
+    """
+    for number, text in read_lines(path):
+        if isinstance(text, UserError):
+            raise text
+        if text:
+            yield f"{path}:{number}", parse_object(text, f"{path}:{number}", example)
+
+
+def identity(raw: Mapping[str, Any], where: str, *names: str) -> str:
+    """Return the id of a line, under the first of these names that it has, as a string."""
+    for name in names:
+        if isinstance(value := raw.get(name), str | int) and not isinstance(value, bool):
+            return str(value)
+    raise reject(f"{where}: {names[0]}", raw.get(names[0]), "a string or a whole number")
+
+
+def text_of(raw: Mapping[str, Any], where: str) -> str:
+    """Return the text of a query or key, its title in front; a list is joined, as FlagEmbedding does."""
+    text = raw.get("text")
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = " ".join(text)
+    if not isinstance(text, str):
+        raise reject(f"{where}: text", text, "a string, or a list of strings")
+    title = raw.get("title")
+    return f"{title} {text}" if title else text
+
+
+def read_texts(path: Path) -> tuple[dict[str, str], set[Any]]:
+    """Read lines of an id and a text; returns id -> text, and the tasks that lines name."""
+    found: dict[str, str] = {}
+    tasks: set[Any] = set()
+    for where, raw in read_rows(path, '{"id": ..., "text": ...}'):
+        name = identity(raw, where, "id", "_id")
+        if name in found:
+            raise reject(f"{where}: id", name, "one that no line before has")
+        found[name] = text_of(raw, where)
+        tasks.add(raw.get("task"))
+    return found, tasks
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Read BEIR's qrels.tsv: query-id, corpus-id, score, under a header."""
+    qrels: dict[str, dict[str, int]] = {}
+    for number, text in read_lines(path):
+        if isinstance(text, UserError):
+            raise text
+        cells = text.split("\t")
+        if not text or (number == 1 and cells[-1] == "score"):
+            continue
+        if len(cells) != 3 or not cells[2].lstrip("-").isdigit():
+            raise reject(f"{path}:{number}", text, "query-id, corpus-id and a whole score, between tabs")
+        qrels.setdefault(cells[0], {})[cells[1]] = int(cells[2])
+    return qrels
+
+
+def read_json_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Read FlagEmbedding's judgements: {qid, docid, relevance} a line."""
+    qrels: dict[str, dict[str, int]] = {}
+    for where, raw in read_rows(path, '{"qid": ..., "docid": ..., "relevance": 1}'):
+        value = raw.get("relevance", 1)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise reject(f"{where}: relevance", value, "a whole number")
+        qrels.setdefault(identity(raw, where, "qid"), {})[identity(raw, where, "docid")] = value
+    return qrels
+
+
+# ---- retrieval sets -------------------------------------------------------------------------------------------------
+
+
+def read_retrieval_set(folder: str | Path, *, task: str | None = None) -> RetrievalSet:
+    """Read a BEIR or FlagEmbedding folder (or one whose `test/` is one).
+
+    Args:
+        folder: where the queries, the corpus and the judgements are.
+        task: overrides the queries' own `task`.
+
+    Raises:
+        UserError: a file is missing or wrong, or the queries belong to several tasks.
+    """
+    folder = Path(folder)
+    if (folder / "test").is_dir() and not (has(folder, BEIR[2]) or has(folder, FLAG_EMBEDDING[2])):
+        folder = folder / "test"
+    names = FLAG_EMBEDDING if has(folder, FLAG_EMBEDDING[2]) else BEIR
+    queries, tasks = read_texts(find(folder, names[0], names))
+    keys, _ = read_texts(find(folder, names[1], names))
+    published = folder / "qrels" / "test.tsv"  # where the published BEIR sets keep them
+    judged = published if names is BEIR and published.is_file() else find(folder, names[2], names)
+    qrels = read_qrels(judged) if names is BEIR else read_json_qrels(judged)
+    if not qrels:
+        raise UserError(f"{folder}: {names[2]}: no judgements")
+    return RetrievalSet(
+        name=name_of(folder),
+        task=task or only_task(tasks, str(folder)),
+        queries={name: text for name, text in queries.items() if name in qrels},
+        keys=keys,
+        qrels=qrels,
+    )
+
+
+def only_task(tasks: set[Any], where: str) -> str | None:
+    """Return the task that all lines name, or None.
+
+    Raises:
+        UserError: they name several.
+    """
+    if len(tasks) > 1:
+        raise UserError(f"{where}: queries of several tasks ({', '.join(map(str, tasks))}), expected one")
+    return next(iter(tasks), None)
+
+
+def name_of(path: Path) -> str:
+    """Short name of a set: the last two parts of its path that say something."""
+    parts = [part for part in path.parts if part not in ("test", "/", "..", ".")]
+    return "/".join(parts[-2:])
+
+
+# ---- LLM-Embedder's files -------------------------------------------------------------------------------------------
+
+
+def read_corpus(path: Path, template: str = KEY_TEMPLATE) -> dict[str, str]:
+    """Read a corpus file; a key is its line through the template, its id the number of its line from 0.
+
+    Args:
+        path: JSON Lines.
+        template: with fields of a line in braces; a field that a line lacks is empty, `text` is also found as
+            `content` or `contents`.
+
+    Raises:
+        UserError: a line is wrong, or has none of the template's fields.
+    """
+    try:
+        wanted = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+    except ValueError as error:
+        raise UserError(f"--key_template: got {template!r}, expected fields in braces: {error}") from None
+    keys: dict[str, str] = {}
+    for where, raw in read_rows(path, '{"text": ...}'):
+        alias = next((raw[name] for name in TEXT_FIELDS if name in raw), None)
+        values = {name: raw.get(name, alias if name == "text" else None) for name in wanted}
+        if all(value is None for value in values.values()):
+            hint = nearest(wanted[0], raw) if wanted else ""
+            raise UserError(f"{where}: no field of the key template {template!r}{hint}; found {', '.join(raw)}")
+        keys[str(len(keys))] = template.format_map({n: "" if v is None else v for n, v in values.items()}).strip()
+    return keys
+
+
+def read_eval_data(
+    path: str | Path, corpus: str | Path, *, task: str | None = None, key_template: str = KEY_TEMPLATE
+) -> RetrievalSet:
+    """Read LLM-Embedder's `eval_data`: queries whose positives are rows of the corpus, or texts that stand in it.
+
+    Args:
+        path: JSON Lines of {"query", "pos_index": [row of the corpus, from 0]} or {"query", "pos": [text]}, with
+            `query_id` or `id` where queries have names.
+        corpus: JSON Lines.
+        task: overrides the queries' own `task`.
+        key_template: how a line of the corpus becomes a key.
+
+    Raises:
+        UserError: a line is wrong, a row is not in the corpus, or no query has a positive there.
+    """
+    path = Path(path)
+    keys = read_corpus(Path(corpus), key_template)
+    rows: dict[str, str] = {}
+    for name, text in keys.items():
+        rows.setdefault(text, name)
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    tasks: set[Any] = set()
+    for where, raw in read_rows(path, '{"query": ..., "pos_index": [...]}'):
+        if not isinstance(raw.get("query"), str):
+            raise reject(f"{where}: query", raw.get("query"), "a string")
+        name = identity(raw, where, "query_id", "id") if {"query_id", "id"} & raw.keys() else str(len(queries))
+        if name in queries:
+            raise reject(f"{where}: query_id", name, "one that no line before has")
+        queries[name] = raw["query"]
+        tasks.add(raw.get("task"))
+        if positives := positive_rows(raw, where, rows, len(keys)):
+            qrels[name] = dict.fromkeys(positives, 1)
+    if not qrels:
+        raise UserError(f"{path}: no query has a positive in {corpus}, expected `pos_index` or `pos`")
+    return RetrievalSet(name_of(path), task or only_task(tasks, str(path)), queries, keys, qrels)
+
+
+def positive_rows(raw: Mapping[str, Any], where: str, rows: Mapping[str, str], count: int) -> list[str]:
+    """Return the rows of the corpus that are a query's positives."""
+    given = raw.get("pos_index")
+    if given is not None:
+        given = [given] if isinstance(given, int) else given
+        right = isinstance(given, list) and all(isinstance(row, int) and 0 <= row < count for row in given)
+        if not right:
+            raise reject(f"{where}: pos_index", given, f"rows of the corpus, 0 to {count - 1}")
+        return [str(row) for row in given]
+    texts = raw.get("pos") or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise reject(f"{where}: pos", texts, "a list of strings")
+    return [rows[text] for text in texts if text in rows]
+
+
+def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) -> list[Path]:
+    """Turn what was typed behind --eval_data or --data into folders and files, `llm-embedder:` looked up.
+
+    A folder that holds no set itself stands for the sets below it.
+
+    Raises:
+        UserError: nothing is there; the nearest name is offered.
+    """
+    found: list[Path] = []
+    for spec in specs:
+        name = spec.removeprefix("llm-embedder:")
+        if name != spec and data_root is None:
+            raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where it points to")
+        path = (Path(data_root) / name if name != spec and data_root else Path(name)).expanduser()
+        if not path.exists():
+            beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+            raise UserError(f"{flag}: no such file or folder: {path}{nearest(path.name, beside)}")
+        found += [path] if path.is_file() or is_set(path) else (sorted(below(path)) or [path])
+    return found
+
+
+def is_set(folder: Path) -> bool:
+    """Tell whether a folder, or its `test/`, is a set of some kind."""
+    names = (BEIR[0], FLAG_EMBEDDING[0])
+    return has(folder, TEST) or any(has(place, name) for place in (folder, folder / "test") for name in names)
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """Yield the sets below a folder."""
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if is_set(inner):
+            yield inner
+        else:
+            yield from below(inner)

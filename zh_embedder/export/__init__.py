@@ -1,0 +1,1 @@
+"""Folders for other readers, with proof of parity."""

@@ -1,0 +1,1 @@
+"""Token ids to representations, and folders of weights."""

@@ -1,0 +1,349 @@
+"""An encoder: the module that trains, with its tokenizer; texts to vectors for users; folders.
+
+Shapes: N texts, T tokens of all texts together, L tokens of the longest, D dimensions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
+from zh_embedder.bases.names import cannot_load, hub_folder
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import beside, read_json, write_json
+from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
+from zh_embedder.core.progress import Bar
+from zh_embedder.models.folders import encoder_folder, key_folder
+from zh_embedder.models.forward import Forward
+from zh_embedder.models.lora import LORA_FILE, merge_lora
+from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
+from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
+
+logger = logging.getLogger(__name__)
+
+DENSE_WEIGHTS = "model.safetensors"
+TOKENS_PER_BATCH = 8192  # tokens of one forward in `encode`
+TEXTS_PER_BLOCK = 32768  # tokenised at a time in `encode`
+
+
+class Encoder(Forward):
+    """Texts to vectors.
+
+    >>> encoder = Encoder.from_pretrained("data/outputs/icl/encoder")  # doctest: +SKIP
+    >>> queries = encoder.encode_queries(["今天心情很好"], task="icl")  # doctest: +SKIP
+    >>> scores = queries @ encoder.encode_keys(keys, task="icl").T  # doctest: +SKIP
+    """
+
+    precision: str = "fp32"  # of `encode`, unless it is told another
+
+    # ---- texts to vectors, for users ----------------------------------------------------------------------------
+
+    def encode_queries(
+        self, texts: str | Sequence[str], task: str | None = None, **options: Any
+    ) -> NDArray[np.float32]:
+        """Vectors of queries of a task, its instruction in front of each. See `encode`."""
+        return self.encode(texts, prompt=self.spec.prefix(task, 0), max_length=self.spec.query_max_length, **options)
+
+    def encode_keys(self, texts: str | Sequence[str], task: str | None = None, **options: Any) -> NDArray[np.float32]:
+        """Vectors of keys of a task, its instruction in front of each. See `encode`."""
+        return self.encode(texts, prompt=self.spec.prefix(task, 1), max_length=self.spec.key_max_length, **options)
+
+    encode_corpus = encode_keys  # FlagEmbedding's name
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str = "",
+        max_length: int | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        dtype: str | None = None,
+        truncate_dim: int | None = None,
+        show_progress: bool = True,
+    ) -> NDArray[np.float32]:
+        """Encode texts, longest first, in batches of bounded size; the order of the result is the order given.
+
+        Args:
+            texts: one text or many.
+            prompt: stands in front of every text.
+            max_length: tokens of a text, prompt included; by default the longer of the two sides.
+            tokens_per_batch: tokens of one forward.
+            dtype: precision of the model: fp32, bf16, fp16, or auto, the fastest that loses no range here; by default
+                the encoder's own (`from_pretrained` says auto).
+            truncate_dim: keep so many dimensions, normalised anew where vectors are; for encoders trained with
+                --matryoshka_dims.
+            show_progress: a progress bar where it takes over 5 seconds.
+
+        Returns:
+            (N, D) float32, or (D,) for a single string.
+
+        Raises:
+            UserError: something that is not a string, or a precision that is not known.
+        """
+        many = [texts] if isinstance(texts, str) else list(texts)
+        for index, text in enumerate(many):
+            if not isinstance(text, str):
+                raise reject(f"texts[{index}]", text, "a string")
+        limit = max_length or max(self.spec.query_max_length, self.spec.key_max_length)
+        vectors = np.zeros((len(many), self.dimension), np.float32)
+        bar = Bar(len(many), shown=show_progress)
+        with self.encoding(dtype), bar:
+            # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
+            for first in range(0, len(many), TEXTS_PER_BLOCK):
+                block = many[first : first + TEXTS_PER_BLOCK]
+                ids = tokenize(self.tokenizer, [prompt + text for text in block], limit)
+                out = vectors[first : first + TEXTS_PER_BLOCK]
+                self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
+        if truncate_dim is not None:
+            vectors = self.shorten(vectors, truncate_dim)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def shorten(self, vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
+        """Return the first dimensions of vectors, normalised anew where the encoder normalises: (N, D) -> (N, d)."""
+        if not 1 <= dimensions <= self.dimension:
+            raise reject("truncate_dim", dimensions, f"1 to {self.dimension}")
+        short = vectors[:, :dimensions]
+        if not self.spec.normalize:
+            return short
+        return short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
+
+    @contextmanager
+    def encoding(self, dtype: str | None = None) -> Iterator[None]:
+        """Put the encoder in the state to encode in: no dropout, no gradients, its weights in a precision.
+
+        Weights are cast once, not layer by layer in every forward; training goes on from the exact ones.
+        """
+        wanted = resolve_dtype(dtype or self.precision, self.device)
+        training, exact = self.training, {p: p.data for p in self.parameters() if p.dtype is torch.float32}
+        self.eval()
+        try:
+            if wanted is not torch.float32:
+                for parameter in exact:
+                    parameter.data = parameter.data.to(wanted)
+            with torch.inference_mode():
+                yield
+        finally:
+            for parameter, data in exact.items():
+                parameter.data = data
+            self.train(training)
+
+    def encode_tokens(
+        self,
+        ids: Sequence[Sequence[int]],
+        out: NDArray[np.float32],
+        *,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        done: Callable[[int, int], None] = lambda _texts, _tokens: None,
+    ) -> None:
+        """Encode token ids into the rows of `out`, within `encoding`; `done` hears of each batch: texts, tokens."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+        start, waiting = 0, None
+        while start < len(order):
+            count = max(1, tokens_per_batch // len(ids[order[start]]))
+            rows = order[start : start + count]
+            tokens = concatenate([ids[i] for i in rows])
+            vectors = self.embed(tokens.to(self.device, non_blocking=True))
+            # The vectors of a batch are fetched when the next is on its way, so that a GPU never waits for the host.
+            if waiting is not None:
+                out[waiting[0]] = waiting[1].cpu().numpy()
+            waiting = rows, vectors
+            start += count
+            done(len(rows), sum(tokens.sizes))
+        if waiting is not None:
+            out[waiting[0]] = waiting[1].cpu().numpy()
+
+    # ---- folders --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        device: str | torch.device | None = None,
+        pooling: str | None = None,
+        dtype: str = "auto",
+        **loading: Any,
+    ) -> Encoder:
+        """Load an encoder folder of ours, a sentence-transformers folder, or a plain model by hub name or folder.
+
+        Args:
+            name_or_path: folder (of a run, a checkpoint or an encoder) or hub name.
+            device: where to put it; by default the accelerator, if there is one.
+            pooling: overrides what the folder says; where it says nothing, cls.
+            dtype: precision of `encode`: fp32, bf16, fp16, or auto, the fastest that loses no range on this device.
+            **loading: `cache_dir`, `token`, `trust_remote_code`, `packing`.
+
+        Raises:
+            UserError: it cannot be loaded; the message says what to do.
+        """
+        if key_folder(name_or_path):
+            logger.warning("%s holds a key encoder too: load key_encoder/ for the keys", name_or_path)
+        encoder = load_encoder(name_or_path, pooling=pooling, flag="from_pretrained", **loading)
+        encoder.to(device or torch.device(accelerator() or "cpu")).eval()
+        encoder.precision = dtype
+        resolve_dtype(dtype, encoder.device)
+        if encoder.device.type == "cpu":
+            keep_memory()
+            keep_few_kernels()
+        return encoder
+
+    def layout(self) -> Layout:
+        """What the sentence-transformers files have to say."""
+        return Layout(
+            pooling=self.spec.pooling,
+            dimension=self.dimension,
+            metric=self.spec.metric,
+            max_length=max(self.spec.query_max_length, self.spec.key_max_length),
+            normalize=self.spec.normalize,
+            dense=self.spec.dense,
+            prompts=self.spec.prompts(),
+        )
+
+    def save(self, folder: str | Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the encoder folder: weights, tokenizer, sentence-transformers files. Written beside and renamed.
+
+        Args:
+            folder: target; replaced if it is there.
+            state: weights to write instead of our own (gathered from a sharded model), with our names.
+        """
+        folder = Path(folder)
+        state = dict(state) if state is not None else self.state_dict()
+        state = {name: tensor.detach().float() for name, tensor in state.items()}
+        with beside(folder) as partial:
+            inner = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
+            inner, adapters = merge_lora(self.backbone, inner)
+            with without_bars():
+                self.backbone.save_pretrained(partial, state_dict=inner, max_shard_size="100GB")
+            save_tokenizer(self.tokenizer, partial)
+            write_layout(partial, self.layout())
+            if adapters:
+                save_file(adapters, partial / LORA_FILE)
+            if self.spec.dense:
+                self.save_dense(partial / DENSE, state["dense.weight"])
+            write_json(partial / OUR_FILE, {"format": 1, **asdict(self.spec)})
+
+    def save_dense(self, folder: Path, weight: Tensor) -> None:
+        """Write the linear layer as sentence-transformers' Dense module."""
+        size = weight.shape[0]
+        settings = {"in_features": size, "out_features": size, "bias": False}
+        write_json(folder / "config.json", {**settings, "activation_function": "torch.nn.modules.linear.Identity"})
+        save_file({"linear.weight": weight.contiguous().cpu()}, folder / DENSE_WEIGHTS)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' bars for reading and writing weights off the terminal; downloads still show theirs."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def load_encoder(
+    name_or_path: str,
+    *,
+    flag: str = "--query_encoder",
+    pooling: str | None = None,
+    dense: bool | None = None,
+    changes: Mapping[str, Any] | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    config_name: str | None = None,
+    tokenizer_name: str | None = None,
+    truncation_side: str | None = None,
+    pad_to_multiple_of: int | None = None,
+    sub_batch_size: int | None = None,
+    packing: bool = True,
+) -> Encoder:
+    """Load a model with its tokenizer and what its folder says, overridden by what the caller says.
+
+    Args:
+        name_or_path: folder or hub name.
+        flag: what the user typed it behind, for messages.
+        pooling: overrides the folder's; where neither says, cls.
+        dense: adds a linear layer (or, False, leaves out the folder's).
+        changes: other fields of `EncoderSpec` to set.
+        cache_dir: cache of downloaded models.
+        token: hub token.
+        trust_remote_code: run code that comes with the model.
+        config_name: configuration, if not the model's own.
+        tokenizer_name: tokenizer, if not the model's own.
+        truncation_side: where longer texts are cut.
+        pad_to_multiple_of: pad token rows to a multiple of this.
+        sub_batch_size: texts of one forward.
+        packing: compute no padding, where the model allows it.
+
+    Raises:
+        UserError: nothing can be loaded from there; the message says what to do.
+    """
+    name = encoder_folder(name_or_path)
+    hub = {"cache_dir": cache_dir, "token": token, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(config_name or name, **hub)
+        with without_bars():
+            backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, use_fast=True, **hub)
+        folder = Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=cache_dir, token=token)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(cannot_load(flag, name_or_path, error)) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
+        raise UserError(f"{flag}: {tokenizer_name or name_or_path}: has no tokenizer, expected its files in the folder")
+    if truncation_side:
+        tokenizer.truncation_side = truncation_side
+    spec = read_spec(folder, pooling=pooling) if folder else None
+    if spec is None and pooling is None:
+        logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
+    has_dense = spec is not None and spec.dense
+    spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
+    spec = replace(
+        spec, pooling=pooling or spec.pooling, dense=spec.dense if dense is None else dense, **(changes or {})
+    )
+    encoder = Encoder(
+        backbone,
+        tokenizer,
+        spec,
+        pad_to_multiple_of=pad_to_multiple_of,
+        sub_batch_size=sub_batch_size,
+        packing=packing,
+    )
+    if encoder.dense is not None and has_dense and folder:
+        encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
+    return encoder
+
+
+def dense_weight(path: Path) -> Tensor:
+    """Read the linear layer of a sentence-transformers folder.
+
+    Raises:
+        UserError: it has a bias, an activation or another width than ours.
+    """
+    from safetensors.torch import load_file
+
+    weights = load_file(path) if path.is_file() else {}
+    settings = read_json(path.parent / "config.json") if weights else {}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    square = len(set(shapes.get("linear.weight", (0, 1)))) == 1
+    if set(shapes) != {"linear.weight"} or not square or "Identity" not in settings.get("activation_function", ""):
+        raise UserError(
+            f"{path}: got a linear layer of {shapes} and {settings.get('activation_function')}, expected linear.weight "
+            "alone, square, without activation; --pooling_method without `dense` leaves it out"
+        )
+    return weights["linear.weight"]

@@ -1,0 +1,26 @@
+"""Folders of encoders inside runs and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zh_embedder.bases.names import PACKAGED
+
+QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
+
+
+def encoder_folder(name_or_path: str) -> str:
+    """Turn the folder of a run or checkpoint into its `encoder/`, the name of a packaged base into its folder."""
+    path = Path(name_or_path).expanduser()
+    if name_or_path in PACKAGED and not path.is_dir():  # a folder here comes first, as with hub names
+        return str(PACKAGED[name_or_path])
+    inner = path / QUERY_FOLDER
+    if (inner / "config.json").is_file():
+        return str(inner)
+    return str(path) if path.is_dir() else str(name_or_path)
+
+
+def key_folder(name_or_path: str) -> str | None:
+    """Return the folder of a run's or checkpoint's key encoder; None where one encoder serves both sides."""
+    inner = Path(name_or_path).expanduser() / KEY_FOLDER
+    return str(inner) if (inner / "config.json").is_file() else None

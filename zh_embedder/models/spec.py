@@ -1,0 +1,125 @@
+"""What an encoder folder says of itself: how vectors are made, how long texts may be, which instructions tasks have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from zh_embedder.bases.folder_format import read_layout
+from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.core.files import read_json
+from zh_embedder.models.pooling import POOLINGS
+
+OUR_FILE = "zh_embedder.json"  # beside the sentence-transformers files: what only we need to know
+KEY_SUFFIX = ".key"  # of the prompt of a task's keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderSpec:
+    """How vectors are made from the model's states, and with which instructions."""
+
+    pooling: str = "cls"
+    dense: bool = False
+    normalize: bool = True
+    metric: str = "cos"
+    query_max_length: int = 256
+    key_max_length: int = 256
+    default_task: str | None = None
+    instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # task -> (query, key) prefixes
+
+    def __post_init__(self) -> None:
+        """Refuse a pooling that is not there."""
+        if self.pooling not in POOLINGS:
+            raise unknown_name("pooling", self.pooling, POOLINGS)
+
+    def prefix(self, task: str | None, side: int) -> str:
+        """Return the instruction of a task on a side (0 query, 1 key).
+
+        Raises:
+            UserError: the encoder does not know the task, or none was named and it knows several.
+        """
+        if task is None and self.default_task is None:
+            if not self.instructions:
+                return ""
+            if len(self.instructions) > 1:
+                raise UserError(f"task: is missing, expected one of {', '.join(sorted(self.instructions))}")
+        name = task or self.default_task or next(iter(self.instructions))
+        if name not in self.instructions and "default" in self.instructions:
+            name = "default"  # it serves every task that has no entry of its own, as in a version's file
+        if name not in self.instructions:
+            raise unknown_name("task", name, self.instructions)
+        return self.instructions[name][side]
+
+    def prompts(self) -> dict[str, str]:
+        """Prompts of the sentence-transformers folder: `qa`, `qa.key`, ..., `query` and `document`."""
+        prompts: dict[str, str] = {}
+        for task, (query, key) in self.instructions.items():
+            prompts |= {task: query, task + KEY_SUFFIX: key}
+        if self.default_task is not None or len(self.instructions) == 1:
+            prompts |= {"query": self.prefix(self.default_task, 0), "document": self.prefix(self.default_task, 1)}
+        return prompts
+
+
+def check_lengths(config: Any, spec: EncoderSpec) -> None:
+    """Refuse lengths that the model has no positions for."""
+    limit = position_limit(config)
+    for name in ("query_max_length", "key_max_length"):
+        if limit and getattr(spec, name) > limit:
+            raise reject(f"--{name}", getattr(spec, name), f"at most {limit}, the positions of this base")
+
+
+def within_positions(spec: EncoderSpec, config: Any) -> EncoderSpec:
+    """Shorten the lengths that a folder says, or that nobody said, to the positions that are there."""
+    limit = position_limit(config) or max(spec.query_max_length, spec.key_max_length)
+    return replace(
+        spec, query_max_length=min(limit, spec.query_max_length), key_max_length=min(limit, spec.key_max_length)
+    )
+
+
+def position_limit(config: Any) -> int | None:
+    """Tokens that a model has positions for; RoBERTa-like models start counting behind their padding id."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or getattr(config, "position_embedding_type", "absolute") not in (None, "absolute"):
+        return None
+    behind = "roberta" in config.model_type or config.model_type in ("camembert", "mpnet")
+    return int(positions) - (config.pad_token_id + 1 if behind else 0)
+
+
+def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None:
+    """What a folder says about pooling, instructions and lengths: our own file, else sentence-transformers' files.
+
+    Args:
+        folder: the folder.
+        pooling: stands in place of the folder's.
+
+    Raises:
+        UserError: a newer release has written it, or it makes vectors in a way that we do not have.
+    """
+    if (folder / OUR_FILE).is_file():
+        raw = {k: v for k, v in read_json(folder / OUR_FILE).items() if k != "format"}
+        if unknown := raw.keys() - {f.name for f in fields(EncoderSpec)}:
+            raise UserError(f"{folder / OUR_FILE}: {', '.join(sorted(unknown))}: written by a newer zh_embedder")
+        raw["instructions"] = {task: (query, key) for task, (query, key) in raw["instructions"].items()}
+        return EncoderSpec(**raw)
+    layout = read_layout(folder, pooling=pooling)
+    if layout is None:
+        return None
+    prompts = layout.prompts
+    sides = {t: (p, prompts.get(t + KEY_SUFFIX, "")) for t, p in prompts.items() if not t.endswith(KEY_SUFFIX)}
+    default = sides.pop("query", None)
+    sides.pop("document", None)
+    if default is not None:
+        sides["default"] = (default[0], prompts.get("document", ""))
+    length = layout.max_length or 512
+    return EncoderSpec(
+        pooling=layout.pooling,
+        dense=layout.dense,
+        normalize=layout.normalize,
+        metric=layout.metric,
+        query_max_length=length,
+        key_max_length=length,
+        default_task="default" if default is not None else None,
+        instructions=sides,
+    )

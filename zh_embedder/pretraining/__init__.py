@@ -1,0 +1,1 @@
+"""Pretraining on plain text, and bases made from nothing."""

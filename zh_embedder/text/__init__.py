@@ -1,0 +1,1 @@
+"""Chinese text: words, sentences, tokens, instructions in front."""

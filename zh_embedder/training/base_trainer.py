@@ -1,0 +1,238 @@
+"""The Hugging Face Trainer as every training here uses it: planned batches, guarded steps, checkpoints that are whole.
+
+What a step learns is a subclass's: it says how rows become batches, what the loss is, and which parts are saved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from zh_embedder.config.run import RunArguments
+from zh_embedder.core.distributed import wait_for_all
+from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import beside_file
+from zh_embedder.core.machine import DTYPES, matmul_peak
+from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_worker
+from zh_embedder.models.folders import QUERY_FOLDER
+from zh_embedder.training.callbacks import EarlyExit, Progress
+from zh_embedder.training.checkpoints import PLAN_FILE, copy_encoders
+from zh_embedder.training.step_guard import Meter, StepGuard, Work
+
+logger = logging.getLogger(__name__)
+
+ARGS_FILE, STAGING = "args.json", ".partial"
+TRAINER_STATE_NAME = "trainer_state.json"
+
+
+class BaseTrainer(Trainer):
+    """Trains on steps that every rank plans alike."""
+
+    def __init__(self, model: nn.Module, args: RunArguments, *, settings: str, **options: Any) -> None:
+        self.settings = settings
+        self.staging: Path | None = None
+        super().__init__(model=model, args=args, **options)
+        self.model_accepts_loss_kwargs = False
+        # The rows of a step are weighed by their share of it, never by what transformers counts.
+        self.step_guard = StepGuard(args.device, self.describe_rows)
+        self.meter = Meter(args.device)
+        self.waiting = Waiting(args.device)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(Progress())
+        if args.early_exit_steps:
+            self.add_callback(EarlyExit(args.early_exit_steps))
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+
+    # ---- what a subclass says -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def describe_rows(self, rows: tuple[int, ...]) -> str:
+        """Name the rows of a step, for messages."""
+
+    @abstractmethod
+    def work(self, inputs: Any) -> Work:
+        """Return what a step has to do on this rank, and what is done."""
+
+    @abstractmethod
+    def plan(self) -> dict[str, Any]:
+        """Return everything that the order of the data depends on."""
+
+    @abstractmethod
+    def parts(self) -> Sequence[str]:
+        """Folders of a run that hold its result."""
+
+    @abstractmethod
+    def load_parts(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint."""
+
+    # ---- data -----------------------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Train; the clock of the log starts here, behind the measuring of the machine's peak."""
+        self.peak()
+        self.meter = Meter(self.args.device)
+        return super().train(*args, **options)
+
+    def loader(self, rows: Any, batches: EpochBatches, collator: Callable[[Any], Any]) -> PlanLoader:
+        """Return a loader of our own, not prepared by accelerate: the plan has given each rank its slice already."""
+        workers = self.args.dataloader_num_workers
+        return PlanLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # or every epoch would draw from the global state that dropout uses
+        )
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        """Take the batches of an update, and the time that it takes; a resumed run's first loader is not ours."""
+        with self.waiting:
+            return super().get_batch_samples(*args, **options)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        return None
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device, non_blocking=True)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Count the operations of forward and backward."""
+        return int(self.work(inputs).operations)
+
+    # ---- the step -------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
+        """Put the guard on the optimizer: with fp16 the loss scaler owns that place, and the host guards."""
+        optimizer = super().create_optimizer(*args, **options)
+        if not self.args.fp16 and not self.is_deepspeed_enabled:
+            self.step_guard.watch(optimizer)
+        return optimizer
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            self.meter.update(norm)
+        return norm
+
+    # ---- the best step --------------------------------------------------------------------------------------------
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Measure; a resumed run has measured its start already."""
+        if skip_scheduler and self.state.global_step:
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def _load_best_model(self) -> None:
+        """Leave the weights as they are: `save_model` copies those of the best checkpoint."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the result; at the end of training that of the best checkpoint, where it was asked for."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if output_dir is not None or best is None:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            copy_encoders(Path(best), Path(self.args.output_dir), [*self.parts(), ARGS_FILE, PLAN_FILE])
+
+    # ---- the log --------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the meter counted since the last entry, of all ranks together."""
+        if "loss" in logs:
+            self.step_guard.check()
+            self.meter.work += Work(seconds_waited=self.waiting.drain())
+            logs |= self.meter.drain(peak=self.peak())
+            self.meter = Meter(self.args.device)
+        super().log(logs, start_time)
+
+    def peak(self) -> float:
+        """Operations per second of a matrix product in this run's precision: measured once."""
+        return matmul_peak(self.args.device, DTYPES[self.args.dtype])
+
+    def at_start(self, entry: str) -> float | None:
+        """Value of a log entry at step 0, if it was measured."""
+        logged = (line[entry] for line in self.state.log_history if line.get("step") == 0 and entry in line)
+        return next(logged, None)
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.staging) if self.staging is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint beside, then rename it: a crash leaves a whole one or none."""
+        self.step_guard.check()
+        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(run / STAGING, ignore_errors=True)
+        wait_for_all()
+        self.staging = run / STAGING
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.staging = None
+        self.note_best(run / STAGING / name, run)
+        wait_for_all()
+        if self.args.should_save:
+            shutil.rmtree(run / name, ignore_errors=True)
+            (run / STAGING / name).rename(run / name)
+            shutil.rmtree(run / STAGING, ignore_errors=True)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        wait_for_all()
+
+    def note_best(self, written: Path, run: Path) -> None:
+        """Name the best checkpoint by its final place: it is still in the folder beside."""
+        best = self.state.best_global_step
+        if not best:
+            return
+        name = f"checkpoint-{best}"
+        if name == written.name or (run / name).is_dir():
+            self.state.best_model_checkpoint = str(run / name)
+        if self.args.should_save:
+            self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        if state_dict is not None and not state_dict:
+            raise UserError(
+                "--deepspeed: stage 3 needs `stage3_gather_16bit_weights_on_model_save: true` to save weights"
+            )
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator.unwrap_model(self.model).save(folder, state=state_dict)
+        beside_file(folder / ARGS_FILE, self.settings + "\n")
+        beside_file(folder / PLAN_FILE, json.dumps(self.plan(), ensure_ascii=False, indent=2) + "\n")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.load_parts(Path(resume_from_checkpoint))
+
+    def check_resume(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint whose data order this run would not continue."""
+        saved = json.loads((checkpoint / PLAN_FILE).read_text("utf-8"))
+        for name, value in self.plan().items():
+            if saved.get(name) != value:
+                raise UserError(
+                    f"--resume_from_checkpoint: {checkpoint} was trained with {name} {saved.get(name)}, this run has "
+                    f"{value}: the order of the data would not continue. Use the same, or start a new run from its "
+                    f"weights with --query_encoder {checkpoint / QUERY_FOLDER}"
+                )

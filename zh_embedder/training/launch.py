@@ -1,0 +1,90 @@
+"""Launch of a run: ranks, machine, resuming, the output folder, seeds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zh_embedder.core.errors import UserError
+
+if TYPE_CHECKING:
+    from zh_embedder.config.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def begin(args: Run) -> None:
+    """Do what every run begins with: check the ranks, prepare the machine, say what the flags became."""
+    from zh_embedder.core.machine import prepare
+
+    check_world(args)
+    prepare(args.train.device, threads=args.train.cpu_threads)
+    for note in args.notes:
+        logger.info("flags: %s", note)
+
+
+def check_world(args: Run) -> None:
+    """Refuse ranks that do not know of each other."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != args.train.world_size:
+        raise UserError(
+            f"WORLD_SIZE is {started} but transformers sees {args.train.world_size} ranks: they would train "
+            "unconnected models. Start with torchrun, and check that the accelerator is visible to every rank"
+        )
+
+
+def find_resume(args: Run) -> Path | None:
+    """Find the checkpoint to go on from: a folder, or the newest whole one of the run where the flag says True.
+
+    Raises:
+        UserError: there is none, or it is not whole.
+    """
+    from zh_embedder.training.checkpoints import checkpoints, is_whole
+
+    asked = args.train.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("false", "none", ""):
+        return None
+    if str(asked).lower() == "true":
+        found = checkpoints(Path(str(args.train.output_dir)))
+        if not found:
+            raise UserError(f"--resume_from_checkpoint: no whole checkpoint in {args.train.output_dir}")
+        return found[-1]
+    if not is_whole(Path(asked)):
+        raise UserError(f"--resume_from_checkpoint: {asked} is not a whole checkpoint of this program")
+    return Path(asked)
+
+
+def check_output(args: Run, resume: Path | None) -> None:
+    """Refuse to write over a run that nobody asked to replace."""
+    run = Path(str(args.train.output_dir))
+    if run.is_file():
+        raise UserError(f"--output_dir: {run} is a file, expected a folder")
+    taken = [p.name for p in [*run.glob("checkpoint-*"), run / "encoder"] if p.exists()]
+    if taken and resume is None and not args.train.overwrite_output_dir:
+        raise UserError(
+            f"--output_dir: {run} holds a run ({', '.join(sorted(taken)[:4])}); go on with "
+            "--resume_from_checkpoint True, replace it with --overwrite_output_dir, or choose another folder"
+        )
+
+
+def clear_output(args: Run) -> None:
+    """Remove the checkpoints and figures of the run that is replaced, which would pass for those of this one."""
+    from zh_embedder.core.distributed import wait_for_all
+    from zh_embedder.training.evaluate import FOLDER
+
+    if args.train.should_save:
+        shutil.rmtree(Path(str(args.train.output_dir)) / FOLDER, ignore_errors=True)
+        for old in Path(str(args.train.output_dir)).glob("checkpoint-*"):
+            logger.info("--overwrite_output_dir: %s removed", old)
+            shutil.rmtree(old)
+    wait_for_all()
+
+
+def seed_rank(args: Run) -> None:
+    """Give each rank its own dropout; weights and plan are the same everywhere already."""
+    import torch
+
+    torch.manual_seed(args.train.seed + args.train.process_index)

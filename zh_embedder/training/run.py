@@ -1,0 +1,68 @@
+"""The run: flags -> records -> encoder -> Trainer -> folders."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zh_embedder.core.ranks import first_rank
+
+if TYPE_CHECKING:
+    from zh_embedder.config.train import Arguments
+
+logger = logging.getLogger(__name__)
+
+
+def train(args: Arguments) -> None:
+    """Train as the flags say.
+
+    Raises:
+        UserError: anything that the user can mend; nothing has been written then.
+    """
+    from zh_embedder.config.instructions import read_version
+    from zh_embedder.data.record_tables import cache_folder
+    from zh_embedder.data.records import load_datasets, merge_small
+    from zh_embedder.data.sources import find_files
+    from zh_embedder.data.token_cache import with_tokens
+    from zh_embedder.training.build import build
+    from zh_embedder.training.dense_trainer import collator_of
+    from zh_embedder.training.evaluate import read_watched
+    from zh_embedder.training.held_out import hold_out
+    from zh_embedder.training.launch import begin, check_output, clear_output, find_resume, seed_rank
+    from zh_embedder.training.report_writer import report_run
+    from zh_embedder.training.summary import describe
+
+    begin(args)
+    version = read_version(args.data.version, directory=args.data.instructions_dir)
+    resume = find_resume(args)
+    check_output(args, resume)
+    files = find_files(args.data.train_data or [], data_root=args.data.data_root)
+    datasets = load_datasets(files, cache_dir=args.data.dataset_cache_dir)
+    if args.data.small_threshold or args.data.drop_threshold:
+        datasets, merged = merge_small(datasets, small=args.data.small_threshold, drop=args.data.drop_threshold)
+        for note in merged:
+            logger.info("data: %s", note)
+    datasets, held_out = hold_out(datasets, share=args.eval.validation_share, seed=args.train.order_seed)
+    trainer = build(args, version, datasets, read_watched(args.eval, held_out, data_root=args.data.data_root))
+    if resume is not None:
+        trainer.check_resume(resume)
+    else:
+        clear_output(args)
+    if first_rank():
+        describe(args, trainer, resume)
+    trainer.rows.sets = with_tokens(
+        trainer.rows.sets,
+        collator_of(trainer.model),
+        cache=cache_folder(args.data.dataset_cache_dir, "tokens"),
+        choice=args.data.token_cache,
+        device=args.train.device,
+    )
+    seed_rank(args)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.save_model()
+    trainer.say_best()
+    if written := report_run(trainer):
+        logger.info("report: %s", written)
+    if trainer.args.should_save:
+        logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")

@@ -1,0 +1,88 @@
+"""What a run says before step 1: what it trains, on what, and what it leaves out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from zh_embedder.data.plan import steps_of, waiting_rows
+from zh_embedder.data.schema import GROUP
+from zh_embedder.text.tokens import cut_share
+
+if TYPE_CHECKING:
+    from zh_embedder.config.train import Arguments
+    from zh_embedder.training.dense_trainer import DenseTrainer
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
+
+
+def cut_shares(trainer: DenseTrainer, index: int) -> tuple[float, float]:
+    """Share of queries and of keys that are truncated, of a sample of a dataset."""
+    chosen, spec = trainer.rows.sets[index], trainer.model.query.spec
+    tokenizer = trainer.model.query.tokenizer
+    rows = np.random.default_rng(0).choice(len(chosen), size=min(SAMPLE, len(chosen)), replace=False)
+    records = [chosen.records[int(row)] for row in rows]
+    sides = (
+        ([chosen.query_text(r) for r in records], spec.query_max_length),
+        ([chosen.key_prefix + key for r in records for key in r.candidates[:2]], spec.key_max_length),
+    )
+    queries, keys = (cut_share(tokenizer, texts, limit) for texts, limit in sides)
+    return queries, keys
+
+
+def how_packed(trainer: DenseTrainer) -> str:
+    """Say whether padding is computed, and what that means for the base's dropout."""
+    query = trainer.model.query
+    reason = trainer.why_padded()
+    if reason is not None:
+        return f"texts are padded, those of like lengths together: {reason}"
+    dropout = getattr(query.config, "attention_probs_dropout_prob", None) or getattr(
+        query.config, "attention_dropout", 0
+    )
+    off = f"; attention dropout ({dropout:g} in the base) is off" if dropout else ""
+    last = ", the last layer computed for first tokens alone" if query.trimmed else ""
+    return f"texts are packed: no padding is computed{last}{off}"
+
+
+def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> None:
+    """Log what will be trained, before step 1."""
+    batches, sets = trainer.batches(), trainer.rows.sets
+    sizes, step_rows = [len(s) for s in sets], batches.step_size
+    by_dataset = trainer.mode in ("epoch", "epoch-static", "epoch-random")
+    lines = [f"{'dataset':44} {'task':11} {'records':>8} {'steps/epoch':>11} {'negatives':>9} {'cut q/k':>11}  loss"]
+    queries = step_rows if args.train.negative_cross_device else args.train.per_device_train_batch_size
+    for index, chosen in enumerate(sets):
+        steps = str(steps_of(sizes, step_rows, trainer.shares)[index]) if by_dataset else "-"
+        in_batch = chosen.records.in_batch_negatives
+        others = (queries if in_batch else 1) * chosen.rule.group_size - 1
+        negatives = f"{others}" if chosen.records.kind == GROUP else "-"
+        cuts = "/".join(f"{share:.0%}" for share in cut_shares(trainer, index))
+        loss = " + ".join(f"{term.weight:g} {term.name}" for term in trainer.terms[index])
+        name = chosen.records.name[:44]
+        lines.append(f"{name:44} {chosen.task:11} {len(chosen):8,} {steps:>11} {negatives:>9} {cuts:>11}  {loss}")
+    total = sum(p.numel() for p in trainer.model.parameters())
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    spec = trainer.model.query.spec
+    lines += [
+        f"{len(batches)} steps an epoch of {step_rows} queries ({args.train.world_size} ranks x "
+        f"{args.train.per_device_train_batch_size}), same-dataset batches: {trainer.mode or 'no, mixed'}",
+        f"{total:,} parameters, {trained:,} trained; pooling {spec.pooling}{' + dense' if spec.dense else ''}, metric "
+        f"{spec.metric}, precision {args.train.dtype}, device {args.train.device.type}"
+        + (f", {torch.get_num_threads()} threads a rank" if args.train.device.type == "cpu" else ""),
+        how_packed(trainer),
+    ]
+    for dataset, size, waiting in zip(sets, sizes, waiting_rows(sizes, step_rows, trainer.shares), strict=True):
+        if size < step_rows and trainer.mode is not None:
+            lines.append(f"{dataset.records.name}: {size} records fill no step of {step_rows}: cycled, repeats masked")
+        elif waiting and by_dataset:
+            fate = "are never trained (epoch-static)" if trainer.mode == "epoch-static" else "wait for another shuffle"
+            lines.append(f"{dataset.records.name}: {waiting} records an epoch fill no step and {fate}")
+    if resume is not None:
+        lines.append(f"resuming from {resume}")
+    logger.info("what will be trained:\n  %s", "\n  ".join(lines))
