@@ -9,7 +9,7 @@ from tests.processes import ROOT
 from zh_embedder.cli import main
 from zh_embedder.commands.evaluate import show, shown, table
 from zh_embedder.evaluation.intervals import paired
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 
 DEMO = ROOT / "examples" / "demo" / "test"
 METRICS = ("ndcg@10", "mrr@10")
@@ -17,7 +17,7 @@ METRICS = ("ndcg@10", "mrr@10")
 
 def outcome(model, data, first, second, items=None) -> Outcome:
     found = {"ndcg@10": items} if items else {}
-    return Outcome(model, data, "qa", "retrieval", {"ndcg@10": first, "mrr@10": second}, items=found)
+    return Outcome(model, data, "qa", "retrieval", {"ndcg@10": first, "mrr@10": second}, items=found, role=Role.BASE)
 
 
 def test_the_table_has_a_line_for_each_model_and_set_and_its_mean():
@@ -43,7 +43,7 @@ def test_the_table_has_a_line_for_each_model_and_set_and_its_mean():
 
 def test_thresholds_of_sets_have_no_mean():
     own = [
-        Outcome("base", data, "sts", "pairs", {"ap": ap, "threshold": threshold, "f1": 0.5})
+        Outcome("base", data, "sts", "pairs", {"ap": ap, "threshold": threshold, "f1": 0.5}, role=Role.BASE)
         for data, ap, threshold in (("a", 0.25, 0.9), ("b", 0.75, 0.1))
     ]
     lines = table(("ap", "threshold", "f1"), own).splitlines()
@@ -77,7 +77,7 @@ def test_a_difference_is_shown_with_its_interval_and_called_one_only_where_it_is
 
 
 def test_sets_with_other_metrics_have_a_table_of_their_own():
-    pairs = Outcome("base", "sts", "sts", "similarity", {"spearman": 0.5, "pearson": 0.25})
+    pairs = Outcome("base", "sts", "sts", "similarity", {"spearman": 0.5, "pearson": 0.25}, role=Role.BASE)
     first, second = show([outcome("base", "qa", 0.5, 0.25), pairs]).split("\n\n")
     assert first.split()[:4] == ["model", "data", "ndcg@10", "mrr@10"]
     assert second.split()[:4] == ["model", "data", "spearman", "pearson"]

@@ -7,7 +7,7 @@ import scipy.stats
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation import intervals as bootstrap
 from zh_embedder.evaluation.intervals import Interval, compare, interval, paired, paired_statistic
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.pair_metrics import STATISTICS, spearman
 
 
@@ -154,7 +154,9 @@ def test_resamples_of_one_kind_alone_are_left_out():
 
 
 def outcome(**fields):
-    return Outcome(**{"model": "m", "data": "d", "task": None, "kind": "similarity", "values": {}, **fields})
+    return Outcome(
+        **{"model": "m", "data": "d", "task": None, "kind": "similarity", "values": {}, "role": Role.BASE, **fields}
+    )
 
 
 def test_means_are_compared_query_by_query_whatever_their_order():

@@ -9,10 +9,11 @@ import pytest
 
 from tests.browser import browser, missing
 from zh_embedder.evaluation.intervals import Interval
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.measure import measure_bm25
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet
 from zh_embedder.report.page import Report, SetReport, json_for_html, page, write_report
-from zh_embedder.report.page_data import opponents, page_data, plain, short_labels, thin
+from zh_embedder.report.page_data import compared_with, opponents, page_data, plain, short_labels, thin
 from zh_embedder.report.query_errors import Bounds, classify, read_errors
 from zh_embedder.report.thresholds import Spread, best_threshold, hardest_negatives, spread_of
 from zh_embedder.report.verdict import Change, alone, judge
@@ -21,9 +22,11 @@ from zh_embedder.text.words import letters
 HOSTILE = '</script><img src=x onerror="window.broken=1"><!-- <script> & $$x^2$$ \'\u2028'
 
 
-def outcome(data, model, *, items, run=None, positives=None, metric="ndcg@10", **more):
+def outcome(data, model, *, items, run=None, positives=None, metric="ndcg@10", role=Role.BASE, **more):
     values = {metric: sum(items.values()) / len(items)} if items else {}
-    return Outcome(model, data.name, data.task, data.kind, values, {metric: items}, run or {}, positives or {}, **more)
+    return Outcome(
+        model, data.name, data.task, data.kind, values, {metric: items}, run or {}, positives or {}, role=role, **more
+    )
 
 
 def small_set(name="demo/qa", task="qa", text="答案"):
@@ -59,18 +62,18 @@ def small_outcomes(data):
             run=runs[model],
             positives={f"q{n}": value for n, value in enumerate(positives[model])},
             truncated=(0.01, 0.25),
+            role=role,
         )
-        for model in ("old", "new")
+        for model, role in (("old", Role.BASE), ("new", Role.TRAINED))
     ]
 
 
 def small_report(title="run", *, text="答案", task="qa", extra=()):
     data = small_set(text=text, task=task)
     outcomes = small_outcomes(data)
-    bm25 = outcome(data, "BM25", items={f"q{n}": 0.5 for n in range(4)})
     return Report(
         title=title,
-        sets=[SetReport(data, [*outcomes, bm25]), *extra],
+        sets=[SetReport(data, [*outcomes, measure_bm25(data)]), *extra],
         curves={"demo/qa": [(0, 0.5), (10, 0.66)], "mean": [(0, 0.5), (10, 0.66)]},
         losses={"qa": [(n, 1 / (1 + n)) for n in range(20)]},
         settings={"seed": 1, "train_data": [text, "b.jsonl"]},
@@ -181,7 +184,9 @@ def test_scores_of_searches_that_found_too_little_do_not_count():
 def test_graded_pairs_are_divided_in_the_middle_of_their_scale():
     data = PairSet("sts", None, ["a"] * 4, ["b"] * 4, [0.0, 2.0, 3.0, 5.0])
     scores = np.array([0.1, 0.2, 0.3, 0.4])
-    found = Outcome("m", "sts", None, data.kind, {"spearman": 1.0}, gold=np.array(data.scores), predicted=scores)
+    found = Outcome(
+        "m", "sts", None, data.kind, {"spearman": 1.0}, gold=np.array(data.scores), predicted=scores, role=Role.BASE
+    )
     spread = spread_of(data, found)
     assert (spread.positives.tolist(), spread.negatives.tolist()) == ([0.3, 0.4], [0.1, 0.2])
 
@@ -256,23 +261,54 @@ def test_what_is_left_out_is_bounded_and_counted():
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
-def models(*names):
-    return [Outcome(name, "d", None, "retrieval", {"ndcg@10": 0.5}) for name in names]
+ROLES = {"a": Role.BASE, "b": Role.TRAINED, "c": Role.TRAINED, "w": Role.BASELINE, "r": Role.BASELINE}
 
 
 @pytest.mark.parametrize(
-    ("names", "before", "after"),
+    ("shown", "before", "after"),
     [
-        (("step 0", "step 9", "BM25"), "step 0", "step 9"),
-        (("BM25", "a", "b", "c"), "a", "c"),
-        (("a", "BM25"), "BM25", "a"),
-        (("a",), None, "a"),
-        (("BM25",), None, "BM25"),
+        ("abw", "a", "b"),
+        ("wabc", "a", "c"),
+        ("aw", "w", "a"),
+        ("a", None, "a"),
+        ("w", None, "w"),
+        ("bw", "w", "b"),
+        ("awr", "w", "a"),
+        ("b", None, "b"),
     ],
 )
-def test_the_first_and_the_last_model_are_compared_and_a_single_one_with_its_baseline(names, before, after):
-    first, last = opponents(models(*names))
-    assert (first and first.model, last.model) == (before, after)
+def test_the_base_and_the_last_model_are_compared_and_a_single_one_with_its_baseline(shown, before, after):
+    """Every one bears the same name: it must not matter."""
+    data = small_set()
+    given = {role: outcome(data, "BM25", items={"q0": 0.5}, role=ROLES[role]) for role in shown}
+    against = compared_with(Report("t", [SetReport(data, list(given.values()))], {}, {}, {}, {}))
+    first, last = opponents(list(given.values()), against)
+    assert (first, last) == (None if before is None else given[before], given[after])
+
+
+def test_a_set_without_base_is_not_compared_with_a_baseline_where_others_are_with_the_base():
+    """Else one sentence would hold differences from two things."""
+    whole, late = small_set("s/a", "a"), small_set("s/b", "b")
+    sets = [
+        SetReport(whole, [*small_outcomes(whole), measure_bm25(whole)]),
+        SetReport(late, [small_outcomes(late)[1], measure_bm25(late)]),
+    ]
+    found = page_data(Report("t", sets, {}, {}, {}, {}))
+    assert [one["change"] is None for one in found["sets"]] == [False, True]
+    assert found["compared"] == {"before": "old", "after": "new", "against": "base"}
+
+
+def test_a_single_model_is_above_or_below_its_baseline_and_has_not_risen():
+    data = small_set()
+    old, bm25 = small_outcomes(data)[0], measure_bm25(data)
+    found = page_data(Report("t", [SetReport(data, [old, bm25])], {}, {}, {}, {}))
+    assert found["compared"] == {"before": bm25.model, "after": "old", "against": "baseline"}
+    english = found["verdict"]["english"]
+    assert english.startswith("old compared with BM25 (jieba) on 1 task: 1 ")
+    was, now = bm25.values["ndcg@10"], old.values["ndcg@10"]
+    assert f"its main metric is {now:.3f}, that of BM25 (jieba) {was:.3f} ({now - was:+.3f})" in english
+    assert not re.search("rose|fell|went|base", english)
+    assert (found["verdict"]["falls"], found["verdict"]["checks"]) == ([], [])
 
 
 def test_sets_go_by_their_task_where_it_tells_them_apart():
@@ -283,7 +319,11 @@ def test_sets_go_by_their_task_where_it_tells_them_apart():
 def test_the_data_of_a_page_holds_bars_with_intervals_changes_and_truncated_shares():
     found = page_data(small_report())
     (one,) = found["sets"]
-    assert [bar["model"] for bar in one["bars"]] == ["old", "new", "BM25"]
+    assert [(bar["model"], bar["role"]) for bar in one["bars"]] == [
+        ("old", "base"),
+        ("new", "trained"),
+        ("BM25 (jieba)", "baseline"),
+    ]
     assert one["bars"][0]["low"] < one["bars"][0]["value"] == 0.5 < one["bars"][0]["high"]
     assert (one["change"]["before"], one["change"]["after"], one["change"]["verdict"]) == (0.5, 0.6575, "noise")
     assert one["truncated"] == {"old": [0.01, 0.25], "new": [0.01, 0.25]}
@@ -297,8 +337,10 @@ def test_sets_of_pairs_and_labels_have_bars_and_no_query_browser():
     pairs = PairSet("pairs", "dup", ["a"] * 10, ["b"] * 10, list(gold))
     labels = LabelSet("labels", "intent", ["a"] * 4, ["x", "y"] * 2)
     extra = [
-        SetReport(pairs, [Outcome("m", "pairs", "dup", pairs.kind, {"ap": 0.7}, gold=gold, predicted=scores)]),
-        SetReport(labels, [Outcome("m", "labels", "intent", labels.kind, {"v_measure": 0.4})]),
+        SetReport(
+            pairs, [Outcome("m", "pairs", "dup", pairs.kind, {"ap": 0.7}, gold=gold, predicted=scores, role=Role.BASE)]
+        ),
+        SetReport(labels, [Outcome("m", "labels", "intent", labels.kind, {"v_measure": 0.4}, role=Role.BASE)]),
     ]
     found = page_data(Report("t", extra, {}, {}, {}, {}))
     assert [one["bars"][0]["low"] for one in found["sets"]] == [None, None]

@@ -10,7 +10,7 @@ from tests.processes import ROOT, losses, weights
 from zh_embedder.commands.train import main
 from zh_embedder.config.evaluation import EvalArguments, evaluation_defaults
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import PairSet, RetrievalSet
 from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.training.evaluate import (
@@ -27,8 +27,8 @@ DEMO = ROOT / "examples" / "demo"
 SAME = ("--inbatch_same_dataset", "epoch")
 
 
-def outcome(data, task, value, model="step 0") -> Outcome:
-    return Outcome(model, data, task, "retrieval", {"ndcg@10": value, "mrr@10": 0.5})
+def outcome(data, task, value, model="step 0", role=Role.TRAINED) -> Outcome:
+    return Outcome(model, data, task, "retrieval", {"ndcg@10": value, "mrr@10": 0.5}, role=role)
 
 
 def retrieval_set(name, task="qa") -> RetrievalSet:
@@ -90,6 +90,17 @@ def test_outcomes_of_step_0_the_best_and_the_last_step_stay(tmp_path):
     ]
     assert load_outcomes(tmp_path, 30) == [replace(found, run={"q": dict(list(hits["q"].items())[:10])})]
     assert load_outcomes(tmp_path, 20) == []
+
+
+def test_files_without_roles_of_an_earlier_version_say_by_which_file_they_are_whose_they_are(tmp_path):
+    """A run that is resumed after an update compares base and model as before."""
+    for step, role in ((0, Role.BASE), (7, Role.TRAINED), ("bm25", Role.BASELINE)):
+        save_outcomes(tmp_path, step, [outcome("a", "qa", 0.5, role=role)])
+        (path,) = (tmp_path / "evaluation").glob("bm25.json" if step == "bm25" else f"step-{step}.json")
+        (raw,) = json.loads(path.read_text())
+        assert raw.pop("role") == role.value
+        path.write_text(json.dumps([raw]))
+        assert load_outcomes(tmp_path, step)[0].role is role
 
 
 def test_curves_come_from_the_log():

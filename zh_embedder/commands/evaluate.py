@@ -17,7 +17,7 @@ from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.intervals import Interval, compare
 from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import measure
 from zh_embedder.evaluation.set_readers import KINDS, read_set
 from zh_embedder.evaluation.sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
@@ -70,7 +70,8 @@ def read_sets(args: argparse.Namespace) -> list[EvalSet]:
 
 
 def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[Outcome]:
-    """Measure every model, each loaded once, and BM25."""
+    """Measure every model, each loaded once, and BM25. The first way to use the first model is the base."""
+    role = Role.BASE
     for name in args.models:
         model = Model.load(name, dtype=args.dtype)
         ways = [model]
@@ -79,8 +80,10 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
         for way in ways:
             for data in sets:
                 sizes = args.dims or [None]
-                yield from measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
-
+                found = measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
+                for place, outcome in enumerate(found):
+                    yield replace(outcome, role=Role.TRAINED if place else role)
+            role = Role.TRAINED
     if args.bm25:
         for data in sets:
             if isinstance(data, RetrievalSet):

@@ -26,7 +26,7 @@ from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
 from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
 from zh_embedder.models.encoder import load_encoder
@@ -260,7 +260,8 @@ def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | Non
     items = per_query(args.eval.metric_names, data.qrels, run) if args.eval.metric_names else {}
     name = model.name if model is not None else args.eval.retrieval_method
     kind = "reranking" if args.eval.eval_method == "rerank" else "retrieval"
-    return Outcome(name, data.name, data.task, kind, means(items), items=items, run=run)
+    role = Role.BASE if args.eval.retrieval_method == "dense" else Role.BASELINE
+    return Outcome(name, data.name, data.task, kind, means(items), items=items, run=run, role=role)
 
 
 def write(args: Arguments, data: RetrievalSet, run: Run) -> None:

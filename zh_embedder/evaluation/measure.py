@@ -18,7 +18,7 @@ from zh_embedder.core.distributed import gather_values
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import world
 from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.probes import measure_labels, measure_pairs
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
@@ -46,6 +46,7 @@ class Model:
     instruct: bool = True  # with the instructions of each set's task
     dtype: str | None = None  # precision; the encoder's own where it is not said
     shared: bool = True  # each rank encodes its share; False: every rank encodes everything (sharded weights)
+    role: Role = Role.BASE  # a model measured alone is the one that others would be compared with
 
     @classmethod
     def load(cls, name: str, *, dtype: str = "auto", instruct: bool = True) -> Model:
@@ -159,6 +160,7 @@ def measure_texts(
             gold=pieces.gold,
             predicted=pieces.predicted,
             truncated=(cut, cut),
+            role=model.role,
         )
     return found
 
@@ -188,6 +190,7 @@ def measure_retrieval(
             run=run,
             positives=positives,
             truncated=cut,
+            role=model.role,
         )
     return found
 
@@ -269,6 +272,7 @@ def measure_bm25(
         values=means(items),
         items=items,
         run=run,
+        role=Role.BASELINE,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,19 @@ from numpy.typing import NDArray
 from zh_embedder.evaluation.retrieval_metrics import Run
 
 
+class Role(StrEnum):
+    """What a figure belongs to. Whatever compares figures goes by this, never by the name of a model."""
+
+    BASE = "base"  # what others are compared with: step 0 of a run, the first model of an evaluation
+    TRAINED = "trained"  # what is compared with it: a later step, a further model
+    BASELINE = "baseline"  # no model: BM25, or keys drawn at random
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one model did on one evaluation set. Values are shares of 1, the higher the better."""
 
-    model: str
+    model: str  # a name to show
     data: str
     task: str | None
     kind: str  # retrieval, reranking, similarity, pair_classification, classification, clustering
@@ -27,6 +36,7 @@ class Outcome:
     gold: NDArray[np.generic] | None = None  # what is right for each pair or text, where the metric is no mean
     predicted: NDArray[np.generic] | None = None  # what the model says of each: resampled beside `gold`
     truncated: tuple[float, float] | None = None  # share of queries and of keys that are longer than the model reads
+    role: Role = field(kw_only=True)  # no default: a figure of nobody cannot be compared
 
     @property
     def main(self) -> str:
@@ -44,4 +54,5 @@ class Outcome:
         """Read back what `to_json` laid out."""
         arrays = {name: None if raw[name] is None else np.asarray(raw[name]) for name in ("gold", "predicted")}
         cut = raw["truncated"]
-        return cls(**{**raw, **arrays, "truncated": None if cut is None else (cut[0], cut[1])})
+        truncated = None if cut is None else (cut[0], cut[1])
+        return cls(**{**raw, **arrays, "truncated": truncated, "role": Role(raw["role"])})

@@ -34,6 +34,7 @@ class RetrievalSet:
     keys: dict[str, str]
     qrels: Qrels
     candidates: Mapping[str, Sequence[str]] | None = None
+    canary: bool = False  # general Chinese: measured, but no part of a mean, and a drop is said
 
     @property
     def kind(self) -> str:
@@ -51,6 +52,7 @@ class PairSet:
     seconds: Sequence[str]
     scores: Sequence[float]
     graded: bool = False  # similarity even where all scores are 0 or 1, as in C-MTEB's LCQMC
+    canary: bool = False
 
     @property
     def kind(self) -> str:
@@ -68,6 +70,7 @@ class LabelSet:
     labels: Sequence[str]
     train_texts: Sequence[str] = ()
     train_labels: Sequence[str] = ()
+    canary: bool = False
 
     @property
     def kind(self) -> str:

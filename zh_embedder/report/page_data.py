@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from zh_embedder.evaluation.intervals import compare, interval
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
+from zh_embedder.report.decline import RunFacts, checks
 from zh_embedder.report.query_errors import CLASSES, Bounds, Errors, ShownQuery, read_errors
 from zh_embedder.report.thresholds import Spread, best_threshold, histogram, spread_of
-from zh_embedder.report.verdict import Change, Verdict, alone, judge
+from zh_embedder.report.verdict import Change, Verdict, alone, judge, judge_against
 
-BASELINES = frozenset({"BM25", "random"})
 BINS = 24
 NARROW = 0.35  # share of a common axis that a distribution must fill
 MOST_QUERIES = 1800  # of all sets and classes: some 5 MB of page
@@ -30,7 +30,7 @@ Points = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class SetReport:
-    """One evaluation set and what models did on it, in the order shown; the first is what others are compared with."""
+    """One evaluation set and what models and baselines did on it, in the order shown."""
 
     data: EvalSet
     outcomes: Sequence[Outcome]
@@ -46,25 +46,28 @@ class Report:
     losses: Mapping[str, Points]  # task -> (step, loss)
     settings: Mapping[str, object]  # the run's flags
     manifest: Mapping[str, object]  # data hashes, seed, command, packages, machine, date
-    canary: str | None = None  # name of the set of general Chinese: a drop there is said aloud
+    facts: RunFacts | None = None  # of a training: what may explain that it got worse
 
 
 def page_data(report: Report) -> dict[str, Any]:
     """Return what the page's script draws, ready for JSON."""
-    labels = short_labels([one.data for one in report.sets])
-    sets = [set_data(one, labels[one.data.name], canary=one.data.name == report.canary) for one in report.sets]
-    verdict = conclude(report, labels)
+    labels, against = short_labels([one.data for one in report.sets]), compared_with(report)
+    changes = changes_of(report)
+    sets = [set_data(one, labels[one.data.name], against, changes.get(one.data.name)) for one in report.sets]
+    verdict = conclude(report, list(changes.values()))
     bounds = Bounds(queries=max(10, min(Bounds().queries, MOST_QUERIES // (len(CLASSES) * max(1, len(sets))))))
-    errors = [errors_data(one, labels[one.data.name], bounds) for one in report.sets]
+    errors = [errors_data(one, labels[one.data.name], bounds, against) for one in report.sets]
+    scores = [scores_data(one, labels[one.data.name], against) for one in report.sets]
     return plain(
         {
             "title": report.title,
-            "models": [{"name": name, "baseline": name in BASELINES} for name in model_names(report)],
+            "models": [{"name": name, "role": role} for name, role in models_of(report).items()],
+            "compared": compared_data(report, against),
             "verdict": asdict(verdict),
             "sets": sets,
             "curves": {labels.get(name, name): thin(points) for name, points in report.curves.items()},
             "losses": {name: thin(points) for name, points in report.losses.items()},
-            "scores": [found for one in report.sets if (found := scores_data(one, labels[one.data.name]))],
+            "scores": [found for found in scores if found],
             "errors": [found for found in errors if found],
             "bounds": asdict(bounds),
             "settings": dict(report.settings),
@@ -92,63 +95,89 @@ def short_labels(sets: Sequence[EvalSet]) -> dict[str, str]:
     return {data.name: data.task if data.task and tasks.count(data.task) == 1 else data.name for data in sets}
 
 
-def model_names(report: Report) -> list[str]:
-    """Return all models, in the order shown."""
-    return list(dict.fromkeys(outcome.model for one in report.sets for outcome in one.outcomes))
+def models_of(report: Report) -> dict[str, Role]:
+    """Return all models with their roles, in the order shown."""
+    return {outcome.model: outcome.role for one in report.sets for outcome in one.outcomes}
 
 
-def opponents(outcomes: Sequence[Outcome]) -> tuple[Outcome | None, Outcome]:
-    """Return what is compared with what: the first model and the last that is no baseline.
+def compared_with(report: Report) -> Role:
+    """Return what the page compares with: the base where there is a further model, else a baseline."""
+    roles = {outcome.role for one in report.sets for outcome in one.outcomes}
+    return Role.BASE if {Role.BASE, Role.TRAINED} <= roles else Role.BASELINE
 
-    A single model is compared with the baseline beside it, if there is one.
+
+def opponents(outcomes: Sequence[Outcome], against: Role) -> tuple[Outcome | None, Outcome]:
+    """Return what is compared with what: the last model, and the first outcome of the other's role.
+
+    A set on which only one of the two was measured compares nothing.
     """
-    trained = [outcome for outcome in outcomes if outcome.model not in BASELINES]
-    if len(trained) > 1:
-        return trained[0], trained[-1]
-    after = trained[-1] if trained else outcomes[-1]
-    return next((outcome for outcome in outcomes if outcome is not after), None), after
+    models = [outcome for outcome in outcomes if outcome.role is not Role.BASELINE]
+    after = models[-1] if models else outcomes[-1]
+    return next((outcome for outcome in outcomes if outcome.role is against and outcome is not after), None), after
 
 
-def pair_of(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def compared_data(report: Report, against: Role) -> dict[str, str] | None:
+    """Return the names of the two that are compared, and whether the first is a base or a baseline."""
+    for one in report.sets:
+        before, after = opponents(one.outcomes, against) if one.outcomes else (None, None)
+        if before is not None and after is not None:
+            return {"before": before.model, "after": after.model, "against": against}
+    return None
+
+
+def pair_of(outcomes: Sequence[Outcome], against: Role) -> list[Outcome]:
     """Return the opponents, or the one that is there."""
-    before, after = opponents(outcomes)
+    before, after = opponents(outcomes, against)
     return [after] if before is None else [before, after]
 
 
-def change_of(one: SetReport, label: str, *, canary: bool) -> Change | None:
+def change_of(one: SetReport, label: str, against: Role) -> Change | None:
     """Return how the main metric moved; None where nothing is compared or a side lacks it."""
-    before, after = opponents(one.outcomes)
+    before, after = opponents(one.outcomes, against)
     if before is None or not after.values:
         return None
     values = before.values.get(after.main), after.values[after.main]
     if values[0] is None or not all(math.isfinite(value) for value in values if value is not None):
         return None
-    return Change(label, values[0], values[1], compare(before, after, after.main), canary)
+    difference = compare(before, after, after.main)
+    return Change(label, values[0], values[1], difference, canary=one.data.canary, task=one.data.task)
 
 
-def conclude(report: Report, labels: Mapping[str, str]) -> Verdict:
-    """Return the sentence on top."""
-    measured = [one for one in report.sets if one.outcomes]
-    canary = report.canary
-    changes = [change_of(one, labels[one.data.name], canary=one.data.name == canary) for one in measured]
-    found = [change for change in changes if change is not None]
-    if found or not measured:
-        return judge(found)
-    last = [opponents(one.outcomes)[1] for one in measured]
+def changes_of(report: Report) -> dict[str, Change]:
+    """Return how each set moved, by its name, of those where something is compared."""
+    labels, against = short_labels([one.data for one in report.sets]), compared_with(report)
+    found = {one.data.name: change_of(one, labels[one.data.name], against) for one in report.sets if one.outcomes}
+    return {name: change for name, change in found.items() if change is not None}
+
+
+def verdict_of(report: Report) -> Verdict:
+    """Return what the page says on top."""
+    return conclude(report, list(changes_of(report).values()))
+
+
+def conclude(report: Report, changes: Sequence[Change]) -> Verdict:
+    """Return the sentence on top, and after a training what fell and what may have caused it."""
+    measured, against = [one for one in report.sets if one.outcomes], compared_with(report)
+    compared = compared_data(report, against)
+    if changes and compared and against is Role.BASELINE:
+        return judge_against(changes, compared["after"], compared["before"])
+    if changes or not measured:
+        verdict = judge(changes)
+        return verdict if report.facts is None else replace(verdict, checks=checks(changes, report.facts))
+    last = [opponents(one.outcomes, against)[1] for one in measured]
     return alone(last[0].model, [one.values[one.main] for one in last if one.values])
 
 
-def set_data(one: SetReport, label: str, *, canary: bool) -> dict[str, Any]:
+def set_data(one: SetReport, label: str, against: Role, change: Change | None) -> dict[str, Any]:
     """Return the bars, the metrics and the truncated shares of a set."""
-    change = change_of(one, label, canary=canary) if one.outcomes else None
     metrics = list(dict.fromkeys(name for outcome in one.outcomes for name in outcome.values))
-    metric = opponents(one.outcomes)[1].main if metrics else None
+    metric = opponents(one.outcomes, against)[1].main if metrics else None
     return {
         "name": one.data.name,
         "label": label,
         "task": one.data.task,
         "kind": one.data.kind,
-        "canary": canary,
+        "canary": one.data.canary,
         "metric": metric,
         "size": size_of(one.data),
         "bars": [bar_data(outcome, metric) for outcome in one.outcomes if metric in outcome.values],
@@ -172,7 +201,8 @@ def bar_data(outcome: Outcome, metric: str | None) -> dict[str, Any]:
     items = outcome.items.get(metric or "")
     found = interval(list(items.values())) if items else None
     value = outcome.values[metric or ""]
-    return {"model": outcome.model, "value": value, "low": found and found.low, "high": found and found.high}
+    ends = {"low": found and found.low, "high": found and found.high}
+    return {"model": outcome.model, "role": outcome.role, "value": value, **ends}
 
 
 def thin(points: Points) -> list[list[float]]:
@@ -183,15 +213,15 @@ def thin(points: Points) -> list[list[float]]:
     return [[float(part[-1, 0]), float(part[:, 1].mean())] for part in parts]
 
 
-def scores_data(one: SetReport, label: str) -> dict[str, Any] | None:
+def scores_data(one: SetReport, label: str, against: Role) -> dict[str, Any] | None:
     """Return how the scores of right and wrong texts lie under both opponents; None where a set has none."""
     if isinstance(one.data, LabelSet) or not one.outcomes:
         return None
-    found = [(outcome, spread_of(one.data, outcome)) for outcome in pair_of(one.outcomes)]
+    found = [(outcome, spread_of(one.data, outcome)) for outcome in pair_of(one.outcomes, against)]
     spreads = [(o, s) for o, s in found if s is not None and len(s.positives) and len(s.negatives)]
     if not spreads:
         return None
-    limits = limits_together([spread for _, spread in spreads], [o.model in BASELINES for o, _ in spreads])
+    limits = limits_together([spread for _, spread in spreads], [o.role is Role.BASELINE for o, _ in spreads])
     panels = [panel_data(o.model, spread, *ends) for (o, spread), ends in zip(spreads, limits, strict=True)]
     return {"label": label, "name": one.data.name, "kind": one.data.kind, "panels": panels}
 
@@ -230,11 +260,11 @@ def panel_data(model: str, spread: Spread, low: float, high: float) -> dict[str,
     }
 
 
-def errors_data(one: SetReport, label: str, bounds: Bounds) -> dict[str, Any] | None:
+def errors_data(one: SetReport, label: str, bounds: Bounds, against: Role) -> dict[str, Any] | None:
     """Return the queries of a retrieval set, by class; None for other sets."""
     if not isinstance(one.data, RetrievalSet) or not one.outcomes or not one.outcomes[-1].values:
         return None
-    pair = pair_of(one.outcomes)
+    pair = pair_of(one.outcomes, against)
     metric = pair[-1].main
     found = read_errors(one.data, pair, metric, bounds)
     if found is None:

@@ -20,6 +20,7 @@ class Change:
     after: float
     difference: Interval | None
     canary: bool = False
+    task: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -27,6 +28,14 @@ class Change:
         if self.difference is None:
             return UNKNOWN
         return ROSE if self.difference.low > 0 else FELL if self.difference.high < 0 else NOISE
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A text in both languages of the page."""
+
+    english: str
+    chinese: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,16 @@ class Verdict:
     tone: str
     before: float | None
     after: float | None
+    falls: Sequence[Words] = ()  # what fell beyond noise, and by how much
+    checks: Sequence[Words] = ()  # what may have caused it
+
+
+def terminal(verdict: Verdict) -> str:
+    """Lay a verdict out as the page shows it: the sentence, what fell, and what to check."""
+    lines = [f"it got worse: {verdict.english}" if verdict.falls else verdict.english]
+    lines += [f"  {words.english}" for words in verdict.falls]
+    lines += [f"  check: {words.english}" for words in verdict.checks]
+    return "\n".join(lines)
 
 
 def judge(changes: Sequence[Change]) -> Verdict:
@@ -47,15 +66,40 @@ def judge(changes: Sequence[Change]) -> Verdict:
     if not tasks and not canaries:
         return Verdict("Nothing to compare.", "没有可比较的结果。", "flat", None, None)
     parts = [(english_tasks(tasks), chinese_tasks(tasks))] if tasks else []
-    before = after = None
-    if tasks:
-        before = sum(change.before for change in tasks) / len(tasks)
-        after = sum(change.after for change in tasks) / len(tasks)
+    before, after = means(tasks)
+    if before is not None and after is not None:
         parts.append(mean_words(before, after, one=len(tasks) == 1))
     parts += [canary_words(change) for change in canaries]
     english = "; ".join(part for part, _ in parts) + "."
     chinese = "；".join(part for _, part in parts) + "。"
-    return Verdict(english if tasks else english[0].upper() + english[1:], chinese, tone(changes), before, after)
+    return Verdict(
+        english if tasks else english[0].upper() + english[1:],
+        chinese,
+        tone(changes),
+        before,
+        after,
+        [fall_words(change) for change in most_moved(changes) if change.verdict == FELL],
+    )
+
+
+def means(changes: Sequence[Change]) -> tuple[float | None, float | None]:
+    """Return the means before and after; None of no changes."""
+    if not changes:
+        return None, None
+    count = len(changes)
+    return sum(change.before for change in changes) / count, sum(change.after for change in changes) / count
+
+
+def most_moved(changes: Sequence[Change]) -> list[Change]:
+    """Return those first that moved most."""
+    return sorted(changes, key=lambda change: -abs(change.after - change.before))
+
+
+def fall_words(change: Change) -> Words:
+    """Say by how much a set fell."""
+    figures = f"{change.before:.3f} → {change.after:.3f}, {change.after - change.before:+.3f}"
+    ends = "" if change.difference is None else f" [{change.difference.low:+.3f}, {change.difference.high:+.3f}]"
+    return Words(f"{change.label} fell: {figures}{ends}", f"{change.label} 下降：{figures}{ends}")
 
 
 def tone(changes: Sequence[Change]) -> str:
@@ -74,8 +118,7 @@ def names(changes: Sequence[Change], comma: str) -> str:
 
 def sorted_out(changes: Sequence[Change]) -> list[tuple[str, list[Change]]]:
     """Group by verdict, those that moved most first; empty groups are left out."""
-    ordered = sorted(changes, key=lambda change: -abs(change.after - change.before))
-    groups = [(kind, [c for c in ordered if c.verdict == kind]) for kind in (ROSE, FELL, NOISE, UNKNOWN)]
+    groups = [(kind, [c for c in most_moved(changes) if c.verdict == kind]) for kind in (ROSE, FELL, NOISE, UNKNOWN)]
     return [(kind, group) for kind, group in groups if group]
 
 
@@ -150,4 +193,53 @@ def alone(model: str, values: Sequence[float]) -> Verdict:
         "flat",
         None,
         mean,
+    )
+
+
+# ---- a model and a baseline ------------------------------------------------------------------------------------------
+
+BESIDE = {
+    ROSE: ("above it beyond noise", "超出噪声地高于它"),
+    FELL: ("below it beyond noise", "超出噪声地低于它"),
+    NOISE: ("level with it within noise", "与它的差别在噪声范围内"),
+    UNKNOWN: ("without an interval", "没有置信区间"),
+}
+
+
+def judge_against(changes: Sequence[Change], model: str, baseline: str) -> Verdict:
+    """Say where a model is above or below a baseline. Nothing rose or fell: no training lies between the two."""
+    tasks = [change for change in changes if not change.canary]
+    before, after = means(tasks)
+    parts = [beside_tasks(tasks, model, baseline)] if tasks else []
+    if before is not None and after is not None:
+        what, was = ("its main metric", "主要指标") if len(tasks) == 1 else ("its mean", "均值")
+        parts.append(
+            Words(
+                f"{what} is {after:.3f}, that of {baseline} {before:.3f} ({after - before:+.3f})",
+                f"{was}为 {after:.3f}，{baseline} 为 {before:.3f}（{after - before:+.3f}）",
+            )
+        )
+    parts += [beside_canary(change, baseline) for change in changes if change.canary]
+    english, chinese = "; ".join(words.english for words in parts), "；".join(words.chinese for words in parts)
+    return Verdict(f"{english}.", f"{chinese}。", tone(changes), before, after)
+
+
+def beside_tasks(tasks: Sequence[Change], model: str, baseline: str) -> Words:
+    """Say on which tasks a model is above, below or level."""
+    groups = [(*BESIDE[kind], group) for kind, group in sorted_out(tasks)]
+    english = ", ".join(f"{len(group)} {words} ({names(group, ', ')})" for words, _, group in groups)
+    chinese = "，".join(f"{len(group)} 个{words}（{names(group, '、')}）" for _, words, group in groups)
+    count = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+    return Words(
+        f"{model} compared with {baseline} on {count}: {english}",
+        f"{model} 与 {baseline} 在 {len(tasks)} 个任务上相比：{chinese}",
+    )
+
+
+def beside_canary(change: Change, baseline: str) -> Words:
+    """Say how a model compares on general Chinese."""
+    english, chinese = BESIDE[change.verdict]
+    return Words(
+        f"general Chinese ({change.label}): {change.after:.3f}, {baseline} {change.before:.3f}, {english}",
+        f"通用中文（{change.label}）：{change.after:.3f}，{baseline} 为 {change.before:.3f}，{chinese}",
     )

@@ -25,7 +25,7 @@ from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
 from zh_embedder.training.base_trainer import BaseTrainer
 from zh_embedder.training.checkpoints import load_weights
-from zh_embedder.training.evaluate import WORDS, Watched, against_base, load_outcomes, save_outcomes
+from zh_embedder.training.evaluate import WORDS, Watched, against_base, load_outcomes, role_of, save_outcomes
 from zh_embedder.training.step_guard import Work, same_on_all_ranks
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,8 @@ class DenseTrainer(BaseTrainer):
         # Sharded weights are gathered forward by forward: every rank makes the same forwards, in their own precision.
         sharded = any(hasattr(p, "ds_id") for p in self.model.parameters())  # ZeRO 3
         dtype = "fp32" if sharded else self.args.dtype
-        outcomes = self.watched.measure(Model(f"step {step}", query, key, dtype=dtype, shared=not sharded))
+        model = Model(f"step {step}", query, key, dtype=dtype, shared=not sharded, role=role_of(step))
+        outcomes = self.watched.measure(model)
         entries = {f"{metric_key_prefix}_{name}": value for name, value in self.watched.entries(outcomes).items()}
         if self.args.should_save:
             save_outcomes(run, step, outcomes, best=self.state.best_global_step)

@@ -12,7 +12,7 @@ from zh_embedder.config.evaluation import MEAN, EvalArguments
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, read_json
 from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.set_readers import read_set
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.models.spec import EncoderSpec
@@ -92,10 +92,7 @@ def against_base(best: float | None, base: float | None) -> str | None:
     """Say that no step was better than the model that training started from, where that is so."""
     if best is None or base is None or best > base:
         return None
-    return (
-        f"no step is better than the base: {best:.4f} at best, {base:.4f} at step 0. The base serves this data better; "
-        "a lower --learning_rate, other negatives or more data may help"
-    )
+    return f"no step is better than the base: {best:.4f} at best, {base:.4f} at step 0"
 
 
 def read_watched(args: EvalArguments, held_out: Sequence[RetrievalSet], *, data_root: str | None) -> Watched:
@@ -113,8 +110,8 @@ def read_watched(args: EvalArguments, held_out: Sequence[RetrievalSet], *, data_
         if len(found) > 1:
             raise reject("--canary", args.canary, f"one set, not a folder of {len(found)}")
         canary = read_one(found[0], args)
-        canary = replace(canary, name=f"canary/{Path(canary.name).name}")
-    names = [data.name for data in sets]
+        canary = replace(canary, name=f"canary/{Path(canary.name).name}", canary=True)
+    names = [data.name for data in (*sets, *([canary] if canary else []))]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--eval_data: {', '.join(twice)}: two sets have this name, expected other folder names")
     return Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25_baseline)
@@ -148,6 +145,13 @@ def step_file(run: Path, step: int | str) -> Path:
     return run / FOLDER / (f"step-{step}.json" if isinstance(step, int) else f"{step}.json")
 
 
+def role_of(step: int | str) -> Role:
+    """Return whose outcomes those of a step are, or those of BM25."""
+    if step == WORDS:
+        return Role.BASELINE
+    return Role.TRAINED if step else Role.BASE
+
+
 def save_outcomes(run: Path, step: int | str, outcomes: Sequence[Outcome], *, best: int | None = None) -> None:
     """Write the outcomes of a step; of the steps before, only those of step 0 and the best one stay."""
     text = json.dumps([outcome.to_json(hits=HITS_KEPT) for outcome in outcomes], ensure_ascii=False)
@@ -159,9 +163,12 @@ def save_outcomes(run: Path, step: int | str, outcomes: Sequence[Outcome], *, be
 
 
 def load_outcomes(run: Path, step: int | str) -> list[Outcome]:
-    """Read the outcomes of a step; none where they are not there."""
-    path = step_file(run, step)
-    return [Outcome.from_json(raw) for raw in read_json(path)] if path.is_file() else []
+    """Read the outcomes of a step; none where they are not there.
+
+    Files of earlier versions, of a run that is resumed, hold no roles: which file it is says the same.
+    """
+    path, role = step_file(run, step), role_of(step)
+    return [Outcome.from_json({"role": role, **raw}) for raw in read_json(path)] if path.is_file() else []
 
 
 def curves(history: Sequence[Mapping[str, float]], outcomes: Sequence[Outcome]) -> dict[str, list[tuple[int, float]]]:

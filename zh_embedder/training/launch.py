@@ -71,10 +71,12 @@ def check_output(args: Run, resume: Path | None) -> None:
 
 
 def clear_output(args: Run) -> None:
-    """Remove the checkpoints of the run that is replaced, so that nobody resumes from them."""
+    """Remove the checkpoints and figures of the run that is replaced, which would pass for those of this one."""
     from zh_embedder.core.distributed import wait_for_all
+    from zh_embedder.training.evaluate import FOLDER
 
     if args.train.should_save:
+        shutil.rmtree(Path(str(args.train.output_dir)) / FOLDER, ignore_errors=True)
         for old in Path(str(args.train.output_dir)).glob("checkpoint-*"):
             logger.info("--overwrite_output_dir: %s removed", old)
             shutil.rmtree(old)

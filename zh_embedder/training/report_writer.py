@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from zh_embedder.config.evaluation import MEAN
 from zh_embedder.core.files import write_json
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.models.folders import encoder_folder
+from zh_embedder.models.lora import has_lora
+from zh_embedder.models.spec import read_spec
+from zh_embedder.report.decline import Points, RunFacts, TaskFacts
 from zh_embedder.report.page import Report, SetReport, write_report
+from zh_embedder.report.page_data import verdict_of
+from zh_embedder.report.verdict import Verdict, terminal
 from zh_embedder.training.dense_trainer import DenseTrainer
 from zh_embedder.training.evaluate import FOLDER, WORDS, curves, load_outcomes
+
+logger = logging.getLogger(__name__)
 
 REPORT_FILE, SUMMARY_FILE = "report.html", "summary.json"
 
@@ -28,27 +38,66 @@ def report_run(trainer: DenseTrainer) -> Path | None:
     if not steps:
         return None
     best = state.best_global_step if trainer.args.load_best_model_at_end else None
-    first, last = load_outcomes(run, 0), load_outcomes(run, best or max(steps))
-    found = {outcome.data: [outcome] for outcome in first}
-    words = load_outcomes(run, WORDS)
-    for outcome in [*last, *words]:
-        if outcome.model not in {known.model for known in found.get(outcome.data, [])}:
-            found.setdefault(outcome.data, []).append(outcome)
+    saved = best or max(steps)
+    first, last, words = load_outcomes(run, 0), load_outcomes(run, saved), load_outcomes(run, WORDS)
+    found: dict[str, list[Outcome]] = {}
+    for outcome in [*first, *(last if saved else ()), *words]:
+        found.setdefault(outcome.data, []).append(outcome)
+    curved, lost = curves(state.log_history, last), losses(state.log_history)
     report = Report(
         title=run.name,
         sets=[SetReport(data, found[data.name]) for data in trainer.watched.every if data.name in found],
-        curves=curves(state.log_history, last),
-        losses=losses(state.log_history),
+        curves=curved,
+        losses=lost,
         settings=json.loads(trainer.settings),
         manifest=manifest(data=trainer.fingerprint.get("files"), seed=trainer.args.seed),
-        canary=None if trainer.watched.canary is None else trainer.watched.canary.name,
+        facts=facts_of(trainer, saved=saved, losses=lost, means=curved.get(MEAN, ())),
     )
     write_report(report, run / REPORT_FILE)
+    say(verdict_of(report))
     write_json(
         run / FOLDER / SUMMARY_FILE,
-        {"step": best or max(steps), "base": rows(first), "saved": rows(last), "bm25": rows(words)},
+        {"step": saved, "base": rows(first), "saved": rows(last), "bm25": rows(words)},
     )
     return run / REPORT_FILE
+
+
+def say(verdict: Verdict) -> None:
+    """Say in the terminal what the page says on top, and loudly where something fell."""
+    (logger.warning if verdict.falls else logger.info)("verdict: %s", terminal(verdict))
+
+
+def facts_of(trainer: DenseTrainer, *, saved: int, losses: Mapping[str, Points], means: Points) -> RunFacts:
+    """Collect what may explain a decline."""
+    sets, query = trainer.rows.sets, trainer.model.query
+    sizes = [len(one) for one in sets]
+    shares = trainer.shares or [size / sum(sizes) for size in sizes]
+    known = base_instructions(json.loads(trainer.settings)["query_encoder"])
+    tasks: dict[str, TaskFacts] = {}
+    for one, share in zip(sets, shares, strict=True):
+        before = tasks.get(one.task)
+        own = one.query_prefix, one.key_prefix
+        tasks[one.task] = TaskFacts(
+            records=len(one) + (before.records if before else 0),
+            share=share + (before.share if before else 0.0),
+            negatives=one.records.has_negatives or bool(before and before.negatives),
+            new_instruction=known is not None and any(own) and known.get(one.task) != own,
+        )
+    return RunFacts(
+        learning_rate=trainer.args.learning_rate,
+        whole_transformer=bool(getattr(query.config, "num_hidden_layers", 0)) and not has_lora(query.backbone),
+        saved=saved,
+        tasks=tasks,
+        losses=losses,
+        means=means,
+    )
+
+
+def base_instructions(name: str) -> Mapping[str, tuple[str, str]] | None:
+    """Return the instructions that the base brings; None where its folder is not here to be read."""
+    folder = Path(encoder_folder(name))
+    spec = read_spec(folder) if folder.is_dir() else None
+    return None if spec is None else spec.instructions
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:

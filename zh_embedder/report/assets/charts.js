@@ -1,7 +1,7 @@
 "use strict";
 // Charts by BokehJS. They are drawn anew when theme or language changes; what they show also stands in tables.
 
-// Okabe and Ito's colours, told apart by colour-blind people; the first model is grey, the last one blue.
+// Okabe and Ito's colours, told apart by colour-blind people; the base is grey, what is compared with it blue.
 const HUES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00", "#7f5fc7"];
 const DARK_HUES = ["#4aa8e0", "#f0864a", "#2cc295", "#e39bc4", "#f2b632", "#7fcbf5", "#cbb04a", "#a994e8"];
 const DASHES = ["solid", "dashed", "dotdash", "dotted"];
@@ -16,15 +16,15 @@ function ink() {
     before: get("--before"), baseline: get("--baseline"), good: get("--good"), bad: get("--bad") };
 }
 
-/** The colour of a model: baselines amber, the first grey, the last blue, those between by their place. */
+/** The colour of a model: baselines amber, the base grey, what is compared with them blue, others by their place. */
 function modelColour(name) {
   const colours = ink();
-  const models = DATA.models;
-  const trained = models.filter((model) => !model.baseline).map((model) => model.name);
-  if (models.some((model) => model.baseline && model.name === name)) return name === "BM25" ? colours.baseline : hues()[3];
-  const place = trained.indexOf(name);
-  if (place === trained.length - 1) return hues()[0];
-  return place === 0 ? colours.before : hues()[[2, 5, 7, 6, 1][(place - 1) % 5]];
+  const names = (baseline) => DATA.models.filter((model) => (model.role === "baseline") === baseline).map((model) => model.name);
+  const baselines = names(true), models = names(false);
+  if (baselines.includes(name)) return name === baselines[0] ? colours.baseline : hues()[3];
+  if (name === (DATA.compared?.after ?? models[models.length - 1])) return hues()[0];
+  if (DATA.models.some((model) => model.name === name && model.role === "base")) return colours.before;
+  return hues()[[2, 5, 7, 6, 1][(models.indexOf(name) + 4) % 5]];
 }
 
 /** Text for Bokeh, which may take $$...$$ for a formula, to be set by a script from elsewhere. */

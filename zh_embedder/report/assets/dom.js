@@ -32,7 +32,7 @@ function percent(value) {
   return value === null || value === undefined ? t("notMeasured") : (100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0) + " %";
 }
 
-/** A score of a model: BM25's are larger than a cosine. */
+/** A score of a model: those of words are larger than a cosine. */
 function scoreText(value) {
   return number(value, Math.abs(value) >= 10 ? 1 : 3);
 }

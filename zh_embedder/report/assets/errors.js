@@ -8,7 +8,9 @@ function errors() {
   if (!present("errors")) return null;
   const body = el("div.browser", {});
   fillErrors(body);
-  return section("errors", t("errors"), t("errorsNote", [...new Set(DATA.errors.map((one) => metricName(one.metric)))].join(", ")), body);
+  const metrics = [...new Set(DATA.errors.map((one) => metricName(one.metric)))].join(", ");
+  const found = DATA.compared;
+  return section("errors", t("errors"), found ? t("errorsNote", metrics, found.before, found.after) : t("errorsNoteOne", metrics), body);
 }
 
 /** The class shown: the chosen one, or the first that has queries. */

@@ -40,28 +40,35 @@ function verdict() {
       el("h1", {}, state.language === "zh" ? found.chinese : found.english),
       el("div.facts", {},
         found.after !== null && el("div.fact.wide", {}, el("small", {}, t("mean")),
-          el("strong", {}, found.before === null ? number(found.after) : [number(found.before), el("span.arrow", { "aria-hidden": "true" }, " → "), number(found.after)]),
+          el("strong", {}, found.before === null ? number(found.after) : [number(found.before), el("span.arrow", { "aria-hidden": "true" }, againstBaseline() ? " · " : " → "), number(found.after)]),
           found.before !== null && el("em", {}, signed(found.after - found.before))),
         Object.keys(icons).filter((name) => counts[name]).map((name) =>
-          el("div.fact." + name, {}, el("small", {}, t(name)), el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[name]), String(counts[name])))),
+          el("div.fact." + name, {}, el("small", {}, changeWord(name)), el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[name]), String(counts[name])))),
         DATA.sets.filter((set) => set.canary && set.change).map((set) =>
           el("div.fact." + set.change.verdict, {}, el("small", {}, t("canary") + " · " + set.label),
-            el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[set.change.verdict]), signed(set.change.after - set.change.before)))))));
+            el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[set.change.verdict]), signed(set.change.after - set.change.before))))),
+      found.falls.length > 0 && el("ul.falls", {}, found.falls.map((words) => el("li", {}, inLanguage(words)))),
+      found.checks.length > 0 && el("div.checks", {}, el("h2", {}, t("checks")),
+        el("ul", {}, found.checks.map((words) => el("li", {}, inLanguage(words)))))));
+}
+
+/** A text that the page's data brings in both languages. */
+function inLanguage(words) { return state.language === "zh" ? words.chinese : words.english; }
+
+/** Whether a model is compared with a baseline: nothing rose or fell then. */
+function againstBaseline() { return DATA.compared?.against === "baseline"; }
+
+/** The word for how a set moved, or for where a model lies from a baseline. */
+function changeWord(name) {
+  return t(againstBaseline() ? { rose: "above", fell: "below", noise: "level" }[name] ?? name : name);
 }
 
 function tasks(later) {
   const place = el("div.chart", { role: "img", "aria-label": t("tasks") });
-  const compared = DATA.sets.find((set) => set.change);
-  const note = compared ? t("tasksNote", ...opponents()) : t("tasksNoteOne");
+  const found = DATA.compared;
+  const note = found ? t(againstBaseline() ? "tasksNoteBaseline" : "tasksNote", found.before, found.after) : t("tasksNoteOne");
   later.push(() => drawBars(place, DATA.sets.filter((set) => set.bars.length)));
   return section("tasks", t("tasks"), note, modelKeys(), place);
-}
-
-/** The two models that are compared, by name. */
-function opponents() {
-  const trained = DATA.models.filter((model) => !model.baseline);
-  if (trained.length > 1) return [trained[0].name, trained[trained.length - 1].name];
-  return [DATA.models.find((model) => model !== trained[0])?.name ?? "", trained[0]?.name ?? ""];
 }
 
 function training(later) {
@@ -128,7 +135,7 @@ function metrics() {
 /** A difference with its interval, coloured where it is one. */
 function gain(change) {
   const ends = change.difference ? " [" + signed(change.difference.low) + ", " + signed(change.difference.high) + "]" : "";
-  return el("span." + change.verdict, { title: t(change.verdict) }, signed(change.after - change.before) + ends);
+  return el("span." + change.verdict, { title: changeWord(change.verdict) }, signed(change.after - change.before) + ends);
 }
 
 /** What each set is, and how much of it models do not read. */
