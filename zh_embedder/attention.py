@@ -1,7 +1,7 @@
 """Attention within texts that lie end to end: each text sees itself alone. Kernels for the CPU and for CUDA.
 
 CPU: by runs of texts of one length, in fp32 through `scaled_dot_product_attention`, in 16 bits through matrix products,
-which use the hardware's bf16 units where torch's fused kernel uses them for AMX alone (docs/log has the figures).
+which use the hardware's bf16 units where torch's fused kernel uses them for AMX alone (docs/log.md has the figures).
 CUDA: `torch.nn.attention.varlen.varlen_attn`. There is no attention dropout.
 
 Shapes: N texts, T tokens of all texts together, L tokens of one text, H heads, D dimensions of a head.

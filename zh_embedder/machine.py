@@ -103,7 +103,7 @@ def keep_few_kernels() -> None:
     """Bound what oneDNN keeps of its kernels in bf16: it makes new ones for every shape, and packed shapes are all new.
 
     With torch's defaults they grow by tens of MB a step to over a GB, between whose pieces large tensors no longer
-    fit; making them anew costs nothing that can be measured (docs/log). Variables that are set already hold. Call it
+    fit; making them anew costs nothing that can be measured (docs/log.md). Variables that are set already hold. Call it
     before the first product in bf16: the caches read them once.
     """
     for name, value in KERNELS.items():

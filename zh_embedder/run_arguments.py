@@ -63,7 +63,7 @@ class RunArguments(TrainingArguments):
         choose("dtype", self.dtype, DTYPES)
         refuse_unused(self)
         if accelerator() is None:
-            # Without this, transformers under torchrun trains unconnected models (docs/log).
+            # Without this, transformers under torchrun trains unconnected models (docs/log.md).
             self.use_cpu = True
         self.choose_precision()
         self.choose_workers()
