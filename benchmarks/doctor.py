@@ -4,10 +4,10 @@
 
 Two thirds of every real set are read; defects of records are planted in them, each in records of its own, `--each` of
 a kind over all sets. Of the rest, and of labelled texts made of icl records, small files are made for defects of whole
-datasets: half of them planted. `wrong` are new findings of a kind in records that nothing was planted in; `beside
-another` those in records with another planted defect, which mostly follow from it (a misspelt task makes a small
-dataset): precision leaves them out, `strict` counts them as wrong. What the sets had before planting is judged by hand
-in docs/doctor.md.
+datasets: half of them planted. `wrong` are new findings of a kind in records that nothing was planted in; `in another
+planted record` those in records with another planted defect, which mostly follow from it (a misspelt task makes a
+small dataset): precision leaves them out, `strict` counts them as wrong. What the sets had before planting is judged by
+hand in docs/measured/doctor.md.
 """
 
 import argparse
@@ -251,7 +251,8 @@ def report(farm: Farm, before, found, seconds: float, target: Path | None) -> No
         counts = [len(new - touched), len(new & touched), len(others & before[kind])]
         rows.append([kind, how, len(places), *(f"{rate:.3f}" for rate in rates), *counts])
         print(f"{kind}: missed {sorted(places - found[kind])[:3]}, wrong {sorted(new)[:4]}", file=sys.stderr)
-    head = ["kind", "planted", "records", "recall", "precision", "strict", "wrong", "beside another", "there before"]
+    head = ["kind", "planted", "records", "recall", "precision", "strict", "wrong", "in another planted record"]
+    head.append("there before")
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     print("\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows))
     print(f"\n{records:,} records, {seconds:.0f} s of CPU, {1e4 * seconds / records:.1f} for 10,000")

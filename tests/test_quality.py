@@ -12,7 +12,7 @@ import pytest
 from tests.processes import ROOT, environment
 
 # Mean nDCG@10 of the demo's six test sets: .878 before, .911 after. A sign in the loss leaves .721, a mask inside out
-# .804, a sampler that repeats the first step .878 (docs/nano.md); to keep the suite short, one of them is run.
+# .804, a sampler that repeats the first step .878 (docs/measured/nano.md); to keep the suite short, one of them is run.
 GATE = 0.895
 DEMO = ROOT / "examples" / "demo"
 FLAGS = [

@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 SETTINGS = "settings.json"
-MOST_OTHERS = 0.5  # of the negatives: above it, what was learnt from such negatives has been harm (docs/results.md)
+MOST_OTHERS = 0.5  # of the negatives: above it, such negatives did harm when trained on (docs/measured/mining.md)
 OTHERS_SAID = (
     "{share:.0%} of the negatives are positives of other records, so that a model may learn to avoid the kind of text "
     "that answers; --corpus with keys that nobody asked for makes better ones"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # nano-zh from nothing but text: sh examples/nano/build.sh DATA [OUT]
 # DATA holds corpus_general/ and the evaluation sets as DATA/*/*/test; OUT (nano-build) gets every intermediate result.
-# A step whose result is there is not done again. See docs/nano.md for what each brings, and how long it takes.
+# A step whose result is there is not done again. See docs/measured/nano.md for what each brings, and how long it takes.
 set -eu
 DATA=${1:?usage: sh examples/nano/build.sh DATA [OUT]}
 OUT=${2:-nano-build}
