@@ -1,6 +1,7 @@
 """The architecture as a test: which room may import which, who owns which library, and what no module may do."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -291,3 +292,22 @@ for name in {modules!r}:
 sys.stdout.write("all imported")
 """)
     assert done.stdout == "all imported", done.stderr
+
+
+# The pages that describe the rooms.
+
+
+def test_the_pages_name_the_rooms_in_their_order():
+    tree = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("```")[1]
+    listed = re.findall(r"^  (\w+)/ ", tree, flags=re.MULTILINE)
+    assert listed == [room for rooms in ROOMS.values() for room in rooms]
+    for page in ("README.md", "README_zh.md"):
+        lines = (ROOT / page).read_text("utf-8").split("```\ncore ")[1].split("```")[0].splitlines()
+        assert ["core", *(line.split()[0] for line in lines[1:])] == [*ROOMS["zh_embedder"], "data_tools/"]
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md"])
+def test_the_pages_name_modules_that_are_there(page):
+    named = re.findall(r"`((?:\w+/)+\w+\.\w+|\w+/)`", (ROOT / page).read_text("utf-8"))
+    folders = (ROOT, ROOT / "zh_embedder", ROOT / "data_tools", ROOT / "zh_embedder" / "config")
+    assert [name for name in named if not any((folder / name).exists() for folder in folders)] == []
