@@ -227,6 +227,9 @@ def test_a_person_reads_on_the_page_what_the_summary_holds(better, worse):
             gained = f"{before:.3f}→{after:.3f}{sign}{abs(after - before):.3f}"
             assert re.sub(r"\s", "", text(".fact.wide")) == f"mean{gained}"
             assert f"what step {summary['step']} gained over step 0" in text("#tasks .note")
+            colours = "return DATA.models.map((one) => [one.role, modelColour(one.name)])"
+            named = "return [['base', ink().before], ['trained', hues()[0]], ['baseline', ink().baseline]]"
+            assert driver.execute_script(colours) == driver.execute_script(named)
             assert f"step {summary['step']} compared with step 0" in text("#errors .note")
         shown = [item.text for item in driver.find_elements("css selector", ".falls li, .checks li")]
         verdict = page_of(worse[0] / "report.html")["verdict"]

@@ -16,8 +16,8 @@ METRICS = ("ndcg@10", "mrr@10")
 
 
 def outcome(model, data, first, second, items=None) -> Outcome:
-    found = {"ndcg@10": items} if items else {}
-    return Outcome(model, data, "qa", "retrieval", {"ndcg@10": first, "mrr@10": second}, items=found, role=Role.BASE)
+    found, role = {"ndcg@10": items} if items else {}, Role.BASE if model == "base" else Role.TRAINED
+    return Outcome(model, data, "qa", "retrieval", {"ndcg@10": first, "mrr@10": second}, items=found, role=role)
 
 
 def test_the_table_has_a_line_for_each_model_and_set_and_its_mean():

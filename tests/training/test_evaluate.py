@@ -163,6 +163,15 @@ def test_sets_of_one_name_are_refused():
         read_watched(args, [], data_root=None)
 
 
+def test_a_canary_that_shares_its_name_with_another_set_is_refused(tmp_path):
+    """Else both would be left out of the mean."""
+    (tmp_path / "canary").mkdir()
+    (tmp_path / "canary" / "qa").symlink_to(DEMO / "test" / "qa")
+    args = EvalArguments(eval_data=[str(tmp_path / "canary" / "qa")], canary=str(DEMO / "test" / "qa"))
+    with pytest.raises(UserError, match="canary/qa: two sets have this name"):
+        read_watched(args, [], data_root=None)
+
+
 def test_a_canary_is_one_set():
     with pytest.raises(UserError, match=r"--canary: got .*test', expected one set, not a folder of 6"):
         read_watched(EvalArguments(canary=str(DEMO / "test")), [], data_root=None)
@@ -286,6 +295,13 @@ def test_a_measured_run_writes_its_report_and_a_summary_of_what_was_saved(tiny_b
     assert same[0] == same[1]
     page = (run / "report.html").read_text("utf-8")
     assert all(text in page for text in ("BM25 (jieba)", f"step {best}", "demo/qa"))
+
+
+def test_figures_of_a_run_that_is_replaced_do_not_pass_for_those_of_the_new_one(tiny_bert, folder):
+    save_outcomes(folder / "out", "bm25", [outcome("demo/qa", "qa", 0.9, "BM25", Role.BASELINE)])
+    assert train(tiny_bert, *EVAL, steps=1) == 0
+    assert json.loads((folder / "out" / "evaluation" / "summary.json").read_text())["bm25"] == []
+    assert '"role":"baseline"' not in (folder / "out" / "report.html").read_text("utf-8")
 
 
 def test_a_run_that_measures_nothing_writes_no_report(tiny_bert, folder):

@@ -150,14 +150,15 @@ def show(outcomes: Sequence[Outcome]) -> str:
 def table(metrics: Sequence[str], outcomes: Sequence[Outcome]) -> str:
     """Lay out the results of sets that have the same metrics."""
     models = list(dict.fromkeys(outcome.model for outcome in outcomes))
-    first = {o.data: o for o in outcomes if o.model == models[0]}
+    base = {outcome.data: outcome for outcome in outcomes if outcome.role is Role.BASE}
     wide = max(len(name) for name in [*models, "model"])
-    against = f"  {metrics[0]} against {models[0]}" if len(models) > 1 else ""
+    against = f"  {metrics[0]} against {next(iter(base.values())).model}" if base and len(models) > 1 else ""
     lines = [f"{'model':{wide}}  {'data':24} " + " ".join(f"{name:>10}" for name in metrics) + against]
     for model in models:
         own = [outcome for outcome in outcomes if outcome.model == model]
         for outcome in own:
-            change = "" if model == models[0] else "  " + shown(compare(first[outcome.data], outcome, metrics[0]))
+            other = None if outcome.role is Role.BASE else base.get(outcome.data)
+            change = "" if other is None else "  " + shown(compare(other, outcome, metrics[0]))
             lines.append(
                 f"{model:{wide}}  {outcome.data[:24]:24} " + cells(outcome.values[m] for m in metrics) + change
             )

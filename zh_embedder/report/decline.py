@@ -112,7 +112,7 @@ def dominated(fell: Sequence[Change], facts: RunFacts) -> Words | None:
     return Words(
         f"{most} takes {share} of the training steps while {english} fell: --task_temperature below 1 gives smaller "
         "tasks more of them",
-        f"{most} 占训练步数的 {share}，而{chinese} 下降：--task_temperature 小于 1 可让较小的任务得到更多步数",
+        f"{most} 占训练步数的 {share}，而 {chinese} 下降：--task_temperature 小于 1 可让较小的任务得到更多步数",
     )
 
 
@@ -125,7 +125,7 @@ def untrained(fell: Sequence[Change], facts: RunFacts) -> Words | None:
     return Words(
         f"no training record belongs to {english}, and a model forgets what it is not trained on: add such records, "
         "train for fewer steps, or lower --learning_rate",
-        f"没有任何训练记录属于{chinese}，未训练的能力会被遗忘：可加入这类记录、减少步数，或降低 --learning_rate",
+        f"没有任何训练记录属于 {chinese}，未训练的能力会被遗忘：可加入这类记录、减少步数，或降低 --learning_rate",
     )
 
 
@@ -171,5 +171,5 @@ def new_instruction(fell: Sequence[Change], facts: RunFacts) -> Words | None:
     english, chinese = listed(found)
     return Words(
         f"the base does not bring the instructions of {english}: compare with a run with --add_instruction False",
-        f"基座不带{chinese} 的指令：可与 --add_instruction False 的训练比较",
+        f"基座不带 {chinese} 的指令：可与 --add_instruction False 的训练比较",
     )

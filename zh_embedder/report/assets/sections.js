@@ -40,7 +40,9 @@ function verdict() {
       el("h1", {}, state.language === "zh" ? found.chinese : found.english),
       el("div.facts", {},
         found.after !== null && el("div.fact.wide", {}, el("small", {}, t("mean")),
-          el("strong", {}, found.before === null ? number(found.after) : [number(found.before), el("span.arrow", { "aria-hidden": "true" }, againstBaseline() ? " · " : " → "), number(found.after)]),
+          el("strong", {}, found.before === null ? number(found.after)
+            : againstBaseline() ? [number(found.after), el("span.arrow", {}, " " + t("versus") + " "), number(found.before)]
+            : [number(found.before), el("span.arrow", { "aria-hidden": "true" }, " → "), number(found.after)]),
           found.before !== null && el("em", {}, signed(found.after - found.before))),
         Object.keys(icons).filter((name) => counts[name]).map((name) =>
           el("div.fact." + name, {}, el("small", {}, changeWord(name)), el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[name]), String(counts[name])))),
