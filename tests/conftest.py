@@ -41,6 +41,19 @@ def no_engine_left():
         engine.unset_hf_deepspeed_config()
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no worker is left with one of them at the end: a file says SECONDS, about."""
+    items.sort(key=lambda item: -getattr(item.module, "SECONDS", 0))
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch) -> Path:
+    """An empty working folder with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZH_EMBEDDER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets; a test that asks for it is skipped where there is none."""

@@ -13,6 +13,7 @@ from benchmarks.running import read_results
 from benchmarks.stopwatch import Job, Stopwatch, per_unit
 from tests.processes import ROOT
 
+SECONDS = 40
 TRAIN = Setting("train", "long", 1)
 WORK = Work(texts=72, tokens=720, flops=7.2e9)
 
@@ -228,6 +229,7 @@ def test_every_peer_is_measured_at_its_defaults_and_at_its_best():
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_run_measures_us_and_says_who_is_not_installed(tmp_path):
     words = ["--preset", "tiny", "--shapes", "short", "--quick", "--json", tmp_path / "bench.json"]
     words += ["--contenders", "ours", "flagembedding default", "--peers-python", sys.executable]

@@ -1,7 +1,6 @@
 """The command says what it can do quickly, does it, and answers a mistake with one line and exit code 2."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import forked, start
 from zh_embedder.cli import COMMANDS, main
 from zh_embedder.evaluation.measure import METRICS, evaluate_retrieval
 from zh_embedder.evaluation.sets import read_retrieval_set
@@ -230,9 +230,10 @@ def test_sets_whose_paths_end_alike_stay_apart(capsys, models, tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_runs_as_a_process_and_says_nothing_else(models, tmp_path):
-    words = [PROGRAM, "evaluate", "base", "--data", str(DEMO / "qa"), "--json", "scores.json"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 2
+    words = [*forked(), PROGRAM, "evaluate", "base", "--data", DEMO / "qa", "--json", "scores.json"]
+    process = start(words, tmp_path, apart=True)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert len(out.splitlines()) == 2
     rows = json.loads((tmp_path / "scores.json").read_text("utf-8"))
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(measured("base", DEMO / "qa"), abs=1e-6)

@@ -1,18 +1,18 @@
 """docs/extending.md does what it says: its patches apply to a copy of this repository, and its commands run there."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import environment, finish, forked, start
 from zh_embedder.bases.tiny import build
 
+SECONDS = 30
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 SECTIONS = {part.splitlines()[0]: part for part in PAGE.split("\n## ")[1:]}
@@ -42,13 +42,11 @@ def apply(patch: str, folder: Path) -> None:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run one command of the page with this interpreter, in the copy."""
+    """Run one command of the page, in the copy and with its modules."""
     words = shlex.split(command.replace("\\\n", " "))
-    start = {"python": [sys.executable], "zh-embedder": [sys.executable, "-m", "zh_embedder.cli"]}[words[0]]
-    env = {**os.environ, "PYTHONPATH": str(folder), "ZH_EMBEDDER_CACHE": str(folder / "cache")}
-    done = subprocess.run([*start, *words[1:]], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    before = {"python": [], "zh-embedder": ["-m", "zh_embedder.cli"]}[words[0]]
+    env = {**environment(folder), "PYTHONPATH": str(folder)}
+    return finish(start([*forked(), *before, *words[1:]], folder, env=env))
 
 
 def commands(section: str) -> list[str]:

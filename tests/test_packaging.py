@@ -99,6 +99,7 @@ def run(words, folder: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(built):
     with zipfile.ZipFile(built[1]) as archive:
         inside = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
@@ -111,6 +112,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(built):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_source_distribution_holds_no_tests(built):
     # Half of them would come along by default, without what they read.
     with tarfile.open(built[0]) as archive:

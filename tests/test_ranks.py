@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.processes import BIN, ROOT, run, torchrun, weights
+from tests.jsonl import read, write
+from tests.processes import BIN, ROOT, forked, run, torchrun, weights
 from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError
 from zh_embedder.training.launch import check_world
 
 pytestmark = pytest.mark.slow
+FULL = pytest.mark.full
+SECONDS = 90
 STEPS = 10
 TOLERANCE = 1e-5  # after weights have moved by 0.2: sums over ranks add up in another order
 
@@ -25,34 +28,30 @@ def ground(tmp_path_factory):
         records = records_of(task)[:count]
         for number, record in enumerate(records):
             record["teacher_scores"] = [2.0, *[(number + i) % 3 / 2 for i in range(len(record["neg"]))]]
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (folder / f"{task}.jsonl").write_text(text, "utf-8")
+        write(folder / f"{task}.jsonl", records)
     words = [record["query"] for record in records_of("qa")]
     pairs = [{"text1": words[i], "text2": words[i + 16], "score": i % 5, "task": "sts"} for i in range(16)]
     labels = [{"text": words[i], "label": i % 3, "task": "icl"} for i in range(11)]  # the last rank repeats rows
     for name, rows in (("pairs", pairs), ("labels", labels)):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(text, "utf-8")
+        write(folder / f"{name}.jsonl", rows)
     write_eval_set(folder / "eval" / "qa", queries=5, keys=7)
     return folder
 
 
 def write_eval_set(folder, *, queries, keys):
     """A BEIR folder of demo records; with 7 keys, a rank has one more than the other."""
-    folder.mkdir(parents=True)
     chosen = records_of("qa")[30 : 30 + keys]
     rows = {
         "queries.jsonl": [{"id": f"q{i}", "text": r["query"], "task": "qa"} for i, r in enumerate(chosen[:queries])],
         "corpus.jsonl": [{"id": f"k{i}", "text": r["pos"][0]} for i, r in enumerate(chosen)],
     }
     for name, lines in rows.items():
-        (folder / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines), "utf-8")
+        write(folder / name, lines)
     (folder / "qrels.tsv").write_text("".join(f"q{i}\tk{i}\t1\n" for i in range(queries)), "utf-8")
 
 
 def records_of(task):
-    lines = (ROOT / "examples" / "demo" / "train" / f"{task}.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return read(ROOT / "examples" / "demo" / "train" / f"{task}.jsonl")
 
 
 def flags(out, batch, *more):
@@ -65,8 +64,7 @@ def flags(out, batch, *more):
 
 
 SGD = ("--optim", "sgd", "--learning_rate", 0.5, "--max_grad_norm", 0, "--weight_decay", 0, "--warmup_steps", 0)
-
-
+ADAM = ("--max_steps", 3, "--learning_rate", 1e-3)
 EVAL = ("--eval_data", "eval/qa", "--hits", 6, "--cutoffs", 1, 5, "--metrics", "ndcg", "mrr")
 
 
@@ -91,9 +89,14 @@ def largest_difference(one, other):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground):
+@pytest.fixture(scope="module")
+def alone(ground):
+    """What one process printed; its run is `one`."""
+    return run(*flags("one", 8, *SGD, *EVAL), cwd=ground)
+
+
+def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground, alone):
     """SGD without clipping, no dropout, losses of every kind of records, repeated rows in every fourth step or so."""
-    alone = run(*flags("one", 8, *SGD, *EVAL), cwd=ground)
     together = run(*flags("two", 4, *SGD, *EVAL), cwd=ground, launcher=torchrun(2))
     assert "engine: BiEncoder, 1 ranks" in alone
     assert "engine: DistributedDataParallel, 2 ranks" in together
@@ -109,7 +112,7 @@ def test_two_ranks_measure_what_one_measures(ground):
     """`run_dense.py` without --train_data; the first rank alone shows and writes."""
     words = ("--query_encoder", "base", "--dtype", "fp32", *EVAL)
     alone = run("--output_dir", "seen", *words, "--save_result", cwd=ground)
-    together = run("--output_dir", "seen2", *words, "--save_result", cwd=ground, launcher=torchrun(2))
+    together = run("--output_dir", "seen2", *words, "--save_result", cwd=ground, launcher=forked(2))
     assert together.count("ndcg@5") == alone.count("ndcg@5") == 1
     one, two = (json.loads((ground / name / "metrics.json").read_text()) for name in ("seen", "seen2"))
     assert one[0]["metrics"] == pytest.approx(two[0]["metrics"], abs=1e-9)
@@ -117,32 +120,36 @@ def test_two_ranks_measure_what_one_measures(ground):
     assert [list(hits) for hits in one.values()] == [list(hits) for hits in two.values()]
 
 
-def test_two_ranks_in_sub_batches_give_the_weights_of_one(ground):
+def test_two_ranks_in_sub_batches_give_the_weights_of_one(ground, alone):
     """GradCache under DDP: one backward, however many sub-batches."""
     cached = (*SGD, "--sub_batch_size", 3, "--gradient_checkpointing")
-    together = run(*flags("cached", 4, *cached), cwd=ground, launcher=torchrun(2))
+    together = run(*flags("cached", 4, *cached), cwd=ground, launcher=forked(2))
     assert "engine: DistributedDataParallel, 2 ranks" in together
     assert largest_difference(weights(ground / "one/encoder"), weights(ground / "cached/encoder")) < TOLERANCE
 
 
-def test_without_cross_device_negatives_the_ranks_differ_from_one(ground):
+def test_without_cross_device_negatives_the_ranks_differ_from_one(ground, alone):
     """The other direction of the test above: local negatives are fewer, so the weights must differ."""
-    run(*flags("local", 4, *SGD, "--negative_cross_device", "False"), cwd=ground, launcher=torchrun(2))
+    run(*flags("local", 4, *SGD, "--negative_cross_device", "False"), cwd=ground, launcher=forked(2))
     assert largest_difference(weights(ground / "one/encoder"), weights(ground / "local/encoder")) > 1e-4
 
 
-@pytest.mark.parametrize(("stage", "cached"), [(0, False), (1, True), (2, False), (3, True)])
-def test_deepspeed_stages_train_the_weights_of_plain_ranks(stage, cached, ground):
+@pytest.fixture(scope="module")
+def plain(ground):
+    """A run on two ranks without an engine."""
+    run(*flags("plain", 4, *ADAM, *EVAL), cwd=ground, launcher=forked(2))
+
+
+@pytest.mark.parametrize(
+    ("stage", "cached"),
+    [(0, False), pytest.param(1, True, marks=FULL), pytest.param(2, False, marks=FULL), (3, True)],
+)
+def test_deepspeed_stages_train_the_weights_of_plain_ranks(stage, cached, ground, plain):
     """AdamW as the configurations say; stage 0 through DeepSpeed's own launcher, which passes --local_rank."""
-    adam = ("--max_steps", 3, "--learning_rate", 1e-3)
-    if not (ground / "plain").exists():
-        run(*flags("plain", 4, *adam, *EVAL), cwd=ground, launcher=torchrun(2))
     config = ROOT / "configs" / "deepspeed" / f"stage{stage}.json"
-    launcher = torchrun(2)
-    if stage == 0:
-        launcher = (BIN / "deepspeed", "--num_accelerators", "2")
+    launcher = forked(2) if stage else (BIN / "deepspeed", "--num_accelerators", "2")
     more = ("--sub_batch_size", 7) if cached else ()
-    printed = run(*flags(f"zero{stage}", 4, *adam, *EVAL, "--deepspeed", config, *more), cwd=ground, launcher=launcher)
+    printed = run(*flags(f"zero{stage}", 4, *ADAM, *EVAL, "--deepspeed", config, *more), cwd=ground, launcher=launcher)
     assert "engine: DeepSpeedEngine, 2 ranks" in printed
     trained = weights(ground / f"zero{stage}" / "encoder")
     # Adam divides by the size of a gradient: where that is near 0, the order of sums shows.

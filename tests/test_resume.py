@@ -4,14 +4,14 @@ import json
 import shutil
 import time
 
-import psutil
 import pytest
 import torch
 
-from tests.processes import ALONE, ROOT, SCRIPT, losses, run, start, torchrun, weights
+from tests.processes import ROOT, SCRIPT, forked, kill_with_children, losses, run, start, weights
 from zh_embedder.commands.train import main
 
 pytestmark = pytest.mark.slow
+SECONDS = 60
 STEPS, EVERY, KILLED_AT = 36, 3, 15  # 12 steps an epoch: the kill comes in the middle of epoch 2
 
 
@@ -26,21 +26,19 @@ def flags(base, out, *more):
 
 
 def kill_when(process, folder):
-    """SIGKILL the process and its ranks (torchrun gives them sessions of their own) when a checkpoint is there."""
+    """SIGKILL the process and its ranks (in sessions of their own) when a checkpoint is there."""
     deadline = time.time() + 120
     while not folder.exists() and time.time() < deadline:
         assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.005)
-    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        one.kill()
-    process.communicate()
+    kill_with_children(process)
 
 
 @pytest.mark.parametrize(("ranks", "batch", "workers"), [(1, 8, 2), (2, 4, 0)])
 def test_killed_in_epoch_2_and_resumed_equals_uninterrupted(
     ranks, batch, workers, tiny_bert, tmp_path, monkeypatch, capsys
 ):
-    launcher = ALONE if ranks == 1 else torchrun(ranks)
+    launcher = forked(0 if ranks == 1 else ranks)
     more = ("--per_device_train_batch_size", batch, "--dataloader_num_workers", workers)
     run(*flags(tiny_bert, "whole", *more), cwd=tmp_path, launcher=launcher)
 

@@ -7,9 +7,10 @@ import shlex
 import pytest
 import yaml
 
-from tests.processes import ROOT, run, run_each, torchrun
+from tests.processes import ALONE, ROOT, forked, run, run_each
 
 pytestmark = pytest.mark.slow
+SECONDS = 50
 BROKEN = ROOT / "tests" / "broken"
 CASES = yaml.safe_load((BROKEN / "cases.yaml").read_text("utf-8"))
 
@@ -31,12 +32,17 @@ def answers(tmp_path_factory, tiny_bert):
 
 def test_a_process_started_by_hand_says_the_same(answers, tiny_bert, tmp_path):
     case, flags = CASES[0], ["--output_dir", "out", "--query_encoder", tiny_bert]
-    printed = run(*flags, "--train_data", BROKEN / case["data"], *shlex.split(case["flags"]), cwd=tmp_path, expect=2)
+    more = ("--train_data", BROKEN / case["data"], *shlex.split(case["flags"]))
+    printed = run(*flags, *more, cwd=tmp_path, launcher=ALONE, expect=2)
     assert printed == answers[0][0]
 
 
-def test_there_are_enough_broken_inputs():
-    assert len(CASES) >= 25
+def test_every_broken_file_has_its_case():
+    named = re.findall(r"{broken}/(\S+)", " ".join(case["flags"] for case in CASES))
+    nowhere = {"god.jsonl"}  # a typing mistake
+    used = {case["data"] for case in CASES} - nowhere | set(named)
+    assert used == {path.name for path in BROKEN.iterdir()} - {"cases.yaml"}
+    assert len(CASES) == 39
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,7 @@ def test_the_published_command_of_llm_embedder_runs_on_two_ranks(real_data, tiny
       --inbatch_same_dataset epoch --learning_rate 2e-5 --num_train_epochs 2 --train_group_size 15
       --per_device_train_batch_size 16 --cos_temperature 0.02 --dtype fp32 --report_to tensorboard
       --data_root data"""
-    printed = run(*shlex.split(command), cwd=tmp_path, launcher=torchrun(2))
+    printed = run(*shlex.split(command), cwd=tmp_path, launcher=forked(2))
     assert "tool:train.jsonl" in printed
     assert "steps 1 to 6: each one dataset, the same on all 2 ranks (checked): tool:train.jsonl x6" in printed
     out = tmp_path / "data" / "outputs" / "icl"
@@ -93,7 +99,7 @@ def test_the_published_command_of_flagembedding_runs(real_data, tiny_bert, tmp_p
       --gradient_checkpointing --deepspeed {ROOT / "configs/deepspeed/stage0.json"} --logging_steps 1
       --save_steps 1000 --negatives_cross_device --temperature 0.02 --sentence_pooling_method cls
       --normalize_embeddings True --kd_loss_type kl_div --report_to none"""
-    printed = run(*shlex.split(command), cwd=tmp_path, launcher=torchrun(1))
+    printed = run(*shlex.split(command), cwd=tmp_path, launcher=forked(1))
     assert "1 info_nce" in printed  # scores are there and not used: --knowledge_distillation False
     assert "flags: --model_name_or_path is --query_encoder" in printed
     assert "engine: DeepSpeedEngine" in printed

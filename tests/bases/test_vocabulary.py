@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from tests.jsonl import write
 from zh_embedder.bases.charsmap import charsmap
 from zh_embedder.bases.vocabulary import (
     SPECIAL,
@@ -28,7 +29,7 @@ LINES = ["我们在北京大学学习人工智能", "北京大学的学生在学
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in LINES), "utf-8")
+    write(path, ({"text": line} for line in LINES))
     return path
 
 

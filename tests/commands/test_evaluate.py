@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from tests.jsonl import write
 from tests.processes import ROOT
 from zh_embedder.cli import main
 from zh_embedder.commands.evaluate import show, shown, table
@@ -88,29 +89,25 @@ def sets(tmp_path):
     """A small set of every kind, of demo texts."""
     texts = [json.loads(line)["text"] for line in (DEMO / "qa" / "corpus.jsonl").open(encoding="utf-8")][:12]
 
-    def write(name, rows):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-        return path
-
     labelled = [{"text": text, "label": "甲" if i % 2 else "乙", "task": "qa"} for i, text in enumerate(texts)]
-    write("label/train.jsonl", labelled[:8])
+    write(tmp_path / "label/train.jsonl", labelled[:8])
     return {
-        "reranking": write("rank.jsonl", [{"query": texts[0][:9], "pos": [texts[0]], "neg": texts[1:5], "task": "qa"}]),
+        "reranking": write(
+            tmp_path / "rank.jsonl", [{"query": texts[0][:9], "pos": [texts[0]], "neg": texts[1:5], "task": "qa"}]
+        ),
         "similarity": write(
-            "sts.jsonl",
+            tmp_path / "sts.jsonl",
             [{"text1": a, "text2": b, "score": i / 5, "task": "qa"} for i, (a, b) in enumerate(pairwise(texts))],
         ),
         "pair_classification": write(
-            "pair.jsonl",
+            tmp_path / "pair.jsonl",
             [
                 {"text1": a, "text2": a if i % 2 else texts[0], "score": i % 2, "task": "qa"}
                 for i, a in enumerate(texts)
             ],
         ),
-        "classification": write("label/test.jsonl", labelled[8:]).parent,
-        "clustering": write("cluster.jsonl", labelled),
+        "classification": write(tmp_path / "label/test.jsonl", labelled[8:]).parent,
+        "clustering": write(tmp_path / "cluster.jsonl", labelled),
         "retrieval": DEMO / "qa",
     }
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.jsonl import read, write
 from tests.processes import ROOT
 from zh_embedder.commands.train import main
 from zh_embedder.config.evaluation import EvalArguments
@@ -33,10 +34,6 @@ def folder(tmp_path, monkeypatch, tiny_bert):
     return tmp_path
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-
-
 def evaluate(*more, expect=0):
     words = ["--eval_data", "eval.jsonl", "--corpus", "corpus.jsonl", "--version", "zh_llm_embedder", *more]
     assert main([str(word) for word in words]) == expect
@@ -48,10 +45,6 @@ def figures(capsys) -> list[float]:
     return [float(cell) for cell in line.split()[2:]]
 
 
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
 def test_dense_retrieval_is_that_of_sorting_every_score(folder, capsys):
     evaluate(*LIGHT, "--output_dir", "out", "--save_result")
     found = figures(capsys)
@@ -59,8 +52,8 @@ def test_dense_retrieval_is_that_of_sorting_every_score(folder, capsys):
 
     spec = read_version("zh_llm_embedder").tasks["qa"]
     encoder = load_encoder("base").eval()
-    queries = [row["query"] for row in lines_of(folder / "eval.jsonl")]
-    keys = [row["text"] for row in lines_of(folder / "corpus.jsonl")]
+    queries = [row["query"] for row in read(folder / "eval.jsonl")]
+    keys = [row["text"] for row in read(folder / "corpus.jsonl")]
     vectors = [encoder.encode(texts, prompt=p, dtype="fp32") for texts, p in ((queries, spec.query), (keys, spec.key))]
     scores = vectors[0] @ vectors[1].T
     run = {str(i): {str(j): float(s) for j, s in enumerate(row)} for i, row in enumerate(scores)}
@@ -108,7 +101,7 @@ def test_what_was_kept_gives_the_same_figures_without_encoding(folder, capsys, m
 def test_what_does_not_belong_to_this_run_is_refused(folder, capsys, more, change, message):
     evaluate(*LIGHT, "--output_dir", "out", "--save_encode", "--save_index")
     if change == "keys":
-        keys = lines_of(folder / "corpus.jsonl")
+        keys = read(folder / "corpus.jsonl")
         write(folder / "corpus.jsonl", [*keys, {"title": "", "text": "多一条"}])
     evaluate(*LIGHT, "--output_dir", "out", *more, expect=2)
     assert message in capsys.readouterr().err
@@ -126,9 +119,9 @@ def test_bm25_random_and_no_retrieval_need_no_model(folder, capsys):
 def test_collate_neg_makes_training_records_without_positives_and_answers(folder):
     more = ("--metrics", "collate_neg", "collate_score", "--max_neg_num", 5, "--filter_answers", "--save_name", "mine")
     evaluate("--query_encoder", "base", "--dtype", "fp32", *more)
-    rows, scored = lines_of(folder / "eval.neg.mine.jsonl"), lines_of(folder / "eval.scored.mine.jsonl")
-    keys = [row["text"] for row in lines_of(folder / "corpus.jsonl")]
-    answers = [row["answers"][0] for row in lines_of(folder / "eval.jsonl")]
+    rows, scored = read(folder / "eval.neg.mine.jsonl"), read(folder / "eval.scored.mine.jsonl")
+    keys = [row["text"] for row in read(folder / "corpus.jsonl")]
+    answers = [row["answers"][0] for row in read(folder / "eval.jsonl")]
     assert len(rows) == 20
     for number, (row, found) in enumerate(zip(rows, scored, strict=True)):
         assert row["pos"] == [keys[number]]
@@ -149,20 +142,20 @@ def test_collations_go_to_the_run_where_it_was_said_and_the_log_gets_a_line_each
         evaluate(
             "--query_encoder", "base", "--metrics", "ndcg", "collate_key", "--cutoffs", 1, "--dtype", "fp32", *more
         )
-    rows = lines_of(folder / "out" / "eval.jsonl" / "eval.key.jsonl")
+    rows = read(folder / "out" / "eval.jsonl" / "eval.key.jsonl")
     assert [len(row["key"]) for row in rows] == [3] * 20
     assert not (folder / "eval.key.jsonl").exists()
-    logged = lines_of(folder / "logs" / "all.jsonl")
+    logged = read(folder / "logs" / "all.jsonl")
     assert [line["results"][0]["metrics"] for line in logged] == [logged[0]["results"][0]["metrics"]] * 2
 
 
 def test_each_query_can_rank_its_own_keys(folder, capsys):
-    write(folder / "own.jsonl", lines_of(DEMO / "train" / "qa.jsonl")[:10])
+    write(folder / "own.jsonl", read(DEMO / "train" / "qa.jsonl")[:10])
     words = ["--eval_data", "own.jsonl", *LIGHT, "--eval_method", "rerank", "--output_dir", "out", "--save_result"]
     assert main([str(word) for word in words]) == 0
     assert 0 < figures(capsys)[0] <= 1
     run = json.loads((folder / "out" / "own.jsonl" / "result.json").read_text("utf-8"))
-    sizes = [len(set(row["pos"] + row["neg"])) for row in lines_of(folder / "own.jsonl")]
+    sizes = [len(set(row["pos"] + row["neg"])) for row in read(folder / "own.jsonl")]
     assert [len(hits) for hits in run.values()] == sizes
 
 

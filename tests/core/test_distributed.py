@@ -1,5 +1,7 @@
 """Two real processes (gloo) beside one: the gathered step must give the gradient of the whole step."""
 
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -7,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import multiprocessing as mp
 
+from tests.processes import finish, forked, start
 from zh_embedder.core.distributed import gather_values, gather_with_grad, sum_over_ranks, wait_for_all
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import GROUP, LABELLED
@@ -96,7 +98,7 @@ def gradient(case, *, rank, ranks, step_rows):
 def work(rank, folder):
     """One rank: everything that the tests below compare."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo")
     found = {"world": world(), "cases": {}}
     for case in CASES:
         loss, grad = gradient(case, rank=rank, ranks=WORLD, step_rows=STEP)
@@ -136,7 +138,7 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, args=(str(folder),), nprocs=WORLD)
+    finish(start([*forked(WORLD), __file__, folder], folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
@@ -205,3 +207,7 @@ def test_the_reference_of_repeated_rows_is_the_step_of_unique_rows(case):
     alone = gradient(case, rank=0, ranks=1, step_rows=UNIQUE[case[1]])
     cycled = gradient(case, rank=0, ranks=1, step_rows=STEP)
     torch.testing.assert_close(cycled, alone, atol=1e-6, rtol=1e-5)
+
+
+if __name__ == "__main__":  # one of the ranks
+    work(int(os.environ["RANK"]), sys.argv[1])

@@ -1,14 +1,13 @@
 """Precision, matrix peak, memory and threads: right here, and harmless elsewhere."""
 
 import os
-import subprocess
 import sys
 import textwrap
 
 import pytest
 import torch
 
-from tests.processes import ROOT, environment
+from tests.processes import ROOT, environment, finish, forked, start
 from zh_embedder.core import machine
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import (
@@ -186,10 +185,7 @@ def test_memory_that_was_freed_is_kept():
         print(before, faults())
     """
     own = {name: value for name, value in environment(ROOT).items() if name != "GLIBC_TUNABLES"}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, env=own, capture_output=True, text=True, check=True
-    )
-    said, counts = done.stdout.splitlines()
+    said, counts = finish(start([*forked(), "-c", textwrap.dedent(script)], ROOT, env=own)).splitlines()
     if said == "False False":
         pytest.skip("the C library is not glibc")
     assert said == "True True"
@@ -231,9 +227,8 @@ def test_what_new_shapes_leave_in_memory_does_not_grow():
     own = {name: value for name, value in environment(ROOT).items() if name not in KERNELS}
     grown = {}
     for way in ("few", "all"):
-        command = [sys.executable, "-c", textwrap.dedent(script), way]
-        done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
-        grown[way] = int(done.stdout.split()[-1])  # KiB
+        printed = finish(start([*forked(), "-c", textwrap.dedent(script), way], ROOT, env=own))
+        grown[way] = int(printed.split()[-1])  # KiB
     assert grown["few"] < grown["all"] / 5, grown
 
 

@@ -4,8 +4,6 @@ import gzip
 import json
 import logging
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.jsonl import as_lines
+from tests.processes import forked, start
 from zh_embedder.core.errors import UserError
 from zh_embedder.data import record_tables as tables
 from zh_embedder.data import sources
@@ -37,7 +37,7 @@ def record(number: int, **fields) -> dict:
 
 
 def lines(records) -> bytes:
-    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
+    return as_lines(records).encode()
 
 
 def write(path: Path, records) -> Path:
@@ -522,8 +522,8 @@ import datasets, filelock, tqdm.auto
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.records import load_datasets
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-path, cache, go = map(Path, sys.argv[1:])
-print("ready", flush=True)
+path, cache, go = map(Path, sys.argv[1:4])
+Path(sys.argv[4]).touch()  # ready
 while not go.exists():
     time.sleep(0.001)
 try:
@@ -535,13 +535,11 @@ except UserError as error:
 
 def run_ranks(count: int, path: Path, cache: Path, go: Path) -> list[list[str]]:
     """Load a file in several processes that start at the same moment; what each of them said."""
-    command = [sys.executable, "-c", RANK, str(path), str(cache), str(go)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ranks = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for _ in range(count)
-    ]
-    assert all(rank.stdout.readline() == "ready\n" for rank in ranks)
+    ready = [go.with_name(f"ready-{number}") for number in range(count)]
+    ranks = [start([*forked(), "-c", RANK, path, cache, go, mark], go.parent, apart=True) for mark in ready]
+    while not all(mark.exists() for mark in ready):
+        assert [rank.poll() for rank in ranks] == [None] * count, [rank.communicate() for rank in ranks]
+        time.sleep(0.001)
     go.touch()
     results = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * count, results

@@ -20,6 +20,7 @@ from zh_embedder.data.records import limit_rows, load_datasets, merge_small
 from zh_embedder.data.token_cache import TokenTable, file_name, fingerprints, token_table, with_tokens, write_tokens
 from zh_embedder.text.tokens import tokenize
 
+SECONDS = 15
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "train"
 CPU = torch.device("cpu")
 

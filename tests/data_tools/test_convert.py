@@ -12,6 +12,7 @@ from data_tools.converting.dialogue import most_alike, repeats
 from data_tools.converting.formats import FORMATS
 from data_tools.converting.tools import last_request
 from data_tools.shared.record_files import read_records
+from tests.jsonl import write as write_lines
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import parse_line
 
@@ -39,10 +40,6 @@ def write(path, text, encoding="utf-8"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode(encoding))
     return path
-
-
-def write_lines(path, rows):
-    return write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def run(tmp_path, *words, name="out.jsonl"):

@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,7 +15,7 @@ from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import PROMPTS, Garbage, Written, read_answer, read_prompts
 from data_tools.generating.round_trip import load_retriever, ranks_of
 from examples.from_documents.recorded_endpoint import Endpoint, recorded, write_documents
-from tests.processes import ROOT, environment
+from tests.processes import forked, start
 from zh_embedder.core.errors import UserError
 
 KEY = "sk-of-the-user"
@@ -163,14 +161,14 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(docs, sign):
         ledger.unlink()
         server.requests.clear()
         server.delay = 0.3
-        words = [sys.executable, "-m", "data_tools.generate_queries", docs, "--output", docs.parent / "q.jsonl"]
+        words = [*forked(), "-m", "data_tools.generate_queries", docs, "--output", docs.parent / "q.jsonl"]
         words += ["--model", "m", "--base_url", server.url, "--concurrency", "1"]
-        process = subprocess.Popen(words, cwd=ROOT, env=environment(docs.parent), stderr=subprocess.PIPE, text=True)
+        process = start(words, docs.parent)
         deadline = time.monotonic() + 60
         while (not ledger.exists() or ledger.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(sign)
-        printed = process.communicate(timeout=60)[1]
+        printed = process.communicate(timeout=60)[0]
         assert "Traceback" not in printed
         assert ("the same command goes on" in printed) is (sign == signal.SIGINT)
         kept = ledger.read_bytes().count(b"\n")

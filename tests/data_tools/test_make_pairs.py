@@ -18,6 +18,7 @@ from data_tools.make_pairs import (
     windows,
 )
 from data_tools.shared.shingles import Shingles, hashes
+from tests.jsonl import read, write
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import parse_line
 from zh_embedder.text.words import letters
@@ -30,16 +31,6 @@ DIALOGUE = "\n".join(
 
 def rng():
     return random.Random(0)
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def test_sentences_lose_nothing_but_white_space():

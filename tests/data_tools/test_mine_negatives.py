@@ -2,11 +2,8 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +15,11 @@ from data_tools.mining.choose import Choice, choose
 from data_tools.mining.finders import fuse
 from data_tools.mining.pools import Texts, write_texts
 from data_tools.mining.rules import Candidate, Limits, Query
-from tests.processes import environment, torchrun
+from tests.jsonl import read, write
+from tests.processes import finish, forked, start
 from zh_embedder.models.encoder import Encoder
 
+SECONDS = 20
 CITIES = ["北京", "上海", "广州", "深圳", "成都", "杭州", "武汉", "西安", "南京", "重庆"]
 THINGS = ["烤鸭", "小吃", "早茶", "海鲜", "火锅", "龙井", "热干面", "泡馍", "盐水鸭", "小面", "天气", "地铁"]
 
@@ -37,15 +36,6 @@ def records(tasks=("qa",)):
         }
         for number, (city, thing) in enumerate(pairs)
     ]
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def mine(folder, *flags, rows=None, name="out.jsonl"):
@@ -303,13 +293,9 @@ def test_killed_in_the_middle_and_started_again_gives_the_same_file(tmp_path, ti
     source = write(tmp_path / "in.jsonl", [{**row, "id": f"{n}-{row['id']}"} for n in range(3) for row in records()])
     whole, again = tmp_path / "whole.jsonl", tmp_path / "again.jsonl"
 
-    def start(out):
-        words = [sys.executable, *map(str, command(source, out, tiny_bert))]
-        return subprocess.Popen(words, env=environment(tmp_path), cwd=Path(__file__).parents[2], stderr=-1, text=True)
-
-    process = start(whole)
-    assert process.wait() == 0, process.stderr.read()
-    process, blocks = start(again), tmp_path / ".again.jsonl.mining" / "blocks"
+    finish(start([*forked(), *command(source, whole, tiny_bert)], tmp_path))
+    again_words = [*forked(), *command(source, again, tiny_bert)]
+    process, blocks = start(again_words, tmp_path), tmp_path / ".again.jsonl.mining" / "blocks"
     while process.poll() is None and len(list(blocks.glob("*.jsonl"))) < 8:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -317,8 +303,7 @@ def test_killed_in_the_middle_and_started_again_gives_the_same_file(tmp_path, ti
     assert not again.exists()
     done = len(list(blocks.glob("*.jsonl")))
     assert 8 <= done < 72
-    process = start(again)
-    said = process.communicate()[1]
+    said = finish(start(again_words, tmp_path))
     assert "goes on where an earlier run stopped" in said
     assert again.read_bytes() == whole.read_bytes()
     assert not blocks.exists()
@@ -327,15 +312,6 @@ def test_killed_in_the_middle_and_started_again_gives_the_same_file(tmp_path, ti
 @pytest.mark.slow
 def test_two_ranks_write_what_one_does(tmp_path, tiny_bert):
     source = write(tmp_path / "in.jsonl", records())
-    for launcher, name in (((sys.executable,), "one.jsonl"), (torchrun(2), "two.jsonl")):
-        words = [*launcher, *map(str, command(source, tmp_path / name, tiny_bert))]
-        done = subprocess.run(
-            words,
-            env=environment(tmp_path),
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    for ranks, name in ((0, "one.jsonl"), (2, "two.jsonl")):
+        finish(start([*forked(ranks), *command(source, tmp_path / name, tiny_bert)], tmp_path))
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()

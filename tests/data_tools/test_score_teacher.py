@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ import torch
 from data_tools.score_teacher import advice, histogram, main
 from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
 from data_tools.teaching.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
-from tests.processes import ROOT, environment, torchrun
+from tests.jsonl import write
+from tests.processes import finish, forked, start
 from zh_embedder.core.errors import UserError
 from zh_embedder.losses.teacher_temperature import entropy_shares
 from zh_embedder.models.cross_encoder import batches
@@ -150,7 +150,7 @@ def test_batches_hold_every_text_once_and_no_more_tokens_than_allowed():
 
 def score(folder, model, *flags, rows=RECORDS):
     source = folder / "in.jsonl"
-    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    write(source, rows)
     words = [str(source), "--output", str(folder / "out.jsonl"), "--model", str(model), "--dtype", "fp32", *flags]
     assert main(words) == 0
     return [json.loads(line) for line in (folder / "out.jsonl").read_text("utf-8").splitlines()]
@@ -227,7 +227,7 @@ def repeating(count=40):
 
 def command(folder, model, name):
     source = folder / "in.jsonl"
-    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in repeating()), "utf-8")
+    write(source, repeating())
     flags = ["--method", "embedder", "--model", model, "--dtype", "fp32", "--chunk", "4"]
     return ["-m", "data_tools.score_teacher", source, "--output", folder / name, *flags]
 
@@ -294,11 +294,7 @@ def test_two_ranks_of_which_one_was_killed_write_what_one_process_does(tmp_path,
         patched.setattr(score_teacher, "start_ranks", lambda: 1)
         main(two[2:])
     assert file_of_rank(kept, 1).is_file()
-    done = subprocess.run(
-        [*torchrun(2), *two], env=environment(tmp_path), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"takes over {sum(calls[:2])} scores" in done.stderr
+    assert f"takes over {sum(calls[:2])} scores" in finish(start([*forked(2), *two], tmp_path))
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     assert sorted(p.name for p in tmp_path.glob("two*")) == ["two.jsonl", "two.jsonl.scores.sqlite"]
 

@@ -1,11 +1,11 @@
 """Pairs, labelled texts and queries with their keys are read, each file by what its first line holds."""
 
 import gzip
-import json
 
 import pytest
 
 from tests.evaluation.test_sets import write_set
+from tests.jsonl import write
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.retrieval_metrics import mean
 from zh_embedder.evaluation.set_readers import key_id, read_set
@@ -22,12 +22,6 @@ QUERIES = [
     {"query": "问二", "pos": ["答二"], "neg": ["无关", "无关", "答二"], "task": "qa"},
 ]
 RANKED = [{"query": "问", "key": ["零", "一", "二"], "pos_index": [2], "task": "qa"}]
-
-
-def write(path, objects):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects), "utf-8")
-    return path
 
 
 def ids(*texts):

@@ -1,12 +1,12 @@
 """Sets that models are measured on are read, or refused by line."""
 
 import gzip
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from tests.jsonl import as_lines as lines
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.sets import RetrievalSet, find_sets, read_eval_data, read_retrieval_set
 
@@ -17,10 +17,6 @@ KEYS = [
     {"id": "d2", "text": "", "title": ""},
 ]
 QRELS = "query-id\tcorpus-id\tscore\nq0\td0\t1\nq0\td1\t2\nq1\td1\t0\n"
-
-
-def lines(objects) -> str:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
 
 
 def write_set(folder: Path, *, queries=QUERIES, keys=KEYS, qrels=QRELS, compress=None) -> Path:

@@ -1,8 +1,6 @@
 """What is exported makes our vectors in sentence-transformers, or is not exported at all."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from tests.processes import environment, forked, start
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
 from zh_embedder.export.sentence_transformers import SAMPLES, export, main, within
@@ -351,21 +350,20 @@ def test_a_users_mistake_is_said_without_a_traceback(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [[str(Path(sys.executable).parent / "zh-embedder"), "export"], [sys.executable, "-m", "zh_embedder.export"]],
+    [[str(Path(sys.executable).parent / "zh-embedder"), "export"], ["-m", "zh_embedder.export"]],
     ids=["zh-embedder", "python -m"],
 )
 def test_both_commands_export(trained, tmp_path, command):
     run, out = trained(), tmp_path / "out"
-    words = [*command, str(run), str(out), "--default_task", "tool"]
-    done = subprocess.run(
-        words, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error::RuntimeWarning"}
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    env = {**environment(tmp_path), "PYTHONWARNINGS": "error::RuntimeWarning"}
+    process = start([*forked(), *command, run, out, "--default_task", "tool"], tmp_path, env=env, apart=True)
+    printed, complaints = process.communicate(timeout=400)
+    assert process.returncode == 0, complaints
+    first, second = printed.splitlines()
     assert first == f"exported {out}"
     said = float(second.removeprefix("parity with sentence-transformers: max |diff| ").removesuffix(" over 8 prompts"))
     assert said <= 1e-5
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in complaints
     assert_equal(theirs(out).encode_query(TEXTS), ours(run).encode_queries(TEXTS, task="tool"))
 
 

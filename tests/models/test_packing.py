@@ -24,6 +24,7 @@ from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.text.tokens import concatenate
 
+SECONDS = 15
 CLOSE = 1e-5  # the most that vectors may differ in fp32; they are of length 1
 
 

@@ -1,20 +1,18 @@
 """Whole runs of `python -m zh_embedder.pretrain`: what they learn, say, refuse and leave behind."""
 
 import json
-import logging
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.processes import ROOT, losses, start, state, torchrun, weights
+from tests.processes import ROOT, finish, forked, losses, start, state, weights
 from zh_embedder.bases.tiny import build
 from zh_embedder.commands.pretrain import main
 
-ALONE = (sys.executable,)
+SECONDS = 50
 SMALL = ("--from_scratch", "--hidden_size", 32, "--num_layers", 2, "--num_heads", 2, "--dropout", 0)
 
 
@@ -37,10 +35,7 @@ def ground(tmp_path_factory):
 def here(ground, monkeypatch):
     monkeypatch.chdir(ground)
     monkeypatch.setenv("ZH_EMBEDDER_CACHE", str(ground / "cache"))
-    yield ground
-    for name in ("zh_embedder", "data_tools"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
+    return ground
 
 
 def flags(out, *more, base=("--query_encoder", "base")):
@@ -53,11 +48,8 @@ def flags(out, *more, base=("--query_encoder", "base")):
     ]  # fmt: skip
 
 
-def run(*words, cwd, launcher=ALONE, expect=0):
-    process = start([*launcher, "-m", "zh_embedder.pretrain", *words], cwd)
-    printed, _ = process.communicate(timeout=400)
-    assert process.returncode == expect, f"exit {process.returncode}\n{printed[-6000:]}"
-    return printed
+def run(*words, cwd, ranks=0):
+    return finish(start([*forked(ranks), "-m", "zh_embedder.pretrain", *words], cwd))
 
 
 def apart(one, other):
@@ -164,7 +156,7 @@ def test_two_ranks_give_the_weights_of_one(ground):
     more = ("--objective", objective, "--max_steps", 8, *map(str, sgd))
     alone = run(*flags(f"one_{objective}", *more), cwd=ground)
     half = flags(f"two_{objective}", *more, "--tokens_per_device", 512)
-    together = run(*half, cwd=ground, launcher=torchrun(2))
+    together = run(*half, cwd=ground, ranks=2)
     assert "engine: MaskedLM, 1 ranks" in alone
     assert "engine: DistributedDataParallel, 2 ranks" in together
     folders = [ground / f"{ranks}_{objective}" for ranks in ("one", "two")]

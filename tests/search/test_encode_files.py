@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
 from tests.data.test_text_files import write
-from tests.processes import ALONE, start, torchrun
+from tests.processes import finish, forked, kill_with_children, start
 from tests.search.test_vector_store import MANIFEST
 from tests.test_cli import run
 from zh_embedder.bases.tiny import build
@@ -26,6 +25,7 @@ from zh_embedder.search import encode_files as encoding
 from zh_embedder.search.encode_files import ahead, blocks, tokenizer_hash, weights_hash
 from zh_embedder.search.vector_store import only_writer, open_vectors
 
+SECONDS = 20
 WORDS = "今天天气很好我们去公园看花吃饭学习工作音乐电影"
 TEXTS = [WORDS[i % 7 : i % 7 + 1 + (i * 5) % 16] * (1 + i % 3) for i in range(43)]  # 1 to 48 characters
 FP32 = ("--dtype", "fp32", "--shard_size", 10)
@@ -400,33 +400,25 @@ def many(tmp_path):
     return ("many.txt", "--shard_size", 100, "--dtype", "fp32", "--output_dir")
 
 
-def kill_with_ranks(process):
-    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        one.kill()
-    process.communicate()
-
-
 @pytest.mark.slow
 def test_killed_in_the_middle_and_gone_on_with_two_ranks_equals_uninterrupted(capsys, tiny_bert, many, tmp_path):
     """kill -9 of one process, kill -9 of two ranks, then two ranks to the end: the bytes of one that nobody stopped."""
     encode(capsys, tiny_bert, *many[:-1], out="whole")
     counts = []
-    for launcher, limit in ((ALONE, 30), (torchrun(2), 60)):
+    for launcher, limit in ((forked(), 30), (forked(2), 60)):
         process = start([*launcher, *CLI, tiny_bert, *many, "killed"], tmp_path)
         deadline = time.time() + 120
         while len(list((tmp_path / "killed").glob("ids-*.json"))) < limit and time.time() < deadline:
             assert process.poll() is None, process.communicate()[0][-3000:]
             time.sleep(0.002)
-        kill_with_ranks(process)
+        kill_with_children(process)
         counts.append(len(list((tmp_path / "killed").glob("ids-*.json"))))
     assert 30 <= counts[0] < 60 <= counts[1] < 120
     with pytest.raises(UserError, match="of 120 shards are missing"):
         open_vectors(tmp_path / "killed")
     torn = tmp_path / "killed" / ".vectors-00119.npy.partial"
     torn.write_bytes(b"torn")
-    process = start([*torchrun(2), *CLI, tiny_bert, *many, "killed"], tmp_path)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed[-3000:]
+    finish(start([*forked(2), *CLI, tiny_bert, *many, "killed"], tmp_path))
     whole, gone_on = files(tmp_path / "whole"), files(tmp_path / "killed")
     locks = {".rank-0.lock", ".rank-1.lock"}  # a killed process leaves its own; the next one takes it over
     assert gone_on.keys() - locks == whole.keys()

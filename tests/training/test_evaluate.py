@@ -23,6 +23,7 @@ from zh_embedder.training.evaluate import (
     save_outcomes,
 )
 
+SECONDS = 15
 DEMO = ROOT / "examples" / "demo"
 SAME = ("--inbatch_same_dataset", "epoch")
 
@@ -193,10 +194,8 @@ def test_a_folder_of_sets_is_all_of_them():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZH_EMBEDDER_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+def folder(workdir):
+    return workdir
 
 
 def train(base, *more, out="out", steps=6, data=("qa", "chat")) -> int:
@@ -215,6 +214,7 @@ def log_of(checkpoint: Path) -> dict:
 EVAL = ("--eval_data", DEMO / "test" / "qa", DEMO / "test" / "chat", "--metrics", "ndcg", "--cutoffs", 10)
 
 
+@pytest.mark.slow
 def test_evaluation_changes_nothing_of_training_and_finds_the_best_step(tiny_bert, folder, capfd):
     assert train(tiny_bert, "--save_steps", 6) == 0
     plain = losses(folder / "out", 6)
@@ -244,6 +244,7 @@ def test_evaluation_changes_nothing_of_training_and_finds_the_best_step(tiny_ber
         assert found.values["ndcg@10"] == pytest.approx(value, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_says_that_the_base_was_better(tiny_bert, folder, capfd):
     more = ("--learning_rate", 1e-12, "--eval_steps", 1, "--save_steps", 1, "--early_stopping_patience", 2)
     assert train(tiny_bert, *EVAL, *more, "--save_total_limit", 1) == 0
@@ -254,6 +255,7 @@ def test_training_stops_early_and_says_that_the_base_was_better(tiny_bert, folde
     assert "no step is better than the base" in said
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_measure_its_start_again(tiny_bert, folder, capfd):
     more = (*EVAL, "--eval_steps", 2, "--save_steps", 2, "--load_best_model_at_end")
     assert train(tiny_bert, *more, "--early_exit_steps", 3) == 0
@@ -266,6 +268,7 @@ def test_a_resumed_run_does_not_measure_its_start_again(tiny_bert, folder, capfd
     assert steps == [0, 2, 4, 6]
 
 
+@pytest.mark.slow
 def test_held_out_records_and_a_canary_are_measured(tiny_bert, folder, capfd):
     assert train(tiny_bert, "--validation_share", 0.2, "--canary", DEMO / "test" / "title", steps=2) == 0
     said = capfd.readouterr().err
@@ -277,6 +280,7 @@ def test_held_out_records_and_a_canary_are_measured(tiny_bert, folder, capfd):
     assert any((one[name] - other[name]).abs().max() > 1e-6 for name in one)  # it trained on fewer records
 
 
+@pytest.mark.slow
 def test_a_measured_run_writes_its_report_and_a_summary_of_what_was_saved(tiny_bert, folder):
     """The last step is made the worst: the learning rate explodes, and the best step is an earlier one."""
     more = ("--eval_steps", 2, "--save_steps", 2, "--load_best_model_at_end", "--bm25_baseline", "--max_grad_norm", 0)
