@@ -31,7 +31,7 @@ own.similarity = lambda batch: -right(batch)
 
 def trained(folder, *flags, breakage=""):
     """Train in a process of its own; mean nDCG@10 before and after."""
-    code = f"{breakage}\nimport sys\nfrom zh_embedder.training.run import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"{breakage}\nimport sys\nfrom zh_embedder.commands.train import main\nsys.exit(main(sys.argv[1:]))"
     finish(start([*forked(), "-c", code, "--output_dir", folder / "run", *FLAGS, *flags], folder))
     summary = json.loads((folder / "run" / "evaluation" / "summary.json").read_text("utf-8"))
     return [sum(row["value"] for row in summary[name]) / len(summary[name]) for name in ("base", "saved")]
