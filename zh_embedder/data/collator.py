@@ -8,7 +8,6 @@ Shapes: B queries of this rank, G keys of a group, K distinct keys, M known posi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zh_embedder.core.hashing import ids_identity, text_identity
 from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.loader import EpochBatches
 from zh_embedder.data.plan import Shares, epoch_steps, plan_epoch, rank_steps
@@ -132,16 +132,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Pin, for a copy that does not block."""
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors().items()})
-
-
-def text_identity(text: str) -> int:
-    """Return a 63-bit identity of a text, never 0: equal on every rank and in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 or 1
-
-
-def ids_identity(ids: Ids) -> int:
-    """Return the same of a text's token ids."""
-    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little") >> 1 or 1
 
 
 class TrainRows(Dataset[Example]):

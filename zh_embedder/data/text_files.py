@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
+from zh_embedder.core.hashing import file_hash
 from zh_embedder.data.schema import check_text, parse_object
 from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
 
@@ -117,8 +117,7 @@ class Reader:
         for path in self.files:
             texts, errors = self.check(path, messages, show_progress=show_progress)
             wrong += errors
-            with path.open("rb") as stream:
-                found.append(InputFile(str(path), texts, hashlib.file_digest(stream, "sha256").hexdigest()))
+            found.append(InputFile(str(path), texts, file_hash(path)))
             if not texts:
                 logger.warning("%s: the file holds no texts", path)
         if wrong:

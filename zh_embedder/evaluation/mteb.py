@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.core.files import beside_file
+from zh_embedder.core.hashing import hash_of, weights_hash
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.evaluation.probes import METRICS
@@ -126,13 +126,16 @@ class MtebEncoder:
 
     def fingerprint(self) -> str:
         """Say which vectors these are: mteb takes up results of the same name and revision, and weights change."""
-        digest = hashlib.blake2b(digest_size=8)
-        for encoder in dict.fromkeys((self.encoder, self.key_encoder)):
-            settings = {**asdict(encoder.spec), "precision": encoder.precision, "prompts": self.prompts}
-            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-            for tensor in encoder.state_dict().values():
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        decides = [
+            {
+                **asdict(encoder.spec),
+                "precision": encoder.precision,
+                "prompts": self.prompts,
+                "weights": weights_hash(encoder.state_dict()),
+            }
+            for encoder in dict.fromkeys((self.encoder, self.key_encoder))
+        ]
+        return hash_of(json.dumps(decides, sort_keys=True, default=str).encode())[:16]
 
     def encode(
         self,
