@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.mining.choose import Choice, PairScorer, choose, draw_order
-from data_tools.mining.finders import FINDERS, Asked, Pool, drawn, rows_of, scores_of
+from data_tools.mining.finders import FINDERS, Asked, Pool, drawn, rows_of
 from data_tools.mining.pools import Known, Record
 from data_tools.mining.rules import Candidate, Limits, Query
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
+from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.measure import KEY, QUERY, Model
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
@@ -146,12 +147,11 @@ def coming(
         filling = ((0, row) for row in more.tolist() if row not in set(window.tolist()))
     scores: dict[int, float] = {}
     if vector is not None and pool.vectors is not None:
-        scores = dict(
-            zip(window.tolist(), scores_of(vector, rows_of(pool.vectors, window.tolist()), pool.metric), strict=True)
-        )
+        found = one_with_many(vector, rows_of(pool.vectors, window.tolist()), pool.metric)
+        scores = dict(zip(window.tolist(), found.tolist(), strict=True))
     for rank, row in chain(ranked, filling):
         if vector is not None and pool.vectors is not None and row not in scores:
-            scores[row] = scores_of(vector, rows_of(pool.vectors, [row]), pool.metric)[0]
+            scores[row] = float(one_with_many(vector, rows_of(pool.vectors, [row]), pool.metric)[0])
         yield Candidate(row, rank, pool.texts[row], scores.get(row))
 
 
@@ -176,7 +176,7 @@ def positive_scores(
     rows = {text: row for row, text in enumerate(texts)}
     metric = model.query.spec.metric
     return [
-        scores_of(vector, vectors[[rows[text] for text in record.pos]], metric)
+        one_with_many(vector, vectors[[rows[text] for text in record.pos]], metric).tolist()
         for record, vector in zip(records, queries, strict=True)
     ]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,8 +19,7 @@ from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.hashing import hash_of, weights_hash
 from zh_embedder.core.machine import resolve_dtype
-from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.evaluation.probes import METRICS
+from zh_embedder.core.similarity import matrix, pairs, prepared
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import EncoderSpec
@@ -160,15 +158,14 @@ class MtebEncoder:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Scores of all pairs in the encoder's metric, (A, D) x (B, D) -> (A, B)."""
-        metric, vectors = self.encoder.spec.metric, [torch.as_tensor(v) for v in (embeddings1, embeddings2)]
-        if metric == "cos":
-            vectors = [F.normalize(v, dim=-1) for v in vectors]
-        return SIMILARITIES[metric](*vectors)
+        metric = self.encoder.spec.metric
+        first, second = (prepared(torch.as_tensor(v), metric) for v in (embeddings1, embeddings2))
+        return matrix(first, second, metric)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Scores of each row with its partner in the encoder's metric, (N, D), (N, D) -> (N,)."""
         first, second = (torch.as_tensor(v).cpu().numpy() for v in (embeddings1, embeddings2))
-        return torch.from_numpy(METRICS[self.encoder.spec.metric](first, second))
+        return torch.from_numpy(pairs(first, second, self.encoder.spec.metric))
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------
