@@ -30,6 +30,7 @@ from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
 from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.measure import KEY, QUERY, Model
+from zh_embedder.text.prefix import full_text
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
 SHOWN_REFUSED, SHOWN_TEXT = 40, 400  # of the audit
@@ -162,7 +163,7 @@ def query_vectors(model: Model, records: Sequence[Record], task: str | None, ask
     """Vectors of the records' queries, (Q, D), each behind its own `prompt`, the one asked for, or the task's."""
     encoder, prompt, limit = model.side(QUERY, task)
     prompt = prompt if asked is None else asked
-    texts = [(record.raw.get("prompt") or prompt) + record.query for record in records]
+    texts = [full_text(r.query, instruction=r.raw.get("prompt") or prompt) for r in records]
     return encoder.encode(texts, max_length=limit, dtype=model.dtype, show_progress=False)
 
 

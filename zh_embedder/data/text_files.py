@@ -12,6 +12,7 @@ from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summa
 from zh_embedder.core.hashing import file_hash
 from zh_embedder.data.schema import check_text, parse_object
 from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
+from zh_embedder.text.prefix import full_text
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +76,10 @@ class Reader:
         text = raw[name]
         if not isinstance(text, str):
             raise reject(f"{where}: {name}", text, "a string")
-        if self.with_title and raw.get("title") is not None:
-            title = raw["title"]
-            if not isinstance(title, str):
-                raise reject(f"{where}: title", title, "a string")
-            text = f"{title} {text}" if title else text
-        return text_id(raw, where), text
+        title = raw.get("title") if self.with_title else None
+        if not isinstance(title, str | None):
+            raise reject(f"{where}: title", title, "a string")
+        return text_id(raw, where), full_text(text, title=title)
 
     def check(self, path: Path, messages: list[str], *, show_progress: bool) -> tuple[int, int]:
         """Check every line of a file, adding to `messages`; returns its texts, and how many lines are wrong."""

@@ -134,7 +134,7 @@ def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.
     records = chosen.records.read(rows)
     texts = [text for record in records for text in record.candidates]
     queries = collator.query_ids([chosen.query_text(record) for record in records])
-    keys = collator.key_ids([chosen.key_prefix + text for text in texts])
+    keys = collator.key_ids([chosen.key_text(text) for text in texts])
     identities = pa.array([text_identity(text) for text in texts], pa.int64())
     ends = ends_of([len(record.pos) + len(record.neg) for record in records])
     scores = [record.teacher_scores or [] for record in records]

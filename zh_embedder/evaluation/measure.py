@@ -25,6 +25,7 @@ from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.search.bm25 import K1, B, build_bm25
 from zh_embedder.search.exact import search
+from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import cut_share
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
@@ -103,7 +104,8 @@ class Model:
         """Share of a sample of texts that are longer than the model reads."""
         encoder, prompt, limit = self.side(side, task)
         chosen = np.random.default_rng(0).permutation(len(texts))[:SAMPLE]
-        return cut_share(encoder.tokenizer, [prompt + texts[int(i)] for i in chosen], limit)
+        whole = [full_text(texts[int(i)], instruction=prompt) for i in chosen]
+        return cut_share(encoder.tokenizer, whole, limit)
 
 
 def measure_model(

@@ -31,6 +31,7 @@ from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.forward import Forward
 from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
+from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Encoder(Forward):
             # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
             for first in range(0, len(many), TEXTS_PER_BLOCK):
                 block = many[first : first + TEXTS_PER_BLOCK]
-                ids = tokenize(self.tokenizer, [prompt + text for text in block], limit)
+                ids = tokenize(self.tokenizer, [full_text(text, instruction=prompt) for text in block], limit)
                 out = vectors[first : first + TEXTS_PER_BLOCK]
                 self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
         if truncate_dim is not None:

@@ -37,6 +37,7 @@ from zh_embedder.search.vector_store import (
     start_folder,
     write_shard,
 )
+from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import tokenize, tokenizer_hash
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def blocks(
         for start in range(0, rows, BLOCK):
             # Not one text more is asked for: where the next one is wrong, this shard is still made.
             some = list(islice(texts, min(BLOCK, rows - start)))
-            tokens = tokenize(tokenizer, [manifest.prompt + text for _, text in some], manifest.max_length)
+            whole = [full_text(text, instruction=manifest.prompt) for _, text in some]
+            tokens = tokenize(tokenizer, whole, manifest.max_length)
             yield Block(shard, [name for name, _ in some], tokens)
 
 
