@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as hf_logging
 
 from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
-from zh_embedder.bases.names import cannot_load, hub_folder
+from zh_embedder.bases.names import cannot_load, hub_folder, load_tokenizer
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
@@ -301,12 +301,10 @@ def load_encoder(
         config = AutoConfig.from_pretrained(config_name or name, **hub)
         with without_bars():
             backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, use_fast=True, **hub)
         folder = Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=cache_dir, token=token)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(cannot_load(flag, name_or_path, error)) from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
-        raise UserError(f"{flag}: {tokenizer_name or name_or_path}: has no tokenizer, expected its files in the folder")
+    tokenizer = load_tokenizer(tokenizer_name or name, flag=flag, **hub)
     if truncation_side:
         tokenizer.truncation_side = truncation_side
     spec = read_spec(folder, pooling=pooling) if folder else None
