@@ -22,6 +22,7 @@ from data_tools.converting.tools import ANSWERS
 from data_tools.shared.command import call, make_parser
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.records import short_names
 from zh_embedder.data.schema import parse_line
 from zh_embedder.data.sources import find_files
@@ -220,10 +221,10 @@ class Ids:
     def distinct(self, name: str) -> str:
         """Return the id, or `id#2` where it was there."""
         own, number = name, 1
-        while hash(own) in self.seen:
+        while text_hash(own) in self.seen:
             number += 1
             own = f"{name}#{number}"
-        self.seen.add(hash(own))
+        self.seen.add(text_hash(own))
         return own
 
 

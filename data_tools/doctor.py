@@ -68,7 +68,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         train_group_size=args.train_group_size,
         step_batch=args.per_device_train_batch_size * args.ranks,
         teacher_temperature=args.teacher_temperature,
-        tokenizer=load_tokenizer(args.query_encoder) if args.query_encoder else None,
+        tokenizer=tokenizer_of(args.query_encoder) if args.query_encoder else None,
         max_lengths=(args.query_max_length, args.key_max_length),
     )
 
@@ -91,24 +91,12 @@ def instructions_of(versions: Sequence[Version]) -> tuple[str, ...]:
     return tuple(sorted((t for t in texts if len(t) >= MIN_INSTRUCTION), key=lambda t: (-len(t), t)))
 
 
-def load_tokenizer(name: str) -> Any:
-    """Load the tokenizer of a model: lengths need no weights, which may be gigabytes.
-
-    Raises:
-        UserError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    from zh_embedder.bases.names import cannot_load
+def tokenizer_of(model: str) -> Any:
+    """Load the tokenizer of a model alone: lengths need no weights, which may be gigabytes."""
+    from zh_embedder.bases.names import load_tokenizer
     from zh_embedder.models.folders import encoder_folder
 
-    try:
-        found = AutoTokenizer.from_pretrained(encoder_folder(name), use_fast=True)
-    except (OSError, ValueError) as error:
-        raise UserError(cannot_load("--query_encoder", name, error)) from None
-    if len(found) <= len(found.all_special_ids):  # what transformers makes of a folder without its files
-        raise UserError(f"--query_encoder: {name}: has no tokenizer, expected its files in the folder")
-    return found
+    return load_tokenizer(encoder_folder(model), flag="--query_encoder")
 
 
 def not_checked(args: argparse.Namespace) -> list[str]:

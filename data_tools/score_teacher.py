@@ -11,7 +11,6 @@ file as one.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -24,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_tools.shared.command import call, make_parser
-from data_tools.shared.identity import digest, model_identity
 from data_tools.shared.ranks import in_turn, start_ranks
 from data_tools.shared.record_files import find_records, read_records, write_records
 from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.hashing import model_hash, sha256_of, text_hash
 from zh_embedder.core.options import at_least, choose
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import group_row
@@ -52,7 +51,7 @@ EXAMPLE = "train.jsonl --output scored.jsonl --method cross_encoder --model BAAI
 def name_of(teacher: str, prompt: str, item: Item) -> bytes:
     """Hash of all that decides a score."""
     parts = [teacher, prompt, item.query, item.key, *item.answers]
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
+    return bytes.fromhex(sha256_of(json.dumps(parts).encode()))
 
 
 def items_of(raw: dict[str, Any], where: str, *, answers: bool) -> list[Item]:
@@ -118,10 +117,10 @@ def score_share(files: Sequence[Path], teacher: Teacher, identity: str, cache: C
         mine = number % ranks == rank
         every: dict[bytes, Item] = {}
         for where, raw in some:
-            repeated = digest(str(raw.get("query"))) in again
+            repeated = text_hash(str(raw.get("query"))) in again
             own = named_items(raw, where, teacher, identity, args) if mine or repeated else []
             every |= {name: item for name, item in own if name not in seen}
-        seen.update(name for name, item in every.items() if digest(item.query) in again)
+        seen.update(name for name, item in every.items() if text_hash(item.query) in again)
         if mine:
             lacking_scored(every, teacher, cache)
 
@@ -131,7 +130,7 @@ def repeated_queries(files: Sequence[Path]) -> set[int]:
     once, again = set[int](), set[int]()
     for path in files:
         for _, raw in read_records(path, show_progress=False):
-            name = digest(str(raw.get("query")))
+            name = text_hash(str(raw.get("query")))
             (again if name in once else once).add(name)
     return again
 
@@ -209,7 +208,7 @@ def run(args: argparse.Namespace) -> None:
     )
     first = start_ranks() == 0
     teacher = TEACHERS[args.method].load(settings)
-    identity = json.dumps([model_identity(args.model), args.method, args.reduction, args.max_length, args.dtype])
+    identity = json.dumps([model_hash(args.model), args.method, args.reduction, args.max_length, args.dtype])
     kept = args.cache or args.output.with_name(f"{args.output.name}.scores.sqlite")
     in_turn(lambda: take_over(kept) if first else None)
     if world()[1] > 1:

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from data_tools.converting.base import Record
 from data_tools.converting.finish import realign
 from data_tools.shared.command import call, make_parser
-from data_tools.shared.identity import digest
 from data_tools.shared.minhash import Collection
 from data_tools.shared.record_files import as_line, find_records, lines_to, read_records
 from data_tools.splitting.eval_folders import write_eval_sets
 from data_tools.splitting.proof import prove
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import write_json
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.records import short_names
 from zh_embedder.data.schema import Row, parse_line
 from zh_embedder.data.source_groups import Unions, draw_groups, sizes_of
@@ -114,7 +114,7 @@ def marks(row: Row, file: str) -> Iterator[str]:
 
 def content_key(row: Row, seed: int) -> int:
     """Hash what a record holds; the same in every process and on every machine."""
-    return digest("\x1f".join([str(seed), *map(str, (row["task"], row["group"])), *texts_of(row)]))
+    return text_hash("\x1f".join([str(seed), *map(str, (row["task"], row["group"])), *texts_of(row)]))
 
 
 def take_census(files: Sequence[Path], args: argparse.Namespace) -> Census:
@@ -132,7 +132,7 @@ def take_census(files: Sequence[Path], args: argparse.Namespace) -> Census:
             for text in texts_of(row) if near is not None else ():
                 near.add(text, index)  # type: ignore[union-attr]
             if args.clean_negatives:
-                positives |= {hash(text.strip()): index for text in row["pos"]}
+                positives |= {text_hash(text.strip()): index for text in row["pos"]}
     if not len(unions):
         raise UserError(f"FILES: no records in {', '.join(map(str, files))}")
     if near is not None:
@@ -199,7 +199,7 @@ def outputs(files: Sequence[Path], folder: Path, names: Sequence[str]) -> list[l
 def without_shared(raw: Record, census: Census, parts: NDArray[np.int64], part: int) -> Record:
     """Return a record without the negatives that are positives of another part, nor their scores."""
     negatives = raw.get("neg") or []
-    owners = [census.positives.get(hash(text.strip())) for text in negatives]
+    owners = [census.positives.get(text_hash(text.strip())) for text in negatives]
     keep = [i for i, owner in enumerate(owners) if owner is None or parts[owner] == part]
     if len(keep) == len(negatives):
         return raw

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
 from data_tools.doctoring.record_checks import Item, Look
-from data_tools.shared.identity import digest
 from data_tools.shared.near_texts import pair
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import GROUP
 
 BLOCK = 1 << 20
@@ -101,9 +101,9 @@ class Seen:
 
     def add(self, item: Item) -> None:
         """Take a record up. Tasks are apart: what answers a question is not what continues it."""
-        query = pair(digest(item.task or ""), item.query.digest)
+        query = pair(text_hash(item.task or ""), item.query.digest)
         keys = pair(together(item.pos), together(item.neg))
-        verdict = digest(f"{item.score} {item.label}")
+        verdict = text_hash(f"{item.score} {item.label}")
         self.records.add(pair(pair(query, keys), verdict), item.place)
         if item.kind != GROUP:
             self.verdicts.add(pair(query, together(item.pos)), verdict, item.place)

@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 from data_tools.doctoring.record_checks import FILE_SHIFT, Settings, instruction_of, look
 from data_tools.doctoring.survey import Plan, Survey, every_line, kind_of
 from data_tools.doctoring.text_checks import mojibake
-from data_tools.shared.identity import digest
 from data_tools.shared.near_texts import pair
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import parse_line, parse_object
 from zh_embedder.text.letters import CONTROL
 
@@ -182,7 +182,7 @@ def unwanted(raw: Raw, side: str, place: Place) -> Iterator[tuple[int, str]]:
     query = look(query).digest if isinstance(query, str) else None
     positives = raw.get("pos") if isinstance(raw.get("pos"), list) else []
     right = {look(text).digest for text in positives or [] if isinstance(text, str)} if side == "neg" else set()
-    subject = pair(digest(raw.get("task") or ""), query or 0)
+    subject = pair(text_hash(raw.get("task") or ""), query or 0)
     elsewhere = place.plan.cut.get(place.place, set())
     seen: set[int] = set()
     for index, text in enumerate(raw[side]):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
 from data_tools.doctoring.record_checks import Item, Look, Settings, shown
-from data_tools.shared.identity import digest
 from data_tools.shared.near_texts import Known, NearIndex, normal
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import PAIR
 from zh_embedder.evaluation.set_readers import read_set
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, find_sets
@@ -68,8 +68,8 @@ def read_eval_texts(specs: Sequence[str], settings: Settings) -> EvalTexts:
         for side, texts in zip((queries, gold), sides_of(data), strict=True):
             for where, text in texts:
                 plain = normal(text)
-                side.setdefault(digest(plain), Known(where, plain))
-        others.update(digest(normal(text)) for text in getattr(data, "keys", {}).values())
+                side.setdefault(text_hash(plain), Known(where, plain))
+        others.update(text_hash(normal(text)) for text in getattr(data, "keys", {}).values())
     indexes = [NearIndex(side, settings.leak_near) for side in (queries, gold)]
     return EvalTexts(indexes[0], indexes[1], frozenset(others - gold.keys()))
 

@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 from data_tools.doctoring import text_checks as encodings
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
 from data_tools.doctoring.text_checks import Style
-from data_tools.shared.identity import digest
 from data_tools.shared.near_texts import near, normal
 from zh_embedder.config.instructions import Version
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR, Row
 
 FILE_SHIFT = 40  # a place is the number of a file and of a line in one integer
@@ -126,7 +126,7 @@ def look(text: str) -> Look:
     return Look(
         text=text,
         normal=plain,
-        digest=digest(plain),
+        digest=text_hash(plain),
         defects=tuple((kind, seen) for kind, seen in found if seen is not None),
         styles=tuple(None if broken else find(text) for find in STYLES.values()),
     )

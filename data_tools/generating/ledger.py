@@ -5,7 +5,6 @@ A line is written whole or, when the process is killed, cut: the cut one is drop
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from data_tools.shared.record_files import as_line
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.hashing import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Entry:
 
 def request_key(model: str, messages: Sequence[Mapping[str, str]], settings: Mapping[str, Any]) -> str:
     """Return a hash of all that decides an answer."""
-    return hashlib.sha256(json.dumps([model, messages, settings], sort_keys=True).encode()).hexdigest()[:32]
+    return sha256_of(json.dumps([model, messages, settings], sort_keys=True).encode())[:32]
 
 
 class Ledger:

@@ -23,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.mining.choose import Choice, PairScorer, choose, draw_order
-from data_tools.mining.finders import FINDERS, Asked, Pool, drawn, rows_of, scores_of
+from data_tools.mining.finders import FINDERS, Asked, Pool, drawn, rows_of
 from data_tools.mining.pools import Known, Record
 from data_tools.mining.rules import Candidate, Limits, Query
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
+from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.measure import KEY, QUERY, Model
+from zh_embedder.text.prefix import full_text
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
 SHOWN_REFUSED, SHOWN_TEXT = 40, 400  # of the audit
@@ -146,12 +148,11 @@ def coming(
         filling = ((0, row) for row in more.tolist() if row not in set(window.tolist()))
     scores: dict[int, float] = {}
     if vector is not None and pool.vectors is not None:
-        scores = dict(
-            zip(window.tolist(), scores_of(vector, rows_of(pool.vectors, window.tolist()), pool.metric), strict=True)
-        )
+        found = one_with_many(vector, rows_of(pool.vectors, window.tolist()), pool.metric)
+        scores = dict(zip(window.tolist(), found.tolist(), strict=True))
     for rank, row in chain(ranked, filling):
         if vector is not None and pool.vectors is not None and row not in scores:
-            scores[row] = scores_of(vector, rows_of(pool.vectors, [row]), pool.metric)[0]
+            scores[row] = float(one_with_many(vector, rows_of(pool.vectors, [row]), pool.metric)[0])
         yield Candidate(row, rank, pool.texts[row], scores.get(row))
 
 
@@ -162,7 +163,7 @@ def query_vectors(model: Model, records: Sequence[Record], task: str | None, ask
     """Vectors of the records' queries, (Q, D), each behind its own `prompt`, the one asked for, or the task's."""
     encoder, prompt, limit = model.side(QUERY, task)
     prompt = prompt if asked is None else asked
-    texts = [(record.raw.get("prompt") or prompt) + record.query for record in records]
+    texts = [full_text(r.query, instruction=r.raw.get("prompt") or prompt) for r in records]
     return encoder.encode(texts, max_length=limit, dtype=model.dtype, show_progress=False)
 
 
@@ -176,7 +177,7 @@ def positive_scores(
     rows = {text: row for row, text in enumerate(texts)}
     metric = model.query.spec.metric
     return [
-        scores_of(vector, vectors[[rows[text] for text in record.pos]], metric)
+        one_with_many(vector, vectors[[rows[text] for text in record.pos]], metric).tolist()
         for record, vector in zip(records, queries, strict=True)
     ]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_tools.mining.pools import normalised
 from data_tools.mining.rules import CROSS_ENCODER, REFERENCES, REPEATED, Candidate, Limits, Query, refusal
-from data_tools.shared.identity import digest
+from zh_embedder.core.hashing import text_hash
 
 PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]  # (query, key) -> score
 
@@ -29,7 +29,7 @@ class Choice:
         """Look at further candidates until there are enough or none are left; returns those that are new."""
         first = len(self.taken)
         while len(self.taken) < self.wanted and (candidate := next(self.coming, None)) is not None:
-            name = digest(normalised(candidate.text))
+            name = text_hash(normalised(candidate.text))
             reason = refusal(self.query, candidate, limits) or (REPEATED if name in self.seen else None)
             if reason:
                 self.refused.append((candidate, reason))

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.mining.pools import Texts
-from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.search.bm25 import BM25
-from zh_embedder.search.exact import placed, search_folder
+from zh_embedder.search.exact import search_folder
 from zh_embedder.search.faiss_index import Index
 from zh_embedder.search.vector_store import Vectors, read_rows
 
@@ -93,13 +92,6 @@ def drawn(keys: int, count: int, *, seed: int, number: int) -> Rows:
 
 FINDERS: Mapping[str, Finder] = {"dense": dense, "bm25": by_words, "fused": fused, "random": at_random}
 WITH_VECTORS, WITH_WORDS = ("dense", "fused"), ("bm25", "fused")
-
-
-def scores_of(query: NDArray[np.float32], keys: NDArray[np.floating], metric: str) -> list[float]:
-    """Scores of a query, (D,), against some keys, (N, D)."""
-    if not len(keys):
-        return []
-    return list(map(float, SIMILARITIES[metric](placed(query[None], metric), placed(keys, metric))[0].tolist()))
 
 
 def rows_of(vectors: Vectors, rows: Sequence[int]) -> NDArray[np.float32]:

@@ -41,11 +41,11 @@ from data_tools.mining.pools import (
     write_texts,
 )
 from data_tools.mining.rules import CROSS_ENCODER, RULES
-from data_tools.shared.identity import files_hashes, model_identity
 from data_tools.shared.ranks import in_turn, start_ranks
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file, read_json, write_json
+from zh_embedder.core.hashing import files_hashes, model_hash, sha256_of
 from zh_embedder.core.machine import prepare
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, world
@@ -106,8 +106,8 @@ class Job:
             "format": FORMAT,
             "files": files_hashes(self.files),
             "corpus": files_hashes(self.corpus),
-            "model": self.model and model_identity(self.model),
-            "cross_encoder": self.cross_encoder and model_identity(self.cross_encoder),
+            "model": self.model and model_hash(self.model),
+            "cross_encoder": self.cross_encoder and model_hash(self.cross_encoder),
             "user_dict": self.user_dict and files_hashes([Path(self.user_dict)])[0],
             **{name: getattr(self, name) for name in names},
             **asdict(self.settings),
@@ -256,9 +256,7 @@ def vectors_folder(job: Job, root: Path, task: str | None, model: Model | None) 
     """Where the vectors of a task's keys are; tasks with one corpus and one instruction share them."""
     if model is None:
         return root / "vectors"
-    import hashlib
-
-    return root / f"vectors-{hashlib.sha256(model.side(KEY, task)[1].encode()).hexdigest()[:8]}"
+    return root / f"vectors-{sha256_of(model.side(KEY, task)[1].encode())[:8]}"
 
 
 def encode_pool(job: Job, model: Model, task: str | None, root: Path, folder: Path) -> None:

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.shared.identity import digest
 from data_tools.shared.record_files import read_records
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import group_row
 from zh_embedder.data.sources import kind, read_lines
 from zh_embedder.data.text_files import TEXT_FILE, Reader
@@ -91,11 +91,11 @@ class Known:
 
     def answers(self, text: str) -> bool:
         """Tell a key that is the positive of any record."""
-        return digest(normalised(text)) in self.every
+        return text_hash(normalised(text)) in self.every
 
     def of(self, query: str) -> set[int]:
         """Hashes of the normalised positives of all records with this query, in any file."""
-        return self.positives.get(digest(normalised(query)), set())
+        return self.positives.get(text_hash(normalised(query)), set())
 
 
 def scan(files: Sequence[Path], *, show_progress: bool = False) -> Known:
@@ -108,8 +108,8 @@ def scan(files: Sequence[Path], *, show_progress: bool = False) -> Known:
     tasks: dict[str | None, None] = {}
     count = 0
     for record in records_of(files, show_progress=show_progress):
-        own = positives.setdefault(digest(normalised(record.query)), set())
-        own.update(digest(normalised(text)) for text in record.pos)
+        own = positives.setdefault(text_hash(normalised(record.query)), set())
+        own.update(text_hash(normalised(text)) for text in record.pos)
         tasks[record.task] = None
         count += 1
     if not count:
@@ -146,7 +146,7 @@ def write_texts(folder: Path, texts: Iterable[str]) -> int:
     with beside(folder) as partial:
         with (partial / KEYS).open("wb") as stream:
             for text in texts:
-                name = digest(text)
+                name = text_hash(text)
                 if name in seen:
                     continue
                 row = {"id": str(len(seen)), "text": text}

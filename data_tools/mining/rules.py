@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from data_tools.mining.pools import normalised
-from data_tools.shared.identity import digest
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.text.words import fold
 
 GRAM = 3  # characters
@@ -64,7 +64,7 @@ Rule = Callable[[Query, Candidate, Limits], bool]
 
 def is_positive(query: Query, candidate: Candidate, limits: Limits) -> bool:
     """Tell whether it is a positive of this query, in this record or another, up to case, width and punctuation."""
-    return digest(normalised(candidate.text)) in query.known
+    return text_hash(normalised(candidate.text)) in query.known
 
 
 def is_query(query: Query, candidate: Candidate, limits: Limits) -> bool:

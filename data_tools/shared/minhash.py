@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.shared.identity import digest
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.text.words import letters
 
 Signatures = NDArray[np.uint32]  # (N, P)
@@ -103,7 +103,7 @@ class Collection:
 
     def add(self, text: str, owner: int) -> None:
         """Add a text that an owner has; of several owners of one text, the first counts."""
-        if (key := digest(text)) not in self.seen:
+        if (key := text_hash(text)) not in self.seen:
             self.seen.add(key)
             self.owners.append(owner)
             self.raw += self.sign(self.plain(text) or text.strip()).tobytes()

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from data_tools.mining.pools import corpus_texts
 from data_tools.shared.record_files import as_line, lines_to, read_records
+from zh_embedder.core.hashing import text_hash
 
 logger = logging.getLogger("data_tools.split")
 
@@ -47,7 +48,7 @@ class EvalFolder:
 
 def named(stream: IO[str], names: dict[int, str], text: str, letter: str, extra: Mapping[str, str]) -> str:
     """Return the name of a text, which is written where it is new."""
-    key = hash(text)
+    key = text_hash(text)
     if key not in names:
         names[key] = f"{letter}{len(names)}"
         stream.write(as_line({"id": names[key], "text": text, **extra}))

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_tools.shared.minhash import Collection
 from data_tools.shared.record_files import as_line, read_records
+from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import parse_line
 
 KINDS = ("groups", "queries", "positives")
@@ -58,7 +59,7 @@ class Seen:
 
     def add(self, text: str, part: int) -> bool:
         """Add a text; tells whether it is new."""
-        key = hash(text)
+        key = text_hash(text)
         before = self.parts.get(key, 0)
         self.parts[key] = before | 1 << part
         return not before

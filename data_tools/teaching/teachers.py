@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 
-from data_tools.mining.finders import scores_of
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
+from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.measure import KEY, QUERY, Model
 from zh_embedder.models.cross_encoder import TOKENS, CrossEncoder, batches
 
@@ -215,8 +215,8 @@ class Embedder:
             of_query = self.named([items[place].query for place in own], QUERY, task)
             of_key = self.named([items[place].key for place in own], KEY, task)
             for place in own:
-                item = items[place]
-                found[place] = scores_of(of_query[item.query], of_key[item.key][None], self.model.query.spec.metric)[0]
+                query, key = of_query[items[place].query], of_key[items[place].key]
+                found[place] = float(one_with_many(query, key[None], self.model.query.spec.metric)[0])
         return found
 
     def named(self, texts: Sequence[str], side: int, task: str | None) -> dict[str, Any]:

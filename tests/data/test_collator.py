@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from zh_embedder.bases.tiny import characters
+from zh_embedder.core.hashing import text_identity
 from zh_embedder.data.collator import (
     Batch,
     Collator,
@@ -21,7 +22,6 @@ from zh_embedder.data.collator import (
     RowRequest,
     TrainRows,
     TrainSet,
-    text_identity,
 )
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.loader import PlanLoader, Waiting, start_worker

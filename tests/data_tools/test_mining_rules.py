@@ -4,11 +4,11 @@ import pytest
 
 from data_tools.mining.pools import normalised
 from data_tools.mining.rules import Candidate, Limits, Query, jaccard, refusal
-from data_tools.shared.identity import digest
+from zh_embedder.core.hashing import text_hash
 
 
 def judged(text, *, score=None, limits=None, query="感冒了怎么办", pos=("多喝热水，注意休息。",), **more):
-    known = frozenset(digest(normalised(own)) for own in pos)
+    known = frozenset(text_hash(normalised(own)) for own in pos)
     return refusal(Query(query, pos, known=known, **more), Candidate(0, 1, text, score), limits or Limits())
 
 
@@ -24,7 +24,7 @@ def test_a_positive_is_no_negative_however_it_is_punctuated(text):
 
 
 def test_a_positive_of_the_same_query_in_another_record_is_no_negative():
-    query = Query("感冒了怎么办", ["多喝热水"], known=frozenset({digest(normalised("吃点药。"))}))
+    query = Query("感冒了怎么办", ["多喝热水"], known=frozenset({text_hash(normalised("吃点药。"))}))
     assert refusal(query, Candidate(0, 1, "吃点药"), Limits()) == "positive"
 
 

@@ -8,7 +8,6 @@ from zh_embedder.pretraining.random_encoder import (
     bert_config,
     character_tokenizer,
     folder_config,
-    load_tokenizer,
     random_encoder,
 )
 
@@ -57,7 +56,3 @@ def test_folders_without_what_is_wanted_are_refused(tmp_path, tiny_bert):
     assert folder_config(str(tiny_bert)).hidden_size == 32
     with pytest.raises(UserError, match="--query_encoder: "):
         folder_config(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="--tokenizer_name: "):
-        load_tokenizer(str(tmp_path))
-    assert len(load_tokenizer(str(tiny_bert))) > 6000

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from zh_embedder.text.tokens import TokenBatch, concatenate, save_tokenizer, tokenize
+from zh_embedder.text.tokens import TokenBatch, concatenate, fingerprint, save_tokenizer, tokenize, tokenizer_hash
 
 TEXTS = ["猫", "今天天气怎么样？", "请帮我查一下明天上午从北京到上海的高铁。"]
 
@@ -235,3 +235,13 @@ def test_a_tokenizer_of_bytes_gets_no_word_list(tmp_path):
     assert not (tmp_path / "vocab.txt").exists()
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert [len(ids) for ids in tokenize(again, ["猫", "ab"], 512)] == [3, 2]  # UTF-8
+
+
+def test_a_tokenizer_has_the_same_hashes_after_use(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_bert))
+    before = (tokenizer_hash(tokenizer), fingerprint(tokenizer))
+    tokenizer(["今天"], truncation=True, padding="max_length", max_length=5)
+    assert (tokenizer_hash(tokenizer), fingerprint(tokenizer)) == before
+    tokenizer.truncation_side = "left"
+    assert tokenizer_hash(tokenizer) != before[0]
+    assert fingerprint(tokenizer) != before[1]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from zh_embedder.bases.folder_format import DENSE
+from zh_embedder.core.errors import UserError
 
 PACKAGED = {"nano-zh": Path(__file__).parent / "nano_zh"}  # bases that come with the package, by name
 
@@ -20,6 +22,28 @@ def hub_folder(name: str, *, cache_dir: str | None, token: str | None) -> Path |
         return Path(snapshot_download(name, allow_patterns=wanted, cache_dir=cache_dir, token=token))
     except (HfHubHTTPError, LocalEntryNotFoundError):
         return None
+
+
+def load_tokenizer(name: str, *, flag: str, **hub: Any) -> Any:
+    """Load a tokenizer by folder or hub name.
+
+    Args:
+        name: of the tokenizer, or of the model whose tokenizer it is.
+        flag: what the user typed it behind, for messages.
+        **hub: `cache_dir`, `token`, `trust_remote_code`.
+
+    Raises:
+        UserError: there is none; the message says what to do.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **hub)
+    except (OSError, ValueError) as error:
+        raise UserError(cannot_load(flag, name, error)) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
+        raise UserError(f"{flag}: {name}: has no tokenizer, expected its files in the folder")
+    return tokenizer
 
 
 def cannot_load(flag: str, name: str, error: Exception) -> str:

@@ -20,9 +20,10 @@ from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, m
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import measure
 from zh_embedder.evaluation.set_readers import KINDS, read_set
-from zh_embedder.evaluation.sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
+from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.report.page import Report, SetReport, write_report
 from zh_embedder.search.bm25 import K1, B
+from zh_embedder.text.prefix import KEY_TEMPLATE
 from zh_embedder.text.words import WORDS
 
 Table = list[dict[str, object]]

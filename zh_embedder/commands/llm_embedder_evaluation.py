@@ -6,7 +6,6 @@ Shapes: Q queries, K keys, D dimensions, H hits.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import logging
 import sys
@@ -23,6 +22,7 @@ from zh_embedder.config.instructions import read_version
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed, write_json
+from zh_embedder.core.hashing import texts_hash
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
 from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
@@ -203,7 +203,7 @@ def key_vectors(args: Arguments, data: RetrievalSet, model: Model) -> Vectors:
     """Encode the keys, or read the vectors that an earlier run kept, (K, D)."""
     texts = list(data.keys.values())
     path = place(args, data) / f"{args.eval.embedding_name}.npy"
-    made = {"keys": hash_of(texts), "model": model.name, "count": len(texts), "dtype": args.train.dtype}
+    made = {"keys": texts_hash(texts), "model": model.name, "count": len(texts), "dtype": args.train.dtype}
     described = path.with_suffix(".json")
     if args.eval.load_encode:
         if not path.is_file() or not described.is_file():
@@ -220,14 +220,6 @@ def key_vectors(args: Arguments, data: RetrievalSet, model: Model) -> Vectors:
             np.save(stream, vectors, allow_pickle=False)
         write_json(described, made)
     return vectors
-
-
-def hash_of(texts: Sequence[str]) -> str:
-    """Hash of texts in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        digest.update(f"{len(text)}\n{text}".encode())
-    return digest.hexdigest()
 
 
 # ---- files and figures ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from zh_embedder.core.errors import reject, unknown_name
 from zh_embedder.core.options import at_least, choose, option
 from zh_embedder.evaluation.retrieval_metrics import NAMES
+from zh_embedder.text.prefix import KEY_TEMPLATE
 
 METHODS = ("dense", "bm25", "random", "no")  # how keys are found
 COLLATIONS = ("collate_key", "collate_neg", "collate_score")  # files for other programs, no metrics
@@ -28,7 +29,7 @@ class EvalArguments:
         None, "Sets to measure: BEIR or FlagEmbedding folders, records, or LLM-Embedder's eval_data beside --corpus."
     )
     corpus: str | None = option(None, "JSON Lines of keys that --eval_data's `pos_index` counts in.")
-    key_template: str = option("{title} {text}", "How a line of --corpus becomes a key.")
+    key_template: str = option(KEY_TEMPLATE, "How a line of --corpus becomes a key.")
     eval_task: str | None = option(None, "Task of every set in --eval_data. Default: what its queries say.")
     validation_share: float = option(0.0, "Hold so many of the records out of training, by `group`, and measure them.")
     canary: str | None = option(None, "A set of general Chinese: not part of the mean, a drop there is said aloud.")

@@ -18,6 +18,7 @@ from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.core.machine import accelerator, best_dtype
 from zh_embedder.core.options import above_zero, at_least, choose, option
 from zh_embedder.core.parallel import cores
+from zh_embedder.core.ranks import local_ranks
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 MOST_WORKERS = 4  # of a rank that chooses for itself
@@ -88,9 +89,8 @@ class RunArguments(TrainingArguments):
     def choose_workers(self) -> None:
         """Choose how many processes prepare batches: on the CPU they would only take cores from the model."""
         if self.dataloader_num_workers is None:
-            ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun, DeepSpeed
             forks = not self.use_cpu and accelerator() not in (None, "mps")
-            self.dataloader_num_workers = max(1, min(MOST_WORKERS, cores() // ranks - 1)) if forks else 0
+            self.dataloader_num_workers = max(1, min(MOST_WORKERS, cores() // local_ranks() - 1)) if forks else 0
 
     def choose_precision(self) -> None:
         """Set transformers' bf16 and fp16 from --dtype, from its own flags, or from what the hardware does well."""

@@ -6,7 +6,6 @@ Parsed once, refused early, never changed afterwards.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from zh_embedder.config.model import ModelArguments
 from zh_embedder.config.run import RunArguments, check_measured, make_parser, read_flags, settings_json
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
+from zh_embedder.core.ranks import launched
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 from zh_embedder.data.plan import PLANS
 from zh_embedder.losses.table import LOSSES
@@ -210,7 +210,7 @@ def check_together(data: DataArguments, model: ModelArguments, train: TrainArgum
         raise UserError("--output_dir: is missing, expected the folder of the run")
     if not data.train_data:
         raise UserError("--train_data: is missing, expected files of JSON Lines")
-    if train.deepspeed and "LOCAL_RANK" not in os.environ:
+    if train.deepspeed and not launched():
         raise UserError("--deepspeed: start with `torchrun --nproc_per_node=1 run_dense.py ...` or `deepspeed`")
     if train.torch_compile and train.use_cpu and model.packing:
         raise UserError(

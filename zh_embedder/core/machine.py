@@ -12,6 +12,7 @@ import torch
 
 from zh_embedder.core.errors import reject, unknown_name
 from zh_embedder.core.parallel import cores
+from zh_embedder.core.ranks import local_ranks
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices that measure the peak
@@ -112,7 +113,7 @@ def keep_few_kernels() -> None:
 
 def share_of_cores() -> int:
     """Cores that this process may use, divided among the ranks of this machine."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // local_ranks())
 
 
 def prepare(device: torch.device, *, threads: int | None = None) -> None:
@@ -128,6 +129,6 @@ def prepare(device: torch.device, *, threads: int | None = None) -> None:
         return
     keep_memory()
     keep_few_kernels()
-    several = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+    several = local_ranks() > 1
     if threads is not None or (several and os.environ.get("OMP_NUM_THREADS", "1") == "1"):
         torch.set_num_threads(threads or share_of_cores())

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from zh_embedder.core.ranks import started_ranks
+
 PACKAGES = (
     "zh-embedder", "torch", "transformers", "sentence-transformers", "accelerate", "deepspeed", "peft", "datasets",
     "tokenizers", "numpy", "ir-measures", "scikit-learn", "bm25s", "jieba", "faiss-cpu", "faiss-gpu",
@@ -37,7 +39,7 @@ def manifest(*, data: Mapping[str, str] | None = None, **more: Any) -> dict[str,
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := installed(name))},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}",
-        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+        "ranks": started_ranks(),
     }
 
 

@@ -1,4 +1,8 @@
-"""Ranks: what the launcher says of this process, and what its process group says."""
+"""Ranks: what the launcher says of this process, and what its process group says.
+
+The only module that reads the launcher's variables. torchrun sets all of them; DeepSpeed's launcher says LOCAL_SIZE
+where torchrun says LOCAL_WORLD_SIZE.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def first_rank() -> bool:
-    """Tell whether this process speaks for all."""
+    """Whether this process speaks for all."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -25,6 +29,21 @@ def own_rank() -> tuple[int, int]:
             " and ".join(names), " and ".join(values), "a rank below the number of ranks, as torchrun sets them"
         )
     return int(values[0]), int(values[1])
+
+
+def started_ranks() -> int:
+    """How many ranks the launcher started, on all machines; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_ranks() -> int:
+    """How many ranks share this machine; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+
+
+def launched() -> bool:
+    """Whether a launcher started this process and says which of its machine's ranks it is."""
+    return "LOCAL_RANK" in os.environ
 
 
 def own_device() -> torch.device:

@@ -8,7 +8,6 @@ Shapes: B queries of this rank, G keys of a group, K distinct keys, M known posi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -18,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zh_embedder.core.hashing import ids_identity, text_identity
 from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.loader import EpochBatches
 from zh_embedder.data.plan import Shares, epoch_steps, plan_epoch, rank_steps
 from zh_embedder.data.records import TaskDataset
-from zh_embedder.text.prefix import as_prefix
+from zh_embedder.text.prefix import as_prefix, full_text
 from zh_embedder.text.tokens import Ids, TokenBatch, TokenKey, TokenRecord, concatenate, tokenize
 
 
@@ -45,9 +45,13 @@ class TrainSet:
 
     def query_text(self, record: Record) -> str:
         """Return a record's query with its instruction in front."""
-        if self.use_prompts and record.prompt is not None:
-            return as_prefix(record.prompt, self.prompt_format, flag="prompt_format") + record.query
-        return self.query_prefix + record.query
+        own = record.prompt if self.use_prompts else None
+        prefix = self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
+        return full_text(record.query, instruction=prefix)
+
+    def key_text(self, key: str) -> str:
+        """Return a key with its instruction in front."""
+        return full_text(key, instruction=self.key_prefix)
 
 
 class RowRequest(NamedTuple):
@@ -134,16 +138,6 @@ class Batch:
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors().items()})
 
 
-def text_identity(text: str) -> int:
-    """Return a 63-bit identity of a text, never 0: equal on every rank and in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 or 1
-
-
-def ids_identity(ids: Ids) -> int:
-    """Return the same of a text's token ids."""
-    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little") >> 1 or 1
-
-
 class TrainRows(Dataset[Example]):
     """All rows of all datasets, by request: the same request gives the same example in any process."""
 
@@ -186,7 +180,7 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
     return Example(
         request,
         chosen.query_text(record),
-        [chosen.key_prefix + key for key in keys],
+        [chosen.key_text(key) for key in keys],
         [text_identity(key) for key in group.keys],
         [text_identity(key) for key in group.positives],
         group.teacher,

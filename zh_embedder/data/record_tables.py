@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside_file
+from zh_embedder.core.hashing import file_hash, hash_of
 from zh_embedder.core.parallel import in_order, processes_for
 from zh_embedder.data.schema import parse_line
 from zh_embedder.data.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
@@ -38,12 +38,8 @@ def cache_folder(given: str | None, kind: str = "records") -> Path:
 
 @lru_cache(maxsize=1024)
 def _hash(path: Path, _size: int, _modified: int) -> str:
-    digest = hashlib.blake2b(SCHEMA.encode(), digest_size=16)
-    digest.update(path.suffix.encode() if path.suffix in COMPRESSIONS else b"")  # the same bytes read differently
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+    compression = path.suffix if path.suffix in COMPRESSIONS else ""  # the same bytes read differently
+    return file_hash(path, salt=f"{SCHEMA}{compression}".encode())
 
 
 def content_hash(path: Path) -> str:
@@ -59,7 +55,7 @@ def memo_of(path: Path, cache: Path) -> Path:
     """
     stat = path.stat()
     seen = (SCHEMA, str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    return cache.with_name("hashes") / hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
+    return cache.with_name("hashes") / hash_of(repr(seen).encode())
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.hashing import text_hash
+
 
 class Unions:
     """Members that share a mark belong together, directly or through others; marks are kept as hashes."""
@@ -25,7 +27,7 @@ class Unions:
         index = len(self.parent)
         self.parent.append(index)
         for mark in marks:
-            self.join(index, self.first.setdefault(hash(mark), index))
+            self.join(index, self.first.setdefault(text_hash(mark), index))
         return index
 
     def join(self, one: int, other: int) -> None:

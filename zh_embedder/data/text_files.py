@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
+from zh_embedder.core.hashing import file_hash
 from zh_embedder.data.schema import check_text, parse_object
 from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
+from zh_embedder.text.prefix import full_text
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +76,10 @@ class Reader:
         text = raw[name]
         if not isinstance(text, str):
             raise reject(f"{where}: {name}", text, "a string")
-        if self.with_title and raw.get("title") is not None:
-            title = raw["title"]
-            if not isinstance(title, str):
-                raise reject(f"{where}: title", title, "a string")
-            text = f"{title} {text}" if title else text
-        return text_id(raw, where), text
+        title = raw.get("title") if self.with_title else None
+        if not isinstance(title, str | None):
+            raise reject(f"{where}: title", title, "a string")
+        return text_id(raw, where), full_text(text, title=title)
 
     def check(self, path: Path, messages: list[str], *, show_progress: bool) -> tuple[int, int]:
         """Check every line of a file, adding to `messages`; returns its texts, and how many lines are wrong."""
@@ -117,8 +116,7 @@ class Reader:
         for path in self.files:
             texts, errors = self.check(path, messages, show_progress=show_progress)
             wrong += errors
-            with path.open("rb") as stream:
-                found.append(InputFile(str(path), texts, hashlib.file_digest(stream, "sha256").hexdigest()))
+            found.append(InputFile(str(path), texts, file_hash(path)))
             if not texts:
                 logger.warning("%s: the file holds no texts", path)
         if wrong:

@@ -6,7 +6,6 @@ what the steps touch lies in the system's page cache, which is given back where 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -24,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from zh_embedder.core.distributed import sum_over_ranks
+from zh_embedder.core.hashing import hash_of, text_identity
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.ranks import world
-from zh_embedder.data.collator import Collator, TrainSet, text_identity
+from zh_embedder.data.collator import Collator, TrainSet
 from zh_embedder.data.record_tables import one_at_a_time
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 
@@ -134,7 +134,7 @@ def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.
     records = chosen.records.read(rows)
     texts = [text for record in records for text in record.candidates]
     queries = collator.query_ids([chosen.query_text(record) for record in records])
-    keys = collator.key_ids([chosen.key_prefix + text for text in texts])
+    keys = collator.key_ids([chosen.key_text(text) for text in texts])
     identities = pa.array([text_identity(text) for text in texts], pa.int64())
     ends = ends_of([len(record.pos) + len(record.neg) for record in records])
     scores = [record.teacher_scores or [] for record in records]
@@ -209,11 +209,6 @@ def file_name(chosen: TrainSet, collator: Collator, prints: tuple[str, str]) -> 
     wording = [chosen.query_prefix, chosen.key_prefix, chosen.use_prompts, chosen.prompt_format]
     decides = [FORMAT, parts, wording, collator.query_max_length, collator.key_max_length, prints]
     return hash_of(json.dumps(decides).encode()) + ".arrow"
-
-
-def hash_of(content: bytes) -> str:
-    """Return a short hash."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def seconds_to_make(chosen: TrainSet, collator: Collator) -> float:

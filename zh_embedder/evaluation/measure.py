@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from zh_embedder.core.distributed import gather_values
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import world
-from zh_embedder.core.similarity import SIMILARITIES
+from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.probes import measure_labels, measure_pairs
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
@@ -26,6 +25,7 @@ from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.search.bm25 import K1, B, build_bm25
 from zh_embedder.search.exact import search
+from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import cut_share
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
@@ -105,7 +105,8 @@ class Model:
         """Share of a sample of texts that are longer than the model reads."""
         encoder, prompt, limit = self.side(side, task)
         chosen = np.random.default_rng(0).permutation(len(texts))[:SAMPLE]
-        return cut_share(encoder.tokenizer, [prompt + texts[int(i)] for i in chosen], limit)
+        whole = [full_text(texts[int(i)], instruction=prompt) for i in chosen]
+        return cut_share(encoder.tokenizer, whole, limit)
 
 
 def measure_model(
@@ -281,21 +282,13 @@ def means(items: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(values.values()) / max(1, len(values)) for name, values in items.items()}
 
 
-def scores_of(metric: str, query: Vectors, keys: Vectors) -> Vectors:
-    """Scores of one query against some keys: (D,), (K, D) -> (K,)."""
-    both: list[Tensor] = [torch.from_numpy(np.ascontiguousarray(part)) for part in (query[None], keys)]
-    if metric == "cos":  # many bases do not normalise
-        both = [torch.nn.functional.normalize(part, dim=-1) for part in both]
-    return SIMILARITIES[metric](*both)[0].numpy()
-
-
 def rerank(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors) -> Run:
     """Score every query's own candidates."""
     rows = {name: row for row, name in enumerate(data.keys)}
     run: dict[str, dict[str, float]] = {}
     for query, vector in zip(data.queries, queries, strict=True):
         names = [name for name in (data.candidates or {}).get(query, ()) if name in rows]
-        scores = scores_of(model.query.spec.metric, vector, keys[[rows[name] for name in names]])
+        scores = one_with_many(vector, keys[[rows[name] for name in names]], model.query.spec.metric)
         run[query] = dict(sorted(zip(names, scores.tolist(), strict=True), key=lambda pair: -pair[1]))
     return run
 
@@ -310,7 +303,7 @@ def best_positives(
     for place, (query, vector) in enumerate(zip(data.queries, queries, strict=True)):
         own = [rows[key] for key, value in data.qrels.get(query, {}).items() if value > 0 and key in rows]
         if own:
-            best[place] = scores_of(model.query.spec.metric, vector, keys[own]).max()
+            best[place] = one_with_many(vector, keys[own], model.query.spec.metric).max()
     if ranks > 1:
         best = model.gathered(best).reshape(ranks, -1).max(axis=0)
     return {query: float(score) for query, score in zip(data.queries, best, strict=True) if np.isfinite(score)}

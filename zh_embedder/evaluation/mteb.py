@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.core.files import beside_file
+from zh_embedder.core.hashing import hash_of, weights_hash
 from zh_embedder.core.machine import resolve_dtype
-from zh_embedder.core.similarity import SIMILARITIES
-from zh_embedder.evaluation.probes import METRICS
+from zh_embedder.core.similarity import matrix, pairs, prepared
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import EncoderSpec
@@ -126,13 +124,16 @@ class MtebEncoder:
 
     def fingerprint(self) -> str:
         """Say which vectors these are: mteb takes up results of the same name and revision, and weights change."""
-        digest = hashlib.blake2b(digest_size=8)
-        for encoder in dict.fromkeys((self.encoder, self.key_encoder)):
-            settings = {**asdict(encoder.spec), "precision": encoder.precision, "prompts": self.prompts}
-            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-            for tensor in encoder.state_dict().values():
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        decides = [
+            {
+                **asdict(encoder.spec),
+                "precision": encoder.precision,
+                "prompts": self.prompts,
+                "weights": weights_hash(encoder.state_dict()),
+            }
+            for encoder in dict.fromkeys((self.encoder, self.key_encoder))
+        ]
+        return hash_of(json.dumps(decides, sort_keys=True, default=str).encode())[:16]
 
     def encode(
         self,
@@ -157,15 +158,14 @@ class MtebEncoder:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Scores of all pairs in the encoder's metric, (A, D) x (B, D) -> (A, B)."""
-        metric, vectors = self.encoder.spec.metric, [torch.as_tensor(v) for v in (embeddings1, embeddings2)]
-        if metric == "cos":
-            vectors = [F.normalize(v, dim=-1) for v in vectors]
-        return SIMILARITIES[metric](*vectors)
+        metric = self.encoder.spec.metric
+        first, second = (prepared(torch.as_tensor(v), metric) for v in (embeddings1, embeddings2))
+        return matrix(first, second, metric)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Scores of each row with its partner in the encoder's metric, (N, D), (N, D) -> (N,)."""
         first, second = (torch.as_tensor(v).cpu().numpy() for v in (embeddings1, embeddings2))
-        return torch.from_numpy(METRICS[self.encoder.spec.metric](first, second))
+        return torch.from_numpy(pairs(first, second, self.encoder.spec.metric))
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ Shapes: N pairs or texts, M texts to learn from, D dimensions.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.core.similarity import SIMILARITIES, pairs
 from zh_embedder.evaluation.pair_metrics import (
     average_precision,
     f1_and_threshold,
@@ -48,29 +49,6 @@ class Pieces:
 # ---- pairs ----------------------------------------------------------------------------------------------------------
 
 
-def dots(first: Vectors, second: Vectors) -> NDArray[np.float64]:
-    """Inner product of each row with its partner, summed in double precision: (N, D), (N, D) -> (N,)."""
-    return np.einsum("nd,nd->n", first, second, dtype=np.float64)
-
-
-def cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
-    """Cosine of each row with its partner; 0 for a vector of zeros."""
-    lengths = np.sqrt(dots(first, first) * dots(second, second))
-    return dots(first, second) / np.where(lengths > 0, lengths, 1.0)
-
-
-def nearness(first: Vectors, second: Vectors) -> NDArray[np.float64]:
-    """Minus the squared distance of each row to its partner, as in the search with `l2`."""
-    return 2 * dots(first, second) - dots(first, first) - dots(second, second)
-
-
-METRICS: Mapping[str, Callable[[Vectors, Vectors], NDArray[np.float64]]] = {
-    "cos": cosines,
-    "ip": dots,
-    "l2": nearness,
-}
-
-
 def measure_pairs(data: PairSet, first: Vectors, second: Vectors, *, metric: str = "cos") -> Pieces:
     """Measure how well the scores of vectors follow those of pairs.
 
@@ -86,11 +64,11 @@ def measure_pairs(data: PairSet, first: Vectors, second: Vectors, *, metric: str
     Raises:
         UserError: all pairs have one score, or vectors are not finite.
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    if metric not in SIMILARITIES:
+        raise unknown_name("metric", metric, SIMILARITIES)
     for vectors in (first, second):
         check_vectors(data.name, vectors, len(data.scores))
-    gold, scores = np.asarray(data.scores, np.float64), METRICS[metric](first, second)
+    gold, scores = np.asarray(data.scores, np.float64), pairs(first, second, metric)
     if len(set(data.scores)) < 2:
         found = f"{len(gold)} pairs of the one score {gold[0]:g}" if len(gold) else "no pairs"
         raise UserError(f"{data.name}: score: got {found}, expected at least two different scores")

@@ -5,13 +5,13 @@ A file is known by the fields of its first line; `read_set` finds the reader of 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
+from zh_embedder.core.hashing import text_name
 from zh_embedder.data.schema import (
     GROUP,
     check_text,
@@ -194,7 +194,7 @@ def key_id(text: str) -> str:
     It says nothing of where the text stood: where a model scores all keys alike, and ids break the tie, positives must
     not come first because a file lists them first.
     """
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return text_name(text)
 
 
 class _Ranking:

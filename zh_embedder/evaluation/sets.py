@@ -16,11 +16,11 @@ from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.data.schema import parse_object
 from zh_embedder.data.sources import read_lines
 from zh_embedder.evaluation.retrieval_metrics import Qrels
+from zh_embedder.text.prefix import KEY_TEMPLATE, full_text
 
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
 FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
 TRAIN, TEST = "train.jsonl", "test.jsonl"  # of a folder of labelled texts
-KEY_TEMPLATE = "{title} {text}"
 TEXT_FIELDS = ("text", "content", "contents")  # of a corpus line
 
 
@@ -126,8 +126,7 @@ def text_of(raw: Mapping[str, Any], where: str) -> str:
         text = " ".join(text)
     if not isinstance(text, str):
         raise reject(f"{where}: text", text, "a string, or a list of strings")
-    title = raw.get("title")
-    return f"{title} {text}" if title else text
+    return full_text(text, title=raw.get("title"))
 
 
 def read_texts(path: Path) -> tuple[dict[str, str], set[Any]]:

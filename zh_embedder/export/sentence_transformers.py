@@ -19,6 +19,7 @@ from zh_embedder.core.runtime import quiet_deepspeed
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import KEY_SUFFIX
+from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import tokenize
 
 TOLERANCE = 1e-4
@@ -121,7 +122,8 @@ def within(encoder: Encoder, texts: Sequence[str]) -> list[str]:
     limit = min(encoder.spec.query_max_length, encoder.spec.key_max_length)
 
     def fits(text: str) -> bool:
-        return all(len(ids) <= limit for ids in tokenize(encoder.tokenizer, [p + text for p in prefixes], limit + 1))
+        whole = [full_text(text, instruction=prefix) for prefix in prefixes]
+        return all(len(ids) <= limit for ids in tokenize(encoder.tokenizer, whole, limit + 1))
 
     return [next((text[:end] for end in range(len(text), 1, -1) if fits(text[:end])), text[:1]) for text in texts]
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.core.similarity import SIMILARITIES
+from zh_embedder.core.similarity import matrix, prepared, rows
 
 NEVER = float("-inf")
 
@@ -60,8 +59,7 @@ class EmbeddedBatch:
         """Return the batch with the first `dimensions` of every vector, normalised anew where cosines are compared."""
 
         def cut(vectors: Tensor) -> Tensor:
-            short = vectors[:, :dimensions]
-            return F.normalize(short, dim=-1) if self.metric == "cos" else short
+            return prepared(vectors[:, :dimensions], self.metric)
 
         queries = None if self.step_queries is None else cut(self.step_queries)
         return replace(self, queries=cut(self.queries), keys=cut(self.keys), step_queries=queries)
@@ -69,7 +67,7 @@ class EmbeddedBatch:
 
 def scores_of(batch: EmbeddedBatch, left: Tensor, right: Tensor) -> Tensor:
     """Scores of each vector against each other one in the batch's metric, (A, D) x (C, D) -> (A, C)."""
-    return SIMILARITIES[batch.metric](left, right)
+    return matrix(left, right, batch.metric)
 
 
 def similarity(batch: EmbeddedBatch) -> Tensor:
@@ -79,7 +77,7 @@ def similarity(batch: EmbeddedBatch) -> Tensor:
 
 def row_scores(batch: EmbeddedBatch, left: Tensor, right: Tensor) -> Tensor:
     """Scores of vectors side by side, (..., D) x (..., D) -> (...)."""
-    return -((left - right) ** 2).sum(dim=-1) if batch.metric == "l2" else (left * right).sum(dim=-1)
+    return rows(left, right, batch.metric)
 
 
 def own_scores(batch: EmbeddedBatch) -> Tensor:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as hf_logging
 
 from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
-from zh_embedder.bases.names import cannot_load, hub_folder
+from zh_embedder.bases.names import cannot_load, hub_folder, load_tokenizer
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
@@ -31,6 +31,7 @@ from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.forward import Forward
 from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
+from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Encoder(Forward):
             # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
             for first in range(0, len(many), TEXTS_PER_BLOCK):
                 block = many[first : first + TEXTS_PER_BLOCK]
-                ids = tokenize(self.tokenizer, [prompt + text for text in block], limit)
+                ids = tokenize(self.tokenizer, [full_text(text, instruction=prompt) for text in block], limit)
                 out = vectors[first : first + TEXTS_PER_BLOCK]
                 self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
         if truncate_dim is not None:
@@ -300,12 +301,10 @@ def load_encoder(
         config = AutoConfig.from_pretrained(config_name or name, **hub)
         with without_bars():
             backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, use_fast=True, **hub)
         folder = Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=cache_dir, token=token)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(cannot_load(flag, name_or_path, error)) from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
-        raise UserError(f"{flag}: {tokenizer_name or name_or_path}: has no tokenizer, expected its files in the folder")
+    tokenizer = load_tokenizer(tokenizer_name or name, flag=flag, **hub)
     if truncation_side:
         tokenizer.truncation_side = truncation_side
     spec = read_spec(folder, pooling=pooling) if folder else None

@@ -10,6 +10,7 @@ from typing import Any
 from zh_embedder.bases.folder_format import read_layout
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import read_json
+from zh_embedder.models.packing import first_position
 from zh_embedder.models.pooling import POOLINGS
 
 OUR_FILE = "zh_embedder.json"  # beside the sentence-transformers files: what only we need to know
@@ -79,12 +80,11 @@ def within_positions(spec: EncoderSpec, config: Any) -> EncoderSpec:
 
 
 def position_limit(config: Any) -> int | None:
-    """Tokens that a model has positions for; RoBERTa-like models start counting behind their padding id."""
+    """Tokens of a text that a model has positions for; None where it has no table of them."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or getattr(config, "position_embedding_type", "absolute") not in (None, "absolute"):
         return None
-    behind = "roberta" in config.model_type or config.model_type in ("camembert", "mpnet")
-    return int(positions) - (config.pad_token_id + 1 if behind else 0)
+    return int(positions) - first_position(config)
 
 
 def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None:

@@ -6,7 +6,6 @@ Shapes: N windows, T tokens of all of them together.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from tqdm.auto import tqdm
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside, read_json, write_json
+from zh_embedder.core.hashing import hash_of
 from zh_embedder.core.parallel import in_order, processes_for
 from zh_embedder.data.record_tables import content_hash, one_at_a_time
 from zh_embedder.data.sources import kind, read_lines
@@ -260,7 +260,7 @@ def folder_name(path: Path, tokenizer: Any, rule: CorpusRule) -> str:
     words = rule.dictionary and content_hash(Path(rule.dictionary))
     file = [content_hash(path), kind(path)]
     decides = [FORMAT, *file, {**asdict(rule), "dictionary": words}, token_print, version("jieba")]
-    return hashlib.blake2b(json.dumps(decides).encode(), digest_size=16).hexdigest()
+    return hash_of(json.dumps(decides).encode())
 
 
 def load_corpus(files: Sequence[Path], tokenizer: Any, rule: CorpusRule, *, cache: Path) -> list[Windows]:

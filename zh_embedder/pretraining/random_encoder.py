@@ -22,21 +22,6 @@ def character_tokenizer() -> Any:
         return AutoTokenizer.from_pretrained(folder)
 
 
-def load_tokenizer(name: str, **hub: Any) -> Any:
-    """Load a tokenizer by folder or hub name.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **hub)
-    except (OSError, ValueError) as error:
-        raise UserError(cannot_load("--tokenizer_name", name, error)) from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(f"--tokenizer_name: {name}: has no tokenizer, expected its files in the folder")
-    return tokenizer
-
-
 def bert_config(tokenizer: Any, *, hidden: int, layers: int, heads: int, **more: Any) -> BertConfig:
     """Return the configuration of a BERT of these sizes, for a tokenizer's words.
 

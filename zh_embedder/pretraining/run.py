@@ -93,6 +93,7 @@ def build(args: PretrainArguments) -> Pretrainer:
 
 def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     """Load the base, or make an encoder with random weights."""
+    from zh_embedder.bases.names import load_tokenizer
     from zh_embedder.models.encoder import load_encoder
     from zh_embedder.models.folders import encoder_folder
     from zh_embedder.models.spec import read_spec
@@ -100,7 +101,6 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
         bert_config,
         character_tokenizer,
         folder_config,
-        load_tokenizer,
         random_encoder,
     )
 
@@ -111,7 +111,7 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     said = read_spec(Path(name)) if name is not None and Path(name).is_dir() else None
     pooling = base.pooling_method or (said.pooling if said else "mean")
     words = base.tokenizer_name or name
-    tokenizer = character_tokenizer() if words is None else load_tokenizer(words, **hub)
+    tokenizer = character_tokenizer() if words is None else load_tokenizer(words, flag="--tokenizer_name", **hub)
     if name is not None:
         config = folder_config(name, **hub)
     else:

@@ -7,8 +7,6 @@ shards there will be. Then it reads, tokenises and encodes its own shards, a blo
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.hashing import weights_hash
 from zh_embedder.core.machine import DTYPES, dtype_name, prepare
 from zh_embedder.core.ranks import own_device, own_rank
 from zh_embedder.data.text_files import FIELDS, Reader, find_texts
@@ -39,7 +37,8 @@ from zh_embedder.search.vector_store import (
     start_folder,
     write_shard,
 )
-from zh_embedder.text.tokens import tokenize
+from zh_embedder.text.prefix import full_text
+from zh_embedder.text.tokens import tokenize, tokenizer_hash
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,8 @@ def blocks(
         for start in range(0, rows, BLOCK):
             # Not one text more is asked for: where the next one is wrong, this shard is still made.
             some = list(islice(texts, min(BLOCK, rows - start)))
-            tokens = tokenize(tokenizer, [manifest.prompt + text for _, text in some], manifest.max_length)
+            whole = [full_text(text, instruction=manifest.prompt) for _, text in some]
+            tokens = tokenize(tokenizer, whole, manifest.max_length)
             yield Block(shard, [name for name, _ in some], tokens)
 
 
@@ -159,22 +159,6 @@ def finite(vectors: NDArray[np.float32], ids: Sequence[str], manifest: Manifest)
 # ---- what decides the vectors ---------------------------------------------------------------------------------------
 
 
-def weights_hash(encoder: Encoder) -> str:
-    """Hash every weight by its name, wherever it was loaded from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash what makes tokens of a text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(f"{tokenizer.truncation_side} {content}".encode()).hexdigest()
-
-
 def prompt_and_length(args: argparse.Namespace, spec: EncoderSpec) -> tuple[str, int]:
     """Return what stands in front of the texts, and their longest length.
 
@@ -214,7 +198,7 @@ def make_manifest(args: argparse.Namespace, encoder: Encoder, reader: Reader, *,
     return Manifest(
         model=args.model,
         dtype=dtype_name(args.dtype, encoder.device),
-        weights=weights_hash(encoder),
+        weights=weights_hash(encoder.state_dict()),
         tokenizer=tokenizer_hash(encoder.tokenizer),
         pooling=spec.pooling,
         normalize=spec.normalize,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.machine import accelerator
-from zh_embedder.core.similarity import SIMILARITIES
+from zh_embedder.core.similarity import SIMILARITIES, matrix, placed
 from zh_embedder.search.vector_store import Vectors, open_vectors
 
 TILE = 16384  # keys scored at a time
@@ -136,12 +136,6 @@ def check_width(keys: Rows, width: int) -> None:
         raise UserError(f"keys: got vectors of shape {keys.shape}, expected (keys, {width}), as the queries have")
 
 
-def placed(rows: Rows, metric: str, place: torch.device | str = "cpu") -> Tensor:
-    """Put vectors where they are scored, (N, D), in fp32, and of length 1 for cos: many bases do not normalise."""
-    vectors = torch.from_numpy(np.require(rows, np.float32, ["C", "W"])).to(place)  # what is mapped is copied
-    return F.normalize(vectors, dim=-1) if metric == "cos" else vectors
-
-
 def dot(queries: Tensor, keys: Tensor, metric: str) -> Tensor:
     """Scores of each query against each key, (B, D) x (T, D) -> (B, T).
 
@@ -149,8 +143,8 @@ def dot(queries: Tensor, keys: Tensor, metric: str) -> Tensor:
     which add in another order, and the score of a pair would depend on where its tile ends.
     """
     rows, columns = len(queries), len(keys)
-    filled = (F.pad(vectors, (0, 0, 0, -len(vectors) % ALIGN)) for vectors in (queries, keys))
-    return SIMILARITIES[metric](*filled)[:rows, :columns]
+    queries, keys = (F.pad(vectors, (0, 0, 0, -len(vectors) % ALIGN)) for vectors in (queries, keys))
+    return matrix(queries, keys, metric)[:rows, :columns]
 
 
 def best_of(scores: Tensor, hits: int) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.core.files import renamed
 from zh_embedder.core.progress import Bar
+from zh_embedder.core.similarity import placed
 from zh_embedder.search.exact import (
     Hits,
     Rows,
     blocks_of,
     check,
     check_width,
-    placed,
     search,
     search_blocks,
     search_folder,

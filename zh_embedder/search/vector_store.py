@@ -11,7 +11,6 @@ dimensions.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed
+from zh_embedder.core.hashing import sha256_of
 from zh_embedder.data.text_files import InputFile
 
 FORMAT = 1
@@ -96,7 +96,7 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what is compared."""
-        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
+        return sha256_of(json.dumps(self.parts, sort_keys=True).encode())
 
     def differences(self, other: Manifest) -> list[str]:
         """Say in which parts another manifest differs: `name: theirs there, ours now`."""

@@ -1,8 +1,21 @@
-"""The text in front of a text: instruction formats as plain prefixes."""
+"""The text that a query or key becomes: instruction, title, body. Instruction formats as plain prefixes."""
 
 from __future__ import annotations
 
 from zh_embedder.core.errors import reject
+
+KEY_TEMPLATE = "{title} {text}"
+
+
+def full_text(text: str, *, title: object = None, instruction: str = "") -> str:
+    """Return the text that goes to the tokenizer: the instruction, then the title, if there is one, then the body.
+
+    Training, evaluation, mining, encoding and export all call this one. Instructions bring their own separator.
+
+    >>> full_text("天气晴朗。", title="北京", instruction="段落：")
+    '段落：北京 天气晴朗。'
+    """
+    return instruction + (KEY_TEMPLATE.format(title=title, text=text) if title else text)
 
 
 def as_prefix(instruction_text: str, template: str, *, flag: str) -> str:

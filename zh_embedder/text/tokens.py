@@ -5,7 +5,7 @@ Shapes: N texts, T tokens of all texts together, L tokens of the longest.
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.core.files import read_json, write_json
+from zh_embedder.core.hashing import hash_of, sha256_of
 
 Ids = NDArray[np.int32]
 
@@ -180,13 +181,25 @@ def fingerprint(tokenizer: Any) -> str | None:
     """Hash of everything that decides which ids a text gets but its maximum length; None where Python code decides."""
     if not is_plain(tokenizer):
         return None
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # state of the last call
-    backend.no_padding()
     settings = [type(tokenizer).__qualname__, tokenizer.truncation_side, tokenizer.split_special_tokens]
     settings += map(str, empty_text(tokenizer))
     settings += [f"{name} {version(name)}" for name in ("tokenizers", "transformers")]
-    return hashlib.blake2b(f"{settings}\n{backend.to_str()}".encode(), digest_size=16).hexdigest()
+    return hash_of(f"{settings}\n{tokenizer_content(tokenizer)}".encode())
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Hash of what makes tokens of a text, for any tokenizer; versions of libraries do not count."""
+    return sha256_of(f"{tokenizer.truncation_side} {tokenizer_content(tokenizer)}".encode())
+
+
+def tokenizer_content(tokenizer: Any) -> str:
+    """The definition of a fast tokenizer, without the truncation and padding of its last call; else the vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    backend.no_truncation()
+    backend.no_padding()
+    return str(backend.to_str())
 
 
 def is_plain(tokenizer: Any) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.ranks import started_ranks
 
 if TYPE_CHECKING:
     from zh_embedder.config.run import Run
@@ -28,7 +28,7 @@ def begin(args: Run) -> None:
 
 def check_world(args: Run) -> None:
     """Refuse ranks that do not know of each other."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = started_ranks()
     if started != args.train.world_size:
         raise UserError(
             f"WORLD_SIZE is {started} but transformers sees {args.train.world_size} ranks: they would train "

@@ -30,7 +30,7 @@ def cut_shares(trainer: DenseTrainer, index: int) -> tuple[float, float]:
     records = [chosen.records[int(row)] for row in rows]
     sides = (
         ([chosen.query_text(r) for r in records], spec.query_max_length),
-        ([chosen.key_prefix + key for r in records for key in r.candidates[:2]], spec.key_max_length),
+        ([chosen.key_text(key) for r in records for key in r.candidates[:2]], spec.key_max_length),
     )
     queries, keys = (cut_share(tokenizer, texts, limit) for texts, limit in sides)
     return queries, keys
