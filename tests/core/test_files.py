@@ -124,10 +124,10 @@ def test_a_crash_while_a_file_is_written_leaves_the_old_one_and_nothing_else(tmp
 def test_processes_that_write_one_file_at_once_do_not_meet(tmp_path, monkeypatch):
     target = tmp_path / "f"
     with renamed(target, shared=True) as ours:
+        ours.write_text("ours", "utf-8")
         monkeypatch.setattr("os.getpid", lambda: -1)
         with renamed(target, shared=True) as theirs:
             theirs.write_text("theirs", "utf-8")
-        ours.write_text("ours", "utf-8")
     assert contents(tmp_path) == {"f": "ours"}
 
 
