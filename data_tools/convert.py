@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from data_tools.converting.base import HUB, Format, Item, Record, Source, Wish
 from data_tools.converting.dialogue import check_facts
 from data_tools.converting.finish import Finisher, cleaner
@@ -23,6 +21,7 @@ from data_tools.shared.command import call, make_parser
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.hashing import text_hash
+from zh_embedder.core.progress import with_bar
 from zh_embedder.data.records import short_names
 from zh_embedder.data.schema import parse_line
 from zh_embedder.data.sources import find_files
@@ -228,10 +227,10 @@ class Ids:
         return own
 
 
-def with_bar(items: Iterator[Item], name: str, unit: str) -> Iterator[Item]:
+def with_late_bar(items: Iterator[Item], name: str, unit: str) -> Iterator[Item]:
     """Yield items behind a bar, which begins with the first: what readers say before stands above it."""
     for first in items:
-        yield from tqdm(chain([first], items), desc=name, unit=f" {unit}", delay=5, leave=False)
+        yield from with_bar(chain([first], items), name=name, unit=unit)
 
 
 def finished(items: Iterable[Item], finisher: Finisher, tally: Tally) -> Iterator[tuple[str, Record]]:
@@ -255,7 +254,7 @@ def converted(source: Source, args: argparse.Namespace, ids: Ids, tally: Tally, 
     task = choose_task(own, wish, source)
     clean = cleaner(simplify=args.simplify, normalize=args.normalize)
     finisher = Finisher(clean, max(1, args.min_chars), task, override=wish.task is not None)
-    for where, record in finished(with_bar(own.read(source, wish), source.name, own.unit), finisher, tally):
+    for where, record in finished(with_late_bar(own.read(source, wish), source.name, own.unit), finisher, tally):
         if record["id"] != (name := ids.distinct(record["id"])):
             tally.notes["ids that the source gives twice, numbered"] += 1
             record["id"] = name

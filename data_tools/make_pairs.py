@@ -27,6 +27,7 @@ from data_tools.shared.command import call, make_parser
 from data_tools.shared.record_files import write_records
 from data_tools.shared.shingles import Shingles, evaluation_shingles
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import parse_object
 from zh_embedder.data.sources import is_data_file, kind, read_lines
 from zh_embedder.data.text_files import TEXT_FILE, Reader, find_texts
@@ -180,10 +181,8 @@ def make_file(
     path: Path, target: Path, recipe: Recipe, *, seed: int, max_pairs: int | None, forbidden: Shingles | None
 ) -> int:
     """Make the pairs of one file, leave out what must not be learnt, and write them; returns how many."""
-    from tqdm.auto import tqdm
-
     sample = Sample(max_pairs, random.Random(f"{seed} {path.name}"))
-    for where, title, text in tqdm(documents(path), desc=path.name, unit=" texts", delay=5, leave=False):
+    for where, title, text in with_bar(documents(path), name=path.name, unit="texts"):
         for pair in document_pairs(title, text, recipe, random.Random(f"{seed} {where}")):
             sample.add(where, pair)
     sample.rng.shuffle(sample.kept)

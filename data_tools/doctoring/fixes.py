@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from data_tools.doctoring.record_checks import FILE_SHIFT, Settings, instruction_of, look
 from data_tools.doctoring.survey import Plan, Survey, every_line, kind_of
 from data_tools.doctoring.text_checks import mojibake
@@ -23,6 +21,7 @@ from data_tools.shared.near_texts import pair
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import text_hash
+from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import parse_line, parse_object
 from zh_embedder.text.letters import CONTROL
 
@@ -72,7 +71,7 @@ def write_fixed(survey: Survey, out: Path) -> tuple[int, int]:
     with lines_to(out / LEDGER) as ledger:
         for number, (path, target) in enumerate(zip(survey.files, targets(survey.files, out / FOLDER), strict=True)):
             with lines_to(target) as stream:
-                for line, text in tqdm(every_line(path), desc=f"mending {path.name}", delay=5, leave=False):
+                for line, text in with_bar(every_line(path), name=f"fixing {path.name}", unit="lines"):
                     if not text:
                         continue
                     place = Place(str(path), line, (number << FILE_SHIFT) + line, survey.plan, survey.settings)

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from data_tools.doctoring.dataset_checks import DATASET_CHECKS, LINE, Profile
 from data_tools.doctoring.duplicate_checks import REPEAT_KINDS, Seen
 from data_tools.doctoring.findings import ERROR, INFO, Findings
 from data_tools.doctoring.leak_checks import LEAK_KINDS, EvalTexts
 from data_tools.doctoring.record_checks import FILE_SHIFT, RECORD_CHECKS, TEXT_CHECKS, Item, Settings, item_of
 from zh_embedder.core.errors import UserError, nearest
+from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import GROUP_FIELDS, LABELLED_FIELDS, PAIR_FIELDS, parse_line
 from zh_embedder.data.sources import BOMS, block_lines, not_utf8, read_blocks
 
@@ -77,7 +76,7 @@ class Survey:
 
     def _read(self, path: Path, base: int) -> None:
         file, before, unknown = str(path), self.records, set[str]()
-        for number, text in tqdm(every_line(path), desc=path.name, unit=" lines", delay=5, leave=False):
+        for number, text in with_bar(every_line(path), name=path.name, unit="lines"):
             if not text:
                 continue
             self.records += 1

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
 from data_tools.generating.endpoint import Refused, Reply, Settings, Unanswered, ask, characters, connect
 from data_tools.generating.ledger import ANSWERED, GARBAGE, REFUSED, Entry, Ledger, request_key
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Garbage, Message, Prompts, Written, read_answer
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.options import above_zero, at_least
+from zh_embedder.core.progress import Bar
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -129,7 +128,7 @@ class Run:
     ledger: Ledger
     client: AsyncOpenAI
     waiting: Iterator[Request]
-    bar: tqdm
+    bar: Bar
     failed: Counter[str] = field(default_factory=Counter)  # by what was said
     in_a_row: int = 0
     out_of_budget: bool = False
@@ -271,7 +270,7 @@ def ask_all(requests: Sequence[Request], ledger: Ledger, settings: Settings, pla
 async def ask_these(left: Sequence[Request], ledger: Ledger, settings: Settings, plan: Plan, budget: Budget) -> Run:
     """Ask with as many workers as may ask at a time."""
     async with connect(settings) as client:
-        with tqdm(total=len(left), desc="asking", unit=" requests", delay=5, leave=False) as bar:
+        with Bar(len(left), name="asking", unit="requests") as bar:
             run = Run(settings, plan, budget, ledger, client, iter(left), bar)
             await asyncio.gather(*(run.worker() for _ in range(plan.concurrency)))
     return run

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from data_tools.converting.reading import find_encoding, opened
 from data_tools.generating.html_blocks import Block, Outline, Page, read_page
 from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.errors import UserError, nearest, reject, summarise
+from zh_embedder.core.progress import with_bar
 from zh_embedder.data.sources import find_files, kind
 from zh_embedder.evaluation.sets import read_rows
 from zh_embedder.text.words import UNSPACED
@@ -228,7 +227,7 @@ def read_documents(specs: Sequence[str], *, skip_unreadable: bool = False) -> li
     documents: list[Document] = []
     notes: Counter[str] = Counter()
     wrong: list[str] = []
-    for path, name in tqdm(list(names_of(specs)), desc="reading", unit=" files", delay=5, leave=False):
+    for path, name in with_bar(list(names_of(specs)), name="reading", unit="files"):
         try:
             read = READERS[kind(path).lower()](path, name)
         except UserError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Written
-from data_tools.mining.rules import jaccard
+from data_tools.mining.rules import trigram_jaccard
 from zh_embedder.core.options import at_least
 from zh_embedder.text.words import letters
 
@@ -105,7 +105,7 @@ def repeats(query: Query, other: Query, limits: Limits) -> bool:
     """Tell near copies; the same words for another passage are no copy but a second positive."""
     if letters(query.text) == letters(other.text):
         return query.passage.id == other.passage.id
-    return limits.near < 1 and jaccard(query.text, other.text) > limits.near
+    return limits.near < 1 and trigram_jaccard(query.text, other.text) > limits.near
 
 
 def return_trip(queries: Sequence[Query], ranks: Sequence[int | None], limits: Limits) -> None:

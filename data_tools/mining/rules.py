@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from data_tools.mining.pools import normalised
+from data_tools.shared.near_texts import grams, overlap
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.text.words import fold
 
@@ -73,22 +74,21 @@ def is_query(query: Query, candidate: Candidate, limits: Limits) -> bool:
 
 
 @lru_cache(maxsize=CACHED)
-def grams(text: str) -> frozenset[str]:
-    """Character n-grams of a normalised text; of a shorter one the text."""
-    plain = normalised(text)
-    return frozenset(plain[at : at + GRAM] for at in range(max(1, len(plain) - GRAM + 1)))
+def trigrams(text: str) -> frozenset[str]:
+    """Character 3-grams of a text, which is normalised first."""
+    return grams(normalised(text), GRAM)
 
 
-def jaccard(one: str, other: str) -> float:
-    """Share of the n-grams of two texts that both have: |A and B| / |A or B|."""
-    first, second = grams(one), grams(other)
-    common = len(first & second)
-    return common / (len(first) + len(second) - common)
+def trigram_jaccard(one: str, other: str) -> float:
+    """Share of the 3-grams of two texts that both have."""
+    return overlap(trigrams(one), trigrams(other))
 
 
 def is_near_positive(query: Query, candidate: Candidate, limits: Limits) -> bool:
     """Tell whether it nearly repeats a positive of the record."""
-    return limits.overlap < 1 and any(jaccard(candidate.text, text) > limits.overlap for text in query.positives)
+    return limits.overlap < 1 and any(
+        trigram_jaccard(candidate.text, text) > limits.overlap for text in query.positives
+    )
 
 
 def holds_answer(query: Query, candidate: Candidate, limits: Limits) -> bool:

@@ -6,9 +6,9 @@ Only digests of training texts are kept (8 bytes each); texts are kept of evalua
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import add
 
 from data_tools.shared.minhash import Index, Signer
@@ -40,12 +40,21 @@ def pair(first: int, second: int) -> int:
     return ((first * MIX) & MASK) ^ second
 
 
-@lru_cache(maxsize=4096)
-def bigrams(text: str) -> frozenset[str]:
-    """Return the pairs of neighbouring characters of a normalised text."""
-    return frozenset(map(add, text, text[1:]))
+def grams(text: str, n: int) -> frozenset[str]:
+    """Return the runs of n characters of a normalised text; of a shorter one the text."""
+    found: Iterable[str] = text
+    for start in range(1, n):
+        found = map(add, found, text[start:])
+    return frozenset(found) or frozenset((text,))
 
 
+def overlap(first: frozenset[str], second: frozenset[str]) -> float:
+    """Jaccard likeness of two sets that are not empty: |A and B| / |A or B|."""
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)
+
+
+bigrams = lru_cache(maxsize=4096)(partial(grams, n=2))
 characters = lru_cache(maxsize=4096)(frozenset[str])
 
 
@@ -55,8 +64,7 @@ def jaccard(first: str, second: str) -> float:
     >>> jaccard("今天天气好", "今天天气坏")
     0.6
     """
-    a, b = bigrams(first), bigrams(second)
-    return len(a & b) / len(a | b) if a or b else float(first == second)
+    return overlap(bigrams(first), bigrams(second))
 
 
 def near(first: str, second: str, threshold: float) -> float | None:

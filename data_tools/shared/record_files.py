@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm.auto import tqdm
-
 from zh_embedder.core.files import renamed
+from zh_embedder.core.progress import with_bar
 from zh_embedder.data.sources import find_files
 from zh_embedder.evaluation.sets import read_rows
 
@@ -34,7 +33,7 @@ def read_records(path: Path, *, show_progress: bool = True) -> Iterator[tuple[st
         UserError: a line is no JSON object, or the file cannot be read.
     """
     rows = read_rows(path, EXAMPLE)
-    yield from tqdm(rows, desc=path.name, unit=" records", delay=5, leave=False, disable=not show_progress)
+    yield from with_bar(rows, name=path.name, unit="records", shown=show_progress)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from tests.jsonl import read, write
 from tests.processes import ROOT
 from zh_embedder.commands.train import main
 from zh_embedder.config.evaluation import EvalArguments
-from zh_embedder.evaluation.retrieval_metrics import mean
+from zh_embedder.evaluation.means import over_queries
+from zh_embedder.evaluation.retrieval_metrics import per_query
 from zh_embedder.evaluation.sets import read_retrieval_set
 from zh_embedder.models.encoder import load_encoder
 
@@ -57,7 +58,9 @@ def test_dense_retrieval_is_that_of_sorting_every_score(folder, capsys):
     vectors = [encoder.encode(texts, prompt=p, dtype="fp32") for texts, p in ((queries, spec.query), (keys, spec.key))]
     scores = vectors[0] @ vectors[1].T
     run = {str(i): {str(j): float(s) for j, s in enumerate(row)} for i, row in enumerate(scores)}
-    expected = mean(["ndcg@10", "mrr@1", "mrr@10", "ndcg@1"], {str(i): {str(i): 1} for i in range(20)}, run)
+    expected = over_queries(
+        per_query(["ndcg@10", "mrr@1", "mrr@10", "ndcg@1"], {str(i): {str(i): 1} for i in range(20)}, run)
+    )
     assert found == pytest.approx(list(expected.values()), abs=5e-5)
     kept = json.loads((folder / "out" / "eval.jsonl" / "result.json").read_text("utf-8"))
     assert [next(iter(hits)) for hits in kept.values()] == [str(i) for i in scores.argmax(axis=1)]

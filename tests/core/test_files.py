@@ -3,7 +3,7 @@
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import beside, beside_file, read_json, renamed, write_json
+from zh_embedder.core.files import beside, beside_file, put_in_place, read_json, renamed, write_json
 
 
 def contents(folder) -> dict[str, str]:
@@ -119,3 +119,20 @@ def test_a_crash_while_a_file_is_written_leaves_the_old_one_and_nothing_else(tmp
     with renamed(target) as partial:
         partial.write_text("新", "utf-8")
     assert contents(tmp_path) == {"deep/file": "新"}
+
+
+def test_processes_that_write_one_file_at_once_do_not_meet(tmp_path, monkeypatch):
+    target = tmp_path / "f"
+    with renamed(target, shared=True) as ours:
+        ours.write_text("ours", "utf-8")
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with renamed(target, shared=True) as theirs:
+            theirs.write_text("theirs", "utf-8")
+    assert contents(tmp_path) == {"f": "ours"}
+
+
+def test_a_folder_that_is_whole_takes_the_place_of_another(tmp_path):
+    write_json(tmp_path / "new" / "a.json", 1)
+    write_json(tmp_path / "target" / "b.json", 2)
+    put_in_place(tmp_path / "new", tmp_path / "target")
+    assert contents(tmp_path) == {"target/a.json": "1\n"}

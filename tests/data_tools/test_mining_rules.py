@@ -3,7 +3,7 @@
 import pytest
 
 from data_tools.mining.pools import normalised
-from data_tools.mining.rules import Candidate, Limits, Query, jaccard, refusal
+from data_tools.mining.rules import Candidate, Limits, Query, refusal, trigram_jaccard
 from zh_embedder.core.hashing import text_hash
 
 
@@ -13,9 +13,9 @@ def judged(text, *, score=None, limits=None, query="感冒了怎么办", pos=("�
 
 
 def test_the_jaccard_of_character_trigrams_is_the_one_by_hand():
-    assert jaccard("甲乙丙丁", "乙丙丁戊") == 1 / 3  # 甲乙丙 乙丙丁 | 乙丙丁 丙丁戊
-    assert jaccard("甲，乙丙", "甲乙丙！") == 1  # punctuation does not count
-    assert jaccard("甲", "乙") == 0
+    assert trigram_jaccard("甲乙丙丁", "乙丙丁戊") == 1 / 3  # 甲乙丙 乙丙丁 | 乙丙丁 丙丁戊
+    assert trigram_jaccard("甲，乙丙", "甲乙丙！") == 1  # punctuation does not count
+    assert trigram_jaccard("甲", "乙") == 0
 
 
 @pytest.mark.parametrize("text", ["多喝热水，注意休息。", "多喝热水注意休息", "多 喝热水，注意休息"])

@@ -9,7 +9,7 @@ from data_tools.doctoring.duplicate_checks import Seen
 from data_tools.doctoring.record_checks import item_of
 from data_tools.doctoring.text_checks import control, letters, markup, mojibake, script
 from data_tools.shared.near_texts import Known as KnownText
-from data_tools.shared.near_texts import NearIndex, alike, jaccard, near, normal
+from data_tools.shared.near_texts import NearIndex, alike, grams, jaccard, near, normal
 from tests.data_tools.test_doctor import POSITIVE, record, sentence
 from zh_embedder.data.schema import parse_line
 
@@ -73,3 +73,24 @@ def test_no_text_is_kept_of_training_records():
     columns = [seen.records, seen.positives, seen.negatives, seen.queries.subjects, seen.verdicts.subjects]
     assert [len(column.digests) for column in columns] == [1, 1, 2, 1, 0]
     assert {column.digests.itemsize for column in columns} == {8}
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "expected"),
+    [
+        ("甲乙丙丁", 1, {"甲", "乙", "丙", "丁"}),
+        ("甲乙丙丁", 2, {"甲乙", "乙丙", "丙丁"}),
+        ("甲乙丙丁", 3, {"甲乙丙", "乙丙丁"}),
+        ("甲乙丙丁", 4, {"甲乙丙丁"}),
+        ("甲乙丙丁", 5, {"甲乙丙丁"}),
+        ("甲甲甲", 2, {"甲甲"}),
+        ("", 2, {""}),
+    ],
+)
+def test_grams_are_runs_of_n_characters(text, n, expected):
+    assert grams(text, n) == expected
+
+
+def test_texts_without_a_bigram_are_alike_where_they_are_equal():
+    found = [jaccard(one, other) for one in ("", "甲", "甲乙") for other in ("", "乙", "甲", "甲乙")]
+    assert found == [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]

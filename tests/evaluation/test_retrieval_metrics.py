@@ -7,7 +7,8 @@ import pytest
 import pytrec_eval
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.retrieval_metrics import mean, measure, per_query
+from zh_embedder.evaluation.means import over_queries
+from zh_embedder.evaluation.retrieval_metrics import measure, per_query
 
 # q1: relevant a (2), b (1), z (1, never found); found in the order x a y b. q2: nothing relevant is found in two.
 QRELS = {"q1": {"a": 2, "b": 1, "z": 1, "x": 0}, "q2": {"c": 1}}
@@ -35,14 +36,14 @@ BY_HAND = {
 @pytest.mark.parametrize("name", sorted(BY_HAND))
 def test_a_metric_is_what_is_worked_by_hand(name):
     assert per_query([name], QRELS, RUN)[name] == pytest.approx({"q1": BY_HAND[name], "q2": 0.0}, abs=1e-12)
-    assert mean([name], QRELS, RUN)[name] == pytest.approx(BY_HAND[name] / 2, abs=1e-12)
+    assert over_queries(per_query([name], QRELS, RUN))[name] == pytest.approx(BY_HAND[name] / 2, abs=1e-12)
 
 
 def test_several_metrics_are_those_of_each_alone():
     names = sorted(BY_HAND)
-    together = mean(names, QRELS, RUN)
+    together = over_queries(per_query(names, QRELS, RUN))
     assert list(together) == names
-    assert together == {name: mean([name], QRELS, RUN)[name] for name in names}
+    assert together == {name: over_queries(per_query([name], QRELS, RUN))[name] for name in names}
 
 
 TREC = {
@@ -74,21 +75,23 @@ def test_a_reciprocal_rank_is_cut_where_it_is_asked():
     for rank in (1, 2, 10, 11):
         qrels = {"q": {f"d{rank - 1}": 1}}
         expected = {"mrr": 1 / rank, "mrr@10": 1 / rank if rank <= 10 else 0.0}
-        assert mean(["mrr", "mrr@10"], qrels, run) == pytest.approx(expected)
+        assert over_queries(per_query(["mrr", "mrr@10"], qrels, run)) == pytest.approx(expected)
 
 
 def test_a_judged_query_without_results_counts_as_zero():
     found = {"q1": {"a": 1.0}}
     qrels = {"q1": {"a": 1}, "q2": {"a": 1}, "q3": {"a": 1}, "q4": {"b": 1}}
     names = ["ndcg@10", "mrr@10", "recall@10", "map"]
-    assert mean(names, qrels, found) == dict.fromkeys(names, 1 / 4)
-    assert mean(names, qrels, {**found, "q2": {}}) == dict.fromkeys(names, 1 / 4)
-    assert mean(names, qrels, {}) == dict.fromkeys(names, 0.0)
+    assert over_queries(per_query(names, qrels, found)) == dict.fromkeys(names, 1 / 4)
+    assert over_queries(per_query(names, qrels, {**found, "q2": {}})) == dict.fromkeys(names, 1 / 4)
+    assert over_queries(per_query(names, qrels, {})) == dict.fromkeys(names, 0.0)
     assert per_query(["mrr@10"], qrels, found)["mrr@10"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0, "q4": 0.0}
 
 
 def test_a_query_that_nobody_judged_does_not_count():
-    assert mean(["recall@10"], {"q1": {"a": 1}}, {"q1": {"a": 1.0}, "q9": {"b": 1.0}}) == {"recall@10": 1.0}
+    assert over_queries(per_query(["recall@10"], {"q1": {"a": 1}}, {"q1": {"a": 1.0}, "q9": {"b": 1.0}})) == {
+        "recall@10": 1.0
+    }
 
 
 WRONG = ("nDCG@10", "ndgc@10", "f1", "", "@10")
@@ -106,4 +109,4 @@ def test_an_unknown_metric_is_refused_with_the_known(name):
 
 def test_a_wrong_metric_beside_right_ones_is_refused():
     with pytest.raises(UserError, match="got 'ndgc@10'"):
-        mean(["ndcg@10", "ndgc@10"], QRELS, RUN)
+        over_queries(per_query(["ndcg@10", "ndgc@10"], QRELS, RUN))

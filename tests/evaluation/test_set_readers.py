@@ -7,7 +7,8 @@ import pytest
 from tests.evaluation.test_sets import write_set
 from tests.jsonl import write
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.retrieval_metrics import mean
+from zh_embedder.evaluation.means import over_queries
+from zh_embedder.evaluation.retrieval_metrics import per_query
 from zh_embedder.evaluation.set_readers import key_id, read_set
 from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet, find_sets
 
@@ -112,7 +113,7 @@ def test_a_model_that_scores_all_keys_alike_does_not_profit_from_the_order_of_th
     lines = [{"query": f"问{i}", "pos": [f"答{i}"], "neg": [f"错{i}"]} for i in range(200)]
     found = read_set(write(tmp_path / "a.jsonl", lines))
     run = {query: dict.fromkeys(own, 1.0) for query, own in found.candidates.items()}
-    assert mean(["hit@1"], found.qrels, run)["hit@1"] == pytest.approx(0.5, abs=0.1)
+    assert over_queries(per_query(["hit@1"], found.qrels, run))["hit@1"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_queries_without_negatives_search_the_keys_of_the_file(tmp_path):

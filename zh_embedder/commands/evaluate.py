@@ -16,6 +16,7 @@ from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.intervals import Interval, compare
+from zh_embedder.evaluation.means import over_sets
 from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import measure
@@ -28,7 +29,6 @@ from zh_embedder.text.words import WORDS
 
 Table = list[dict[str, object]]
 RISES, FALLS, LEVEL = "rises", "falls", "="
-THRESHOLD = "threshold"  # the one value of a measurement that is no score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -164,13 +164,8 @@ def table(metrics: Sequence[str], outcomes: Sequence[Outcome]) -> str:
                 f"{model:{wide}}  {outcome.data[:24]:24} " + cells(outcome.values[m] for m in metrics) + change
             )
         if len(own) > 1:
-            lines.append(f"{model:{wide}}  {'mean':24} " + cells(mean_of(own, name) for name in metrics))
+            lines.append(f"{model:{wide}}  {'mean':24} " + cells(over_sets(own, name) for name in metrics))
     return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
-def mean_of(outcomes: Sequence[Outcome], metric: str) -> float | None:
-    """Mean over sets; None of a threshold, which tells where scores lie and not how good they are."""
-    return None if metric == THRESHOLD else sum(outcome.values[metric] for outcome in outcomes) / len(outcomes)
 
 
 def cells(values: Iterable[float | None]) -> str:

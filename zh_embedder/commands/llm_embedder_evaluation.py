@@ -25,7 +25,8 @@ from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.hashing import texts_hash
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
-from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
+from zh_embedder.evaluation.means import over_queries
+from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, measure_bm25, measure_model, rerank
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
@@ -253,7 +254,7 @@ def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | Non
     name = model.name if model is not None else args.eval.retrieval_method
     kind = "reranking" if args.eval.eval_method == "rerank" else "retrieval"
     role = Role.BASE if args.eval.retrieval_method == "dense" else Role.BASELINE
-    return Outcome(name, data.name, data.task, kind, means(items), items=items, run=run, role=role)
+    return Outcome(name, data.name, data.task, kind, over_queries(items), items=items, run=run, role=role)
 
 
 def write(args: Arguments, data: RetrievalSet, run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,19 +30,29 @@ class beside:
         if kind is not None:
             shutil.rmtree(self.partial, ignore_errors=True)
             return
-        old = self.target.with_name(f".{self.target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.target.exists():
-            self.target.rename(old)
-        self.partial.rename(self.target)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(self.partial, self.target)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Rename a whole folder to the target, whose old folder goes only when the new one is there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
-def renamed(target: Path) -> Iterator[Path]:
-    """Give the path beside the target to write a file to; it takes the target's place, or goes if writing fails."""
+def renamed(target: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Give the path beside the target to write a file to; it takes the target's place, or goes if writing fails.
+
+    Args:
+        target: the file.
+        shared: several processes may write it at once, each to a path of its own: whoever is last stays.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial" if shared else f".{target.name}.partial")
     try:
         yield partial
         partial.rename(target)

@@ -17,9 +17,9 @@ class AboveBars(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message to the error stream."""
-        from tqdm.auto import tqdm
+        from zh_embedder.core.progress import write_above
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        write_above(self.format(record))
 
 
 def start_logging() -> None:

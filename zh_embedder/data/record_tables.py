@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
-from zh_embedder.core.files import beside_file
+from zh_embedder.core.files import beside_file, renamed
 from zh_embedder.core.hashing import file_hash, hash_of
 from zh_embedder.core.parallel import in_order, processes_for
+from zh_embedder.core.progress import Bar
 from zh_embedder.data.schema import parse_line
 from zh_embedder.data.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
 
@@ -130,17 +131,16 @@ def write_table(path: Path, target: Path) -> None:
         UserError: up to 20 messages with file and line, then how many more there are.
     """
     import pyarrow as pa
-    from tqdm.auto import tqdm
 
     messages: list[str] = []
     wrong = blank = written = 0
     ignored: set[str] = set()
-    beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
     pieces = path.stat().st_size // BLOCK_BYTES
     parsed = in_order(partial(parse_block, path), read_blocks(path), processes=processes_for(pieces))
-    bar = tqdm(desc=f"reading {path.name}", unit=" records", delay=5, leave=False)
-    try:
-        with closing(parsed), pa.ipc.new_stream(str(beside), row_schema()) as writer, bar:
+    bar = Bar(name=f"reading {path.name}", unit="records")
+    # Of its own even under the lock: some network file systems only pretend to have locks.
+    with renamed(target, shared=True) as written_to:
+        with closing(parsed), pa.ipc.new_stream(str(written_to), row_schema()) as writer, bar:
             for block in parsed:
                 bar.update(block.written)
                 blank, wrong, written = blank + block.blank, wrong + block.wrong, written + block.written
@@ -154,9 +154,6 @@ def write_table(path: Path, target: Path) -> None:
             messages, wrong = [f"{path}: the file holds no records"], 1
         if wrong:
             raise summarise(messages, total=wrong)
-        beside.rename(target)
-    finally:
-        beside.unlink(missing_ok=True)
     if blank:
         logger.info("%s: %d blank lines skipped", path, blank)
     if ignored:

@@ -10,6 +10,7 @@ from typing import Any
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
 from zh_embedder.core.hashing import file_hash
+from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import check_text, parse_object
 from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
 from zh_embedder.text.prefix import full_text
@@ -83,13 +84,9 @@ class Reader:
 
     def check(self, path: Path, messages: list[str], *, show_progress: bool) -> tuple[int, int]:
         """Check every line of a file, adding to `messages`; returns its texts, and how many lines are wrong."""
-        from tqdm.auto import tqdm
-
         plain, name = kind(path) == TEXT_FILE, f"checking {path.name}"
         texts = blank = wrong = 0
-        for number, line in tqdm(
-            read_lines(path), desc=name, unit=" lines", delay=5, leave=False, disable=not show_progress
-        ):
+        for number, line in with_bar(read_lines(path), name=name, unit="lines", shown=show_progress):
             if not line:
                 blank += 1
                 continue
@@ -166,14 +163,12 @@ def spread(
     Raises:
         UserError: a line is wrong, or the file has no texts.
     """
-    from tqdm.auto import tqdm
-
     stride, index = 1, -1
     if count is not None:
         stride = max(1, -(-sum(1 for _, line in read_lines(path) if line) // count))
     reader, plain = Reader([path], with_title=with_title), kind(path) == TEXT_FILE
     lines = ((number, line) for number, line in read_lines(path) if line)
-    bar = tqdm(lines, desc=path.name, unit=" texts", delay=5, leave=False, disable=not show_progress)
+    bar = with_bar(lines, name=path.name, unit="texts", shown=show_progress)
     for index, (number, line) in enumerate(bar):
         if index % stride == 0:
             where = f"{path}:{number}"

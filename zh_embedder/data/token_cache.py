@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,8 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from zh_embedder.core.distributed import sum_over_ranks
+from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
 from zh_embedder.core.parallel import cores, in_order, processes_for
+from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import world
 from zh_embedder.data.collator import Collator, TrainSet
 from zh_embedder.data.record_tables import one_at_a_time
@@ -168,20 +169,19 @@ def ragged(texts: Sequence[Ids]) -> pa.ListArray:
 def write_tokens(chosen: TrainSet, target: Path, collator: Collator) -> None:
     """Tokenise a dataset into a file, block by block; written beside and renamed."""
     import pyarrow as pa
-    from tqdm.auto import tqdm
 
-    beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
     blocks = [range(i, min(i + ROWS_PER_BLOCK, len(chosen))) for i in range(0, len(chosen), ROWS_PER_BLOCK)]
     made = in_order(partial(make_block, chosen, collator), blocks, processes=processes_for(len(blocks)))
-    bar = tqdm(total=len(chosen), desc=f"tokens of {chosen.records.name}", unit=" records", delay=5, leave=False)
-    try:
-        with closing(made), pa.ipc.new_file(str(beside), schema()) as writer, bar:
-            for block in made:
-                writer.write_batch(block)
-                bar.update(block.num_rows)
-        beside.rename(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    bar = Bar(len(chosen), name=f"tokens of {chosen.records.name}", unit="records")
+    with (
+        renamed(target, shared=True) as written_to,
+        closing(made),
+        pa.ipc.new_file(str(written_to), schema()) as writer,
+        bar,
+    ):
+        for block in made:
+            writer.write_batch(block)
+            bar.update(block.num_rows)
 
 
 def token_table(chosen: TrainSet, target: Path, collator: Collator) -> TokenTable:

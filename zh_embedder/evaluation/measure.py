@@ -17,6 +17,7 @@ from zh_embedder.core.distributed import gather_values
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import world
 from zh_embedder.core.similarity import one_with_many
+from zh_embedder.evaluation.means import over_queries
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.probes import measure_labels, measure_pairs
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
@@ -186,7 +187,7 @@ def measure_retrieval(
             data=data.name,
             task=task,
             kind=data.kind,
-            values=means(items),
+            values=over_queries(items),
             items=items,
             run=run,
             positives=positives,
@@ -270,16 +271,11 @@ def measure_bm25(
         data=data.name,
         task=data.task,
         kind=data.kind,
-        values=means(items),
+        values=over_queries(items),
         items=items,
         run=run,
         role=Role.BASELINE,
     )
-
-
-def means(items: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each metric over all judged queries."""
-    return {name: sum(values.values()) / max(1, len(values)) for name, values in items.items()}
 
 
 def rerank(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors) -> Run:

@@ -42,8 +42,3 @@ def per_query(names: Sequence[str], qrels: Qrels, run: Run) -> dict[str, dict[st
     for value in found:
         values[measures[str(value.measure)]][value.query_id] = value.value
     return values
-
-
-def mean(names: Sequence[str], qrels: Qrels, run: Run) -> dict[str, float]:
-    """Return the mean of each metric over all judged queries."""
-    return {name: sum(v.values()) / max(1, len(v)) for name, v in per_query(names, qrels, run).items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from zh_embedder.bases.folder_format import MODULES
 from zh_embedder.core.errors import UserError, exit_code, unknown_name
+from zh_embedder.core.files import beside
 from zh_embedder.core.runtime import quiet_deepspeed
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
@@ -169,8 +169,7 @@ def export(
         if default_task not in encoder.spec.instructions:
             raise unknown_name("--default_task", default_task, encoder.spec.instructions)
         encoder.spec = replace(encoder.spec, default_task=default_task)
-    staging = target.with_name(f".{target.name}.checking")
-    try:
+    with beside(target) as staging:
         encoder.save(staging)
         if half:
             halve(staging)
@@ -182,11 +181,6 @@ def export(
                 f"{TOLERANCE}: not exported"
             )
         (staging / "README.md").write_text(card(encoder, target.name, found), "utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return found
 
 

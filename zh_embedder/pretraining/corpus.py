@@ -19,12 +19,12 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.hashing import hash_of
 from zh_embedder.core.parallel import in_order, processes_for
+from zh_embedder.core.progress import Bar
 from zh_embedder.data.record_tables import content_hash, one_at_a_time
 from zh_embedder.data.sources import kind, read_lines
 from zh_embedder.data.text_files import TEXT_FILE, Reader, find_texts
@@ -218,7 +218,7 @@ def write_windows(path: Path, target: Path, tokenizer: Any, rule: CorpusRule) ->
     counts, messages, wrong = Counts(), list[str](), [0]
     found = blocks(drawn(documents(path, rule), rule.share, counts), messages, wrong)
     pieces = in_order(partial(cut_block, tokenizer, rule), found, processes=processes_for(path.stat().st_size >> 16))
-    bar = tqdm(desc=f"cutting {path.name}", unit=" characters", unit_scale=True, delay=5, leave=False)
+    bar = Bar(name=f"cutting {path.name}", unit="characters", scaled=True)
     with beside(target) as folder:
         files: dict[str, IO[bytes]] = {name: (folder / name).open("wb") for name in PARTS}
         try:

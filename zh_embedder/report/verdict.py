@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zh_embedder.evaluation.intervals import Interval
+from zh_embedder.evaluation.means import mean
 
 ROSE, FELL, NOISE, UNKNOWN = "rose", "fell", "noise", "unknown"
 MOST_NAMES = 6  # in one pair of parentheses
@@ -185,14 +186,14 @@ def alone(model: str, values: Sequence[float]) -> Verdict:
     """Say what a model reaches that nothing is compared with."""
     if not values:
         return judge([])
-    mean = sum(values) / len(values)
+    average = mean(values)
     sets = "1 task" if len(values) == 1 else f"{len(values)} tasks"
     return Verdict(
-        f"{model} reaches {mean:.3f} on average over {sets}; nothing to compare it with.",
-        f"{model} 在 {len(values)} 个任务上的均值为 {mean:.3f}；没有可比较的模型。",
+        f"{model} reaches {average:.3f} on average over {sets}; nothing to compare it with.",
+        f"{model} 在 {len(values)} 个任务上的均值为 {average:.3f}；没有可比较的模型。",
         "flat",
         None,
-        mean,
+        average,
     )
 
 

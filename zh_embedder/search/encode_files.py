@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.hashing import weights_hash
 from zh_embedder.core.machine import DTYPES, dtype_name, prepare
+from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, own_rank
 from zh_embedder.data.text_files import FIELDS, Reader, find_texts
 from zh_embedder.models.encoder import TOKENS_PER_BATCH, Encoder
@@ -87,14 +88,10 @@ class Meter:
     """What this process has encoded: a progress bar, and a line for the log."""
 
     def __init__(self, manifest: Manifest, todo: Sequence[int], *, rank: int, ranks: int) -> None:
-        from tqdm.auto import tqdm
-
         self.tokens, self.texts, self.started = 0, sum(manifest.rows(shard) for shard in todo), time.monotonic()
         own = sum(manifest.rows(shard) for shard in manifest.shards[rank::ranks])
         name = "encoding" if ranks == 1 else f"encoding, rank {rank} of {ranks}"
-        self.bar = tqdm(
-            total=own, initial=own - self.texts, desc=name, unit=" texts", delay=5, leave=False, disable=rank > 0
-        )
+        self.bar = Bar(own, name=name, done=own - self.texts, shown=rank == 0)
 
     def seconds(self) -> float:
         """Return the time since the start."""
@@ -103,8 +100,7 @@ class Meter:
     def add(self, texts: int, tokens: int) -> None:
         """Count what is done."""
         self.tokens += tokens
-        self.bar.set_postfix_str(f"{self.tokens / self.seconds():,.0f} tokens/s", refresh=False)
-        self.bar.update(texts)
+        self.bar.advance(texts, tokens)
 
     def summarise(self) -> None:
         """Say how fast it went."""

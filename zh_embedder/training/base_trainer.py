@@ -21,7 +21,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from zh_embedder.config.run import RunArguments
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import beside_file
+from zh_embedder.core.files import beside_file, put_in_place
 from zh_embedder.core.machine import DTYPES, matmul_peak
 from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_worker
 from zh_embedder.models.folders import QUERY_FOLDER
@@ -188,8 +188,7 @@ class BaseTrainer(Trainer):
         self.note_best(run / STAGING / name, run)
         wait_for_all()
         if self.args.should_save:
-            shutil.rmtree(run / name, ignore_errors=True)
-            (run / STAGING / name).rename(run / name)
+            put_in_place(run / STAGING / name, run / name)
             shutil.rmtree(run / STAGING, ignore_errors=True)
             rotate_checkpoints(
                 output_dir=str(run),

@@ -11,6 +11,7 @@ from pathlib import Path
 from zh_embedder.config.evaluation import MEAN, EvalArguments
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, read_json
+from zh_embedder.evaluation.means import over_tasks
 from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.set_readers import read_set
@@ -58,12 +59,8 @@ class Watched:
         return {MEAN: self.mean(outcomes)} | {f"{o.data}_{o.main}": o.values[o.main] for o in outcomes}
 
     def mean(self, outcomes: Sequence[Outcome]) -> float:
-        """Mean over tasks of the mean over a task's sets of their first metric; the canary is left out."""
-        tasks: dict[str, list[float]] = {}
-        for outcome in outcomes:
-            if self.canary is None or outcome.data != self.canary.name:
-                tasks.setdefault(outcome.task or outcome.data, []).append(outcome.values[outcome.main])
-        return sum(sum(values) / len(values) for values in tasks.values()) / max(1, len(tasks))
+        """Mean over tasks; the canary is left out."""
+        return over_tasks([o for o in outcomes if self.canary is None or o.data != self.canary.name])
 
     def table(self, outcomes: Sequence[Outcome], base: Sequence[Outcome]) -> str:
         """Lay out what was measured, and how far that is from step 0: a line for the mean and for each set."""
