@@ -10,7 +10,7 @@ from data_tools.doctoring.record_checks import Item, Look, Settings, shown
 from data_tools.shared.identity import digest
 from data_tools.shared.near_texts import Known, NearIndex, normal
 from zh_embedder.data.schema import PAIR
-from zh_embedder.evaluation.set_readers import read_set
+from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, find_sets
 
 LEAK_KINDS: Mapping[str, tuple[str, str]] = {

@@ -19,7 +19,7 @@ from zh_embedder.evaluation.intervals import Interval, compare
 from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.retrieval_metrics import measure
-from zh_embedder.evaluation.set_readers import KINDS, read_set
+from zh_embedder.evaluation.read_set import KINDS, read_set
 from zh_embedder.evaluation.sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
 from zh_embedder.report.page import Report, SetReport, write_report
 from zh_embedder.search.bm25 import K1, B

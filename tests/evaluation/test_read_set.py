@@ -8,7 +8,7 @@ import pytest
 from tests.evaluation.test_sets import write_set
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.retrieval_metrics import mean
-from zh_embedder.evaluation.set_readers import key_id, read_set
+from zh_embedder.evaluation.read_set import key_id, read_set
 from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet, find_sets
 
 PAIRS = [
