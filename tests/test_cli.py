@@ -11,7 +11,7 @@ import pytest
 
 from zh_embedder.cli import COMMANDS, main
 from zh_embedder.evaluation.measure import METRICS, evaluate_retrieval
-from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.models.encoder import Encoder, load_encoder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from zh_embedder.core.files import renamed
 from zh_embedder.data.sources import find_files
-from zh_embedder.evaluation.sets import read_rows
+from zh_embedder.evaluation.set_files import read_rows
 
 EXAMPLE = '{"query": ..., "pos": [...], "task": ...}'
 

@@ -8,8 +8,8 @@ import pytest
 from tests.processes import ROOT
 from zh_embedder.commands.train import main
 from zh_embedder.config.evaluation import EvalArguments
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.evaluation.retrieval_metrics import mean
-from zh_embedder.evaluation.sets import read_retrieval_set
 from zh_embedder.models.encoder import load_encoder
 
 DEMO = ROOT / "examples" / "demo"

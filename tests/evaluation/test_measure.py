@@ -12,7 +12,8 @@ import torch
 from zh_embedder.cli import main
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.measure import Model, evaluate_retrieval, measure_bm25, measure_model
-from zh_embedder.evaluation.sets import RetrievalSet, read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
+from zh_embedder.evaluation.sets import RetrievalSet
 from zh_embedder.models.encoder import load_encoder
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "test"

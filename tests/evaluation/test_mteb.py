@@ -16,7 +16,8 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.measure import evaluate_retrieval
 from zh_embedder.evaluation.mteb import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks, show
 from zh_embedder.evaluation.probes import measure_pairs
-from zh_embedder.evaluation.sets import PairSet, read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
+from zh_embedder.evaluation.sets import PairSet
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.spec import EncoderSpec
 

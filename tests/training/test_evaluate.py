@@ -216,7 +216,7 @@ def test_evaluation_changes_nothing_of_training_and_finds_the_best_step(tiny_ber
     scored = [o.values["ndcg@10"] for o in load_outcomes(run, best)]
     assert sum(scored) / 2 == pytest.approx(seen[best])
     from zh_embedder.evaluation.measure import Model, measure_model
-    from zh_embedder.evaluation.sets import read_retrieval_set
+    from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 
     model = Model.load(str(run), dtype="fp32")
     for data, value in zip(("qa", "chat"), scored, strict=True):

@@ -18,9 +18,11 @@ from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.intervals import Interval, compare
 from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
 from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.read_retrieval import KEY_TEMPLATE, read_eval_data
+from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.retrieval_metrics import measure
-from zh_embedder.evaluation.read_set import KINDS, read_set
-from zh_embedder.evaluation.sets import KEY_TEMPLATE, EvalSet, RetrievalSet, find_sets, read_eval_data
+from zh_embedder.evaluation.set_files import find_sets
+from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
 from zh_embedder.report.page import Report, SetReport, write_report
 from zh_embedder.search.bm25 import K1, B
 from zh_embedder.text.words import WORDS

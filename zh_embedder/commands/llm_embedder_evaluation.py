@@ -28,7 +28,8 @@ from zh_embedder.core.ranks import world
 from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, means, measure_bm25, measure_model, rerank
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
-from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
+from zh_embedder.evaluation.set_files import find_sets, name_of, read_rows
+from zh_embedder.evaluation.sets import EvalSet, RetrievalSet
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.report.page import write_report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from zh_embedder.core.errors import reject
+from zh_embedder.evaluation.sets import Qrels
 
-Qrels = Mapping[str, Mapping[str, int]]  # query -> key -> relevance
 Run = Mapping[str, Mapping[str, float]]  # query -> key -> score
 
 NAMES = {"ndcg": "nDCG", "mrr": "RR", "recall": "R", "map": "AP", "precision": "P", "hit": "Success"}
