@@ -12,9 +12,10 @@ import scipy.stats
 import torch
 
 from zh_embedder.cli import main
+from zh_embedder.commands.mteb import show
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.measure import evaluate_retrieval
-from zh_embedder.evaluation.mteb import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks, show
+from zh_embedder.evaluation.mteb import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks
 from zh_embedder.evaluation.probes import measure_pairs
 from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.evaluation.sets import PairSet
