@@ -31,6 +31,11 @@ COMMANDS = {
         "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
         "zh_embedder.commands.evaluate",
     ),
+    "metrics": Command(
+        "list the metrics with the sets that they are measured on, or explain one",
+        "zh-embedder metrics ndcg@10",
+        "zh_embedder.commands.metrics",
+    ),
     "mteb": Command(
         "measure a model with the official mteb package, C-MTEB by default, with our instructions",
         "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
