@@ -48,7 +48,7 @@ from zh_embedder.core.files import beside_file, read_json, write_json
 from zh_embedder.core.machine import prepare
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, world
-from zh_embedder.evaluation.measure import KEY, Model
+from zh_embedder.evaluation.model import KEY, Model
 from zh_embedder.search.bm25 import build_bm25, load_bm25
 from zh_embedder.search.encode_files import SHARD_SIZE, EncodeOptions, encode_files
 from zh_embedder.search.faiss_index import FLAT, build, load_index, save_index

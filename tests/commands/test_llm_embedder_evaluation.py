@@ -123,9 +123,11 @@ def test_bm25_random_and_no_retrieval_need_no_model(folder, capsys):
     assert words[0] > 0.6 > drawn[0] > figures(capsys)[0] == 0.0
 
 
-def test_collate_neg_makes_training_records_without_positives_and_answers(folder):
+def test_collate_neg_makes_training_records_without_positives_and_answers(folder, capsys):
     more = ("--metrics", "collate_neg", "collate_score", "--max_neg_num", 5, "--filter_answers", "--save_name", "mine")
     evaluate("--query_encoder", "base", "--dtype", "fp32", *more)
+    said = {line.partition(": ")[0]: line for line in capsys.readouterr().err.splitlines() if "20 queries" in line}
+    assert [("likely false negatives" in line) for line in said.values()] == [True, False]  # said of the miner alone
     rows, scored = lines_of(folder / "eval.neg.mine.jsonl"), lines_of(folder / "eval.scored.mine.jsonl")
     keys = [row["text"] for row in lines_of(folder / "corpus.jsonl")]
     answers = [row["answers"][0] for row in lines_of(folder / "eval.jsonl")]
@@ -182,7 +184,8 @@ def test_a_trained_folder_keeps_its_own_instructions_unless_a_version_is_typed(f
     own = figures(capsys)
     assert main([*data, "--cutoffs", "10", "--version", "zh_llm_embedder"]) == 0
     versions = figures(capsys)
-    from zh_embedder.evaluation.measure import Model, measure_model
+    from zh_embedder.evaluation.measure import measure_model
+    from zh_embedder.evaluation.model import Model
 
     model = Model.load("told", dtype="fp32")
     expected = measure_model(model, read_retrieval_set(DEMO / "test" / "qa"), metrics=["ndcg@10"])[None]

@@ -15,12 +15,14 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.provenance import manifest
+from zh_embedder.evaluation.find_keys import HITS
 from zh_embedder.evaluation.intervals import Interval, compare
-from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
+from zh_embedder.evaluation.measure import METRICS, measure_bm25, measure_model
+from zh_embedder.evaluation.metrics import RANKED, is_score, parse
+from zh_embedder.evaluation.model import Model
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.read_retrieval import KEY_TEMPLATE, read_eval_data
 from zh_embedder.evaluation.read_set import read_set
-from zh_embedder.evaluation.retrieval_metrics import measure
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
 from zh_embedder.report.page import Report, SetReport, write_report
@@ -29,7 +31,6 @@ from zh_embedder.text.words import WORDS
 
 Table = list[dict[str, object]]
 RISES, FALLS, LEVEL = "rises", "falls", "="
-THRESHOLD = "threshold"  # the one value of a measurement that is no score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +101,7 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
 def run(args: argparse.Namespace) -> None:
     """Measure models on evaluation sets and show tables."""
     for name in args.metrics:
-        measure(name)
+        parse(name, RANKED[0])
     resolve_dtype(args.dtype, torch.device("cpu"))  # a wrong name is said before anything is read
     if not args.models and not args.bm25:
         raise UserError("MODEL: is missing, expected a model to measure, or --bm25")
@@ -167,7 +168,7 @@ def table(metrics: Sequence[str], outcomes: Sequence[Outcome]) -> str:
 
 def mean_of(outcomes: Sequence[Outcome], metric: str) -> float | None:
     """Mean over sets; None of a threshold, which tells where scores lie and not how good they are."""
-    return None if metric == THRESHOLD else sum(outcome.values[metric] for outcome in outcomes) / len(outcomes)
+    return sum(outcome.values[metric] for outcome in outcomes) / len(outcomes) if is_score(metric) else None
 
 
 def cells(values: Iterable[float | None]) -> str:

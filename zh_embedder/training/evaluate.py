@@ -11,7 +11,8 @@ from pathlib import Path
 from zh_embedder.config.evaluation import MEAN, EvalArguments
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, read_json
-from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
+from zh_embedder.evaluation.measure import measure_bm25, measure_model
+from zh_embedder.evaluation.model import Model
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.evaluation.read_retrieval import read_eval_data
 from zh_embedder.evaluation.read_set import read_set
