@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import ROOT, run, torchrun
 from zh_embedder.commands.train import main
 from zh_embedder.config.evaluation import EvalArguments
 from zh_embedder.evaluation.read_retrieval import read_retrieval_set
@@ -112,6 +112,22 @@ def test_what_does_not_belong_to_this_run_is_refused(folder, capsys, more, chang
         write(folder / "corpus.jsonl", [*keys, {"title": "", "text": "多一条"}])
     evaluate(*LIGHT, "--output_dir", "out", *more, expect=2)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks_find_the_keys_of_one(folder):
+    words = ["--eval_data", "eval.jsonl", "--corpus", "corpus.jsonl", "--version", "zh_llm_embedder", *LIGHT]
+    more = ("--hits", 7, "--save_result", "--save_encode", "--output_dir")
+    assert main([str(word) for word in (*words, *more, "one")]) == 0
+    run(*words, *more, "two", cwd=folder, launcher=torchrun(2))
+    one, two = (
+        json.loads((folder / name / "eval.jsonl" / "result.json").read_text("utf-8")) for name in ("one", "two")
+    )
+    assert {query: [*hits] for query, hits in two.items()} == {query: [*hits] for query, hits in one.items()}
+    for query, hits in one.items():
+        assert two[query] == pytest.approx(hits, abs=1e-6)
+    vectors = [np.load(folder / name / "eval.jsonl" / "embeddings.npy") for name in ("one", "two")]
+    np.testing.assert_allclose(*vectors, atol=1e-6)
 
 
 def test_bm25_random_and_no_retrieval_need_no_model(folder, capsys):
