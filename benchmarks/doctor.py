@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.planting import PLANTS, disguised, edited
 from data_tools.doctor import main as doctor
 from data_tools.shared.record_files import find_records, read_records
-from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 
 FILES_EACH = 4  # files with a defect of a whole dataset
 SIZE = 60  # records of such a file

@@ -137,8 +137,9 @@ def measured(model: Path | str, data: Path, target: Path) -> dict[str, float]:
     if not target.is_file():
 
         def work():
-            from zh_embedder.evaluation.measure import Model, measure_model
-            from zh_embedder.evaluation.set_readers import read_set
+            from zh_embedder.evaluation.measure import measure_model
+            from zh_embedder.evaluation.model import Model
+            from zh_embedder.evaluation.read_set import read_set
 
             found = measure_model(Model.load(str(model)), read_set(data), metrics=["ndcg@10"])[None]
             target.write_text(json.dumps(found.items["ndcg@10"]))

@@ -10,8 +10,8 @@ import pytest
 
 from tests.processes import forked, start
 from zh_embedder.cli import COMMANDS, main
-from zh_embedder.evaluation.measure import METRICS, evaluate_retrieval
-from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.evaluation.measure import METRICS, evaluate
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.models.encoder import Encoder, load_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,7 +175,7 @@ def models(tiny_bert, tmp_path, monkeypatch) -> tuple[str, str]:
 
 
 def measured(model: str, folder: Path, metrics=METRICS) -> dict[str, float]:
-    return evaluate_retrieval(Encoder.from_pretrained(model, device="cpu"), read_retrieval_set(folder), metrics=metrics)
+    return evaluate(Encoder.from_pretrained(model, device="cpu"), read_retrieval_set(folder), metrics=metrics)
 
 
 def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
@@ -209,7 +209,7 @@ def test_evaluate_takes_metrics_and_a_task(capsys, models, tmp_path):
     assert code == 0
     rows = json.loads((tmp_path / "scores.json").read_text("utf-8"))
     data = read_retrieval_set(DEMO / "title", task="qa")
-    expected = evaluate_retrieval(Encoder.from_pretrained("run", device="cpu"), data, metrics=["map", "hit@3"])
+    expected = evaluate(Encoder.from_pretrained("run", device="cpu"), data, metrics=["map", "hit@3"])
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected)
     assert out.splitlines()[0].split() == ["model", "data", "map", "hit@3"]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zh_embedder.evaluation.measure import evaluate
     from zh_embedder.models.encoder import Encoder
     from zh_embedder.search.vector_store import open_vectors
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "__version__", "open_vectors"]
+__all__ = ["Encoder", "__version__", "evaluate", "open_vectors"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from zh_embedder.models.encoder import Encoder
 
         return Encoder
+    if name == "evaluate":
+        from zh_embedder.evaluation.measure import evaluate
+
+        return evaluate
     if name == "open_vectors":
         from zh_embedder.search.vector_store import open_vectors
 

@@ -24,22 +24,27 @@ COMMANDS = {
     "export": Command(
         "write a sentence-transformers folder and prove that it makes the same vectors",
         "zh-embedder export data/outputs/icl my-embedder --default_task qa",
-        "zh_embedder.export.sentence_transformers",
+        "zh_embedder.commands.export",
     ),
     "evaluate": Command(
         "measure retrieval of one or more models on BEIR folders",
         "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
         "zh_embedder.commands.evaluate",
     ),
+    "metrics": Command(
+        "list the metrics with the sets that they are measured on, or explain one",
+        "zh-embedder metrics ndcg@10",
+        "zh_embedder.commands.metrics",
+    ),
     "mteb": Command(
         "measure a model with the official mteb package, C-MTEB by default, with our instructions",
         "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
-        "zh_embedder.evaluation.mteb",
+        "zh_embedder.commands.mteb",
     ),
     "encode": Command(
         "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",
         "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
-        "zh_embedder.search.encode_files",
+        "zh_embedder.commands.encode",
     ),
     "losses": Command(
         "list the losses with their options and the records they learn from, or explain one",

@@ -24,7 +24,8 @@ from data_tools.converting.base import (
 from data_tools.converting.base import identity as make_id
 from data_tools.converting.reading import read_document, text_lines
 from zh_embedder.core.errors import UserError, nearest
-from zh_embedder.evaluation.sets import identity, read_qrels, read_rows, read_texts, text_of
+from zh_embedder.evaluation.read_retrieval import read_qrels, read_texts, text_of
+from zh_embedder.evaluation.set_files import identity, read_rows
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from data_tools.doctoring.record_checks import Item, Look, Settings, shown
 from data_tools.shared.near_texts import Known, NearIndex, normal
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import PAIR
-from zh_embedder.evaluation.set_readers import read_set
-from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, find_sets
+from zh_embedder.evaluation.read_set import read_set
+from zh_embedder.evaluation.set_files import find_sets
+from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet
 
 LEAK_KINDS: Mapping[str, tuple[str, str]] = {
     "leak_query": (ERROR, "a query of an evaluation set"),

@@ -17,7 +17,7 @@ from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.errors import UserError, nearest, reject, summarise
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.sources import find_files, kind
-from zh_embedder.evaluation.sets import read_rows
+from zh_embedder.evaluation.set_files import read_rows
 from zh_embedder.text.words import UNSPACED
 
 logger = logging.getLogger(__name__)

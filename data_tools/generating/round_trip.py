@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from data_tools.generating.filters import Query
-    from zh_embedder.evaluation.measure import Model
+    from zh_embedder.evaluation.model import Model
 
 BM25 = "bm25"
 
@@ -51,7 +51,7 @@ def load_retriever(name: str) -> Model | None:
     Raises:
         UserError: it cannot be loaded.
     """
-    from zh_embedder.evaluation.measure import Model
+    from zh_embedder.evaluation.model import Model
 
     return None if name == BM25 else Model.load(name)
 
@@ -66,7 +66,7 @@ def by_words(queries: Sequence[Query], keys: Sequence[str], hits: int, words: st
 
 def by_vectors(queries: Sequence[Query], keys: Sequence[str], hits: int, model: Model) -> NDArray[np.int64]:
     """Search by a model, with the instructions of each task; (Q, H) rows of keys."""
-    from zh_embedder.evaluation.measure import KEY, QUERY
+    from zh_embedder.evaluation.model import KEY, QUERY
     from zh_embedder.search.exact import search
 
     found = np.full((len(queries), min(hits, len(keys))), -1, np.int64)

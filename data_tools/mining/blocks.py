@@ -29,7 +29,7 @@ from data_tools.mining.rules import Candidate, Limits, Query
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
 from zh_embedder.core.similarity import one_with_many
-from zh_embedder.evaluation.measure import KEY, QUERY, Model
+from zh_embedder.evaluation.model import KEY, QUERY, Model
 from zh_embedder.text.prefix import full_text
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
@@ -49,9 +48,9 @@ from zh_embedder.core.hashing import files_hashes, model_hash, sha256_of
 from zh_embedder.core.machine import prepare
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, world
-from zh_embedder.evaluation.measure import KEY, Model
-from zh_embedder.search import encode_files as encoding
+from zh_embedder.evaluation.model import KEY, Model
 from zh_embedder.search.bm25 import build_bm25, load_bm25
+from zh_embedder.search.encode_files import SHARD_SIZE, EncodeOptions, encode_files
 from zh_embedder.search.faiss_index import FLAT, build, load_index, save_index
 from zh_embedder.search.vector_store import open_vectors
 
@@ -84,7 +83,7 @@ class Job:
     k1: float = 0.82
     b: float = 0.68
     dtype: str = "auto"
-    shard_size: int = encoding.SHARD_SIZE
+    shard_size: int = SHARD_SIZE
     audit: int = 100
     work_dir: Path | None = None
     overwrite: bool = False
@@ -261,12 +260,11 @@ def vectors_folder(job: Job, root: Path, task: str | None, model: Model | None) 
 
 def encode_pool(job: Job, model: Model, task: str | None, root: Path, folder: Path) -> None:
     """Encode this rank's shards of a pool."""
-    _, prompt, limit = model.side(KEY, task)
-    parser = argparse.ArgumentParser()
-    encoding.add_arguments(parser)
-    flags = ["--output_dir", str(folder), "--side", "key", f"--prompt={prompt}", "--max_length", str(limit)]
-    flags += ["--field", "text", "--dtype", job.dtype, "--shard_size", str(job.shard_size)]
-    encoding.run(parser.parse_args([model.name, str(root / "texts" / KEYS), *flags]))
+    encoder, prompt, limit = model.side(KEY, task)
+    options = EncodeOptions(
+        prompt=prompt, side="key", max_length=limit, field="text", dtype=job.dtype, shard_size=job.shard_size
+    )
+    encode_files(encoder, [root / "texts" / KEYS], folder, options=options, name=model.name)
     wait_for_all()
 
 

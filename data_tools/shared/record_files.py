@@ -12,7 +12,7 @@ from typing import IO, Any
 from zh_embedder.core.files import renamed
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.sources import find_files
-from zh_embedder.evaluation.sets import read_rows
+from zh_embedder.evaluation.set_files import read_rows
 
 EXAMPLE = '{"query": ..., "pos": [...], "task": ...}'
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.core.errors import reject
-from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.text.words import letters
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that a power of it loses nothing modulo 2 ** 64

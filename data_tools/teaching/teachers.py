@@ -18,7 +18,7 @@ from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
 from zh_embedder.core.similarity import one_with_many
-from zh_embedder.evaluation.measure import KEY, QUERY, Model
+from zh_embedder.evaluation.model import KEY, QUERY, Model
 from zh_embedder.models.cross_encoder import TOKENS, CrossEncoder, batches
 
 PROMPTS = Path(__file__).with_name("prompts.yaml")

@@ -77,7 +77,7 @@ def search(model: str) -> None:
     """Search the bundled test keys with sentence-transformers, from the exported folder alone."""
     from sentence_transformers import SentenceTransformer
 
-    from zh_embedder.evaluation.sets import read_retrieval_set
+    from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 
     encoder = SentenceTransformer(model, device="cpu")
     print(f"\nsearching with sentence-transformers, SentenceTransformer({model!r}):")

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from zh_embedder.evaluation.intervals import interval
-from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
+from zh_embedder.evaluation.measure import measure_bm25, measure_model
+from zh_embedder.evaluation.model import Model
 from zh_embedder.evaluation.outcome import Outcome
-from zh_embedder.evaluation.sets import find_sets, read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
+from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.models.encoder import Encoder, load_encoder
 
 METRIC = "ndcg@10"

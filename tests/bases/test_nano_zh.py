@@ -13,8 +13,8 @@ from zh_embedder.bases.names import PACKAGED
 from zh_embedder.bases.vocabulary import unknown_share
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
-from zh_embedder.evaluation.measure import Model
-from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.evaluation.model import Model
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder
 

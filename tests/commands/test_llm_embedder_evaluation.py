@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.jsonl import read, write
-from tests.processes import ROOT
+from tests.processes import ROOT, run, torchrun
 from zh_embedder.commands.train import main
 from zh_embedder.config.evaluation import EvalArguments
 from zh_embedder.evaluation.means import over_queries
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.evaluation.retrieval_metrics import per_query
-from zh_embedder.evaluation.sets import read_retrieval_set
 from zh_embedder.models.encoder import load_encoder
 
 DEMO = ROOT / "examples" / "demo"
@@ -110,6 +110,22 @@ def test_what_does_not_belong_to_this_run_is_refused(folder, capsys, more, chang
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_two_ranks_find_the_keys_of_one(folder):
+    words = ["--eval_data", "eval.jsonl", "--corpus", "corpus.jsonl", "--version", "zh_llm_embedder", *LIGHT]
+    more = ("--hits", 7, "--save_result", "--save_encode", "--output_dir")
+    assert main([str(word) for word in (*words, *more, "one")]) == 0
+    run(*words, *more, "two", cwd=folder, launcher=torchrun(2))
+    one, two = (
+        json.loads((folder / name / "eval.jsonl" / "result.json").read_text("utf-8")) for name in ("one", "two")
+    )
+    assert {query: [*hits] for query, hits in two.items()} == {query: [*hits] for query, hits in one.items()}
+    for query, hits in one.items():
+        assert two[query] == pytest.approx(hits, abs=1e-6)
+    vectors = [np.load(folder / name / "eval.jsonl" / "embeddings.npy") for name in ("one", "two")]
+    np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
 def test_bm25_random_and_no_retrieval_need_no_model(folder, capsys):
     evaluate("--retrieval_method", "bm25", "--metrics", "mrr", "--cutoffs", 10)
     words = figures(capsys)
@@ -119,9 +135,11 @@ def test_bm25_random_and_no_retrieval_need_no_model(folder, capsys):
     assert words[0] > 0.6 > drawn[0] > figures(capsys)[0] == 0.0
 
 
-def test_collate_neg_makes_training_records_without_positives_and_answers(folder):
+def test_collate_neg_makes_training_records_without_positives_and_answers(folder, capsys):
     more = ("--metrics", "collate_neg", "collate_score", "--max_neg_num", 5, "--filter_answers", "--save_name", "mine")
     evaluate("--query_encoder", "base", "--dtype", "fp32", *more)
+    said = {line.partition(": ")[0]: line for line in capsys.readouterr().err.splitlines() if "20 queries" in line}
+    assert [("likely false negatives" in line) for line in said.values()] == [True, False]  # said of the miner alone
     rows, scored = read(folder / "eval.neg.mine.jsonl"), read(folder / "eval.scored.mine.jsonl")
     keys = [row["text"] for row in read(folder / "corpus.jsonl")]
     answers = [row["answers"][0] for row in read(folder / "eval.jsonl")]
@@ -178,7 +196,8 @@ def test_a_trained_folder_keeps_its_own_instructions_unless_a_version_is_typed(f
     own = figures(capsys)
     assert main([*data, "--cutoffs", "10", "--version", "zh_llm_embedder"]) == 0
     versions = figures(capsys)
-    from zh_embedder.evaluation.measure import Model, measure_model
+    from zh_embedder.evaluation.measure import measure_model
+    from zh_embedder.evaluation.model import Model
 
     model = Model.load("told", dtype="fp32")
     expected = measure_model(model, read_retrieval_set(DEMO / "test" / "qa"), metrics=["ndcg@10"])[None]

@@ -5,8 +5,9 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
+from zh_embedder.config.model import ModelArguments
 from zh_embedder.config.published import NEEDLESS, NOT_YET, RENAMED, SPECIAL, split_flags, translate
-from zh_embedder.config.train import DataArguments, ModelArguments, TrainArguments
+from zh_embedder.config.train import DataArguments, TrainArguments
 from zh_embedder.core.errors import UserError
 from zh_embedder.text.prefix import as_prefix
 

@@ -13,16 +13,10 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from zh_embedder.config.model import ModelArguments
 from zh_embedder.config.published import NEEDLESS, NOT_YET, RENAMED, translate
 from zh_embedder.config.run import DTYPES
-from zh_embedder.config.train import (
-    CLASSES,
-    DataArguments,
-    ModelArguments,
-    TrainArguments,
-    parse,
-    parser,
-)
+from zh_embedder.config.train import CLASSES, DataArguments, TrainArguments, parse, parser
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import accelerator, cpu_gains_from_bf16
 

@@ -11,7 +11,7 @@ from data_tools.split import main, parser, split
 from data_tools.splitting.proof import prove
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.source_groups import Unions, draw_groups
-from zh_embedder.evaluation.sets import read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 
 WORDS = (
     "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈剑号巨阙珠称夜光"

@@ -7,8 +7,9 @@ import scipy.stats
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation import intervals as bootstrap
 from zh_embedder.evaluation.intervals import Interval, compare, interval, paired, paired_statistic
+from zh_embedder.evaluation.metrics import STATISTICS
 from zh_embedder.evaluation.outcome import Outcome, Role
-from zh_embedder.evaluation.pair_metrics import STATISTICS, spearman
+from zh_embedder.evaluation.pair_metrics import spearman
 
 
 def numbers(*, size, seed=0, scale=1.0):

@@ -11,8 +11,10 @@ import torch
 
 from zh_embedder.cli import main
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.measure import Model, evaluate_retrieval, measure_bm25, measure_model
-from zh_embedder.evaluation.sets import RetrievalSet, read_retrieval_set
+from zh_embedder.evaluation.measure import evaluate, measure_bm25, measure_model
+from zh_embedder.evaluation.model import Model
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
+from zh_embedder.evaluation.sets import RetrievalSet
 from zh_embedder.models.encoder import load_encoder
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "test"
@@ -37,9 +39,9 @@ def test_queries_that_equal_their_keys_score_one(tiny_bert, metric):
     # Without normalisation a longer vector may win an inner product: equal lengths make it fair.
     encoder = load(tiny_bert, metric=metric, normalize=metric != "l2", instructions={"qa": ("", "")})
     metrics = ("ndcg@10", "mrr@10", "recall@1", "map")
-    assert evaluate_retrieval(encoder, data, metrics=metrics) == pytest.approx(dict.fromkeys(metrics, 1.0))
+    assert evaluate(encoder, data, metrics=metrics) == pytest.approx(dict.fromkeys(metrics, 1.0))
     other = replace(data, qrels={name: {other: 1} for name, other in zip(keys, [*keys][1:] + [*keys][:1], strict=True)})
-    assert evaluate_retrieval(encoder, other, metrics=["recall@1"]) == {"recall@1": 0.0}
+    assert evaluate(encoder, other, metrics=["recall@1"]) == {"recall@1": 0.0}
 
 
 @pytest.mark.parametrize(("task", "metric"), [*((task, "cos") for task in TASKS), ("title", "ip"), ("title", "l2")])
@@ -55,7 +57,7 @@ def test_the_score_is_that_of_sorting_everything(tiny_bert, task, metric):
     names = list(data.keys)
     run = {q: dict(zip(names, row.tolist(), strict=True)) for q, row in zip(data.queries, scores, strict=True)}
     theirs = pytrec_eval.RelevanceEvaluator(data.qrels, {"ndcg_cut.10", "recall.10"}).evaluate(run)
-    found = evaluate_retrieval(encoder, data)
+    found = evaluate(encoder, data)
     assert list(found) == ["ndcg@10", "mrr@10", "recall@10"]
     assert found["ndcg@10"] == pytest.approx(np.mean([v["ndcg_cut_10"] for v in theirs.values()]))
     assert found["recall@10"] == pytest.approx(np.mean([v["recall_10"] for v in theirs.values()]))
@@ -66,23 +68,33 @@ def test_vectors_that_are_not_normalised_are_compared_by_their_angle(tiny_bert):
     data = read_retrieval_set(DEMO / "qa")
     plain, unit = load(tiny_bert, normalize=False), load(tiny_bert)
     assert np.ptp(np.linalg.norm(plain.encode(list(data.keys.values())), axis=1)) > 0.01
-    assert evaluate_retrieval(plain, data) == pytest.approx(evaluate_retrieval(unit, data))
+    assert evaluate(plain, data) == pytest.approx(evaluate(unit, data))
 
 
 def test_queries_without_text_and_hits_count_as_zero(encoder):
     data = read_retrieval_set(DEMO / "qa")
-    whole = evaluate_retrieval(encoder, data)
+    whole = evaluate(encoder, data)
     more = {f"nowhere {i}": {"d00": 1} for i in range(len(data.queries))}  # as many again, none of them with a text
-    half = evaluate_retrieval(encoder, replace(data, qrels={**data.qrels, **more}))
+    half = evaluate(encoder, replace(data, qrels={**data.qrels, **more}))
     assert half == pytest.approx({name: value / 2 for name, value in whole.items()})
     assert whole["ndcg@10"] > 0
 
 
 def test_only_so_many_hits_are_looked_at(encoder):
     data = read_retrieval_set(DEMO / "icl")
-    few, all_ = (evaluate_retrieval(encoder, data, metrics=["recall@30"], hits=hits)["recall@30"] for hits in (3, 100))
-    assert few == evaluate_retrieval(encoder, data, metrics=["recall@3"])["recall@3"]
+    few, all_ = (evaluate(encoder, data, metrics=["recall@30"], hits=hits)["recall@30"] for hits in (3, 100))
+    assert few == evaluate(encoder, data, metrics=["recall@3"])["recall@3"]
     assert few < all_
+
+
+def test_the_public_function_reads_a_set_where_it_is_given_a_path(encoder):
+    import zh_embedder
+
+    assert zh_embedder.evaluate is evaluate
+    assert evaluate(encoder, DEMO / "qa") == evaluate(encoder, read_retrieval_set(DEMO / "qa"))
+    assert evaluate(encoder, str(DEMO / "qa"), metrics=["map"]).keys() == {"map"}
+    with pytest.raises(UserError, match="metric: got 'ndgc@10'"):
+        evaluate(encoder, DEMO / "nowhere", metrics=["ndgc@10"])
 
 
 class Heard:
@@ -124,11 +136,11 @@ def test_a_set_is_measured_with_the_instructions_of_its_task(tiny_bert, monkeypa
     encoder = load(tiny_bert, instructions=known, default_task=default)
     heard, data = Heard(encoder, monkeypatch), replace(read_retrieval_set(DEMO / "qa"), task=task)
     if isinstance(expected, list):
-        evaluate_retrieval(encoder, data)
+        evaluate(encoder, data)
         assert heard.prompts == expected
     else:
         with pytest.raises(UserError, match=expected):
-            evaluate_retrieval(encoder, data)
+            evaluate(encoder, data)
 
 
 # ---- two encoders, fewer dimensions ---------------------------------------------------------------------------------
@@ -142,7 +154,7 @@ def values_at(encoder, data, dimensions, **options):
 def test_fewer_dimensions_are_those_of_vectors_cut_by_hand(encoder):
     data = read_retrieval_set(DEMO / "qa")
     found = values_at(encoder, data, [None, 8, 1])
-    assert found[None] == evaluate_retrieval(encoder, data)
+    assert found[None] == evaluate(encoder, data)
     queries = encoder.encode_queries(list(data.queries.values()), task="qa")[:, :8]
     keys = encoder.encode_keys(list(data.keys.values()), task="qa")[:, :8]
     queries, keys = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, keys))
@@ -162,8 +174,8 @@ def test_keys_are_encoded_by_the_key_encoder_of_a_run(tiny_bert, tmp_path, capsy
     query.save(tmp_path / "run" / "encoder")
     key.save(tmp_path / "run" / "key_encoder")
     data = read_retrieval_set(DEMO / "qa")
-    expected = evaluate_retrieval(query, data, key_encoder=key, metrics=["ndcg@10"])["ndcg@10"]
-    assert expected != evaluate_retrieval(query, data, metrics=["ndcg@10"])["ndcg@10"]
+    expected = evaluate(query, data, key_encoder=key, metrics=["ndcg@10"])["ndcg@10"]
+    assert expected != evaluate(query, data, metrics=["ndcg@10"])["ndcg@10"]
     out = tmp_path / "scores.json"
     words = ["evaluate", str(tmp_path / "run"), "--data", str(DEMO / "qa"), "--metrics", "ndcg@10", "--dtype", "fp32"]
     assert main([*words, "--json", str(out), "--dims", "32", "4"]) == 0

@@ -12,11 +12,13 @@ import scipy.stats
 import torch
 
 from zh_embedder.cli import main
+from zh_embedder.commands.mteb import show
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.measure import evaluate_retrieval
-from zh_embedder.evaluation.mteb import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks, show
+from zh_embedder.evaluation.measure import evaluate
+from zh_embedder.evaluation.mteb import MtebEncoder, Score, find_tasks, our_task, read_prompts, run_tasks
 from zh_embedder.evaluation.probes import measure_pairs
-from zh_embedder.evaluation.sets import PairSet, read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_retrieval_set
+from zh_embedder.evaluation.sets import PairSet
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.spec import EncoderSpec
 
@@ -111,7 +113,7 @@ def test_a_retrieval_task_scores_what_we_score(tiny_bert, tmp_path, exact_scores
     changes = {"instructions": INSTRUCTIONS, "metric": metric, "normalize": False}  # as many published bases
     encoder = load_encoder(str(tiny_bert), dense=True, changes=changes).eval()
     encoder.dense.weight.data = torch.diag(torch.linspace(0.1, 3.0, 32))
-    ours = evaluate_retrieval(encoder, data)["ndcg@10"]
+    ours = evaluate(encoder, data)["ndcg@10"]
     model = MtebEncoder(encoder, prompts={"Retrieval": data.task})
     scores, missing = run_tasks(model, [retrieval_task(data)], tmp_path)
     assert not missing

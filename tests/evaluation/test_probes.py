@@ -7,7 +7,8 @@ import pytest
 import scipy.stats
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.pair_metrics import STATISTICS, f1_and_threshold
+from zh_embedder.evaluation.metrics import STATISTICS
+from zh_embedder.evaluation.pair_metrics import f1_and_threshold
 from zh_embedder.evaluation.probes import measure_labels, measure_pairs
 from zh_embedder.evaluation.sets import LabelSet, PairSet
 

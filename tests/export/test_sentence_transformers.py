@@ -10,11 +10,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tests.processes import environment, forked, start
+from zh_embedder.commands.export import main
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
-from zh_embedder.export.sentence_transformers import SAMPLES, export, main, within
-from zh_embedder.models.encoder import Encoder, EncoderSpec, load_encoder
+from zh_embedder.export.parity import SAMPLES, within
+from zh_embedder.export.sentence_transformers import export
+from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.text.tokens import tokenize
 
 TASKS = {

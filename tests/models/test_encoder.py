@@ -313,6 +313,7 @@ def test_instructions_stand_in_front_of_each_side(encoder, task):
     expected = encoder.encode([key + text for text in TEXTS], max_length=128)
     np.testing.assert_array_equal(encoder.encode_keys(TEXTS, task=task), expected)
     np.testing.assert_array_equal(encoder.encode_corpus(TEXTS, task=task), expected)
+    np.testing.assert_array_equal(encoder.encode_documents(TEXTS, task=task), expected)
 
 
 def test_each_side_is_cut_at_its_own_length(tiny_bert):

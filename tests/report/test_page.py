@@ -12,8 +12,17 @@ from zh_embedder.evaluation.intervals import Interval
 from zh_embedder.evaluation.measure import measure_bm25
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet
-from zh_embedder.report.page import Report, SetReport, json_for_html, page, write_report
-from zh_embedder.report.page_data import compared_with, opponents, page_data, plain, short_labels, thin
+from zh_embedder.report.page import json_for_html, page, write_report
+from zh_embedder.report.page_data import (
+    Report,
+    SetReport,
+    compared_with,
+    opponents,
+    page_data,
+    plain,
+    short_labels,
+    thin,
+)
 from zh_embedder.report.query_errors import Bounds, classify, read_errors
 from zh_embedder.report.thresholds import Spread, best_threshold, hardest_negatives, spread_of
 from zh_embedder.report.verdict import Change, alone, judge

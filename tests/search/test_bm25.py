@@ -137,7 +137,7 @@ def test_wrong_arguments_are_refused(options, message):
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "published"), [("tool/acebench", 0.755), ("icl/ewect", 0.307), ("law/stard", 0.502)])
 def test_real_sets_give_what_their_table_says(real_data: Path, name, published):
-    from zh_embedder.evaluation.sets import read_retrieval_set
+    from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 
     data = read_retrieval_set(real_data / name)
     index = build_bm25(data.keys.values(), words="bigram", k1=0.9, b=0.4)

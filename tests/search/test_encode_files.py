@@ -1,6 +1,7 @@
 """Files of texts become the vectors that the library makes; killed, split over ranks, gone on with: the same bytes."""
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from zh_embedder.core.ranks import own_rank
 from zh_embedder.data.text_files import InputFile, Reader
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.search import encode_files as encoding
-from zh_embedder.search.encode_files import ahead, blocks
+from zh_embedder.search.encode_files import EncodeOptions, ahead, blocks, encode_files
 from zh_embedder.search.vector_store import only_writer, open_vectors
 from zh_embedder.text.tokens import tokenizer_hash
 
@@ -126,6 +127,33 @@ def test_auto_is_bf16_where_the_cpu_gains_from_it(capsys, tiny_bert, inputs, gai
     monkeypatch.setattr(machine, "cpu_gains_from_bf16", lambda: gains)
     encode(capsys, tiny_bert, *inputs)
     assert open_vectors("out").manifest.dtype == dtype
+
+
+def test_the_library_writes_the_files_of_the_command_from_a_name_and_from_an_encoder(capsys, trained, inputs):
+    encode(capsys, trained, *inputs, *FP32, "--task", "qa", "--side", "query", out="typed")
+    options = EncodeOptions(task="qa", side="query", dtype="fp32", shard_size=10)
+    encode_files(str(trained), inputs, "named", options=options)
+    assert files("named") == files("typed")
+    encode_files(Encoder.from_pretrained(str(trained), device="cpu"), inputs, "loaded", options=options, name="mine")
+    assert open_vectors("loaded").manifest == replace(open_vectors("typed").manifest, model="mine")
+    assert np.array_equal(open_vectors("loaded").numpy(), open_vectors("typed").numpy())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"side": "keys"}, "--side: unknown name 'keys'; did you mean 'key'?"),
+        ({"dtype": "float32"}, "--dtype: unknown name 'float32'"),
+        ({"file_format": "np"}, "--format: unknown name 'np'"),
+        ({"vector_dtype": "int8"}, "--vector_dtype: unknown name 'int8'"),
+        ({"shard_size": 0}, "--shard_size: got 0, expected 1 or more"),
+        ({"max_length": 0}, "--max_length: got 0, expected 1 or more"),
+    ],
+    ids=str,
+)
+def test_options_that_no_flag_could_say_are_refused_as_the_flags_are(wrong, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        EncodeOptions(**wrong)
 
 
 # ---- a stream -------------------------------------------------------------------------------------------------------

@@ -235,8 +235,9 @@ def test_evaluation_changes_nothing_of_training_and_finds_the_best_step(tiny_ber
     assert files[0] == files[1]
     scored = [o.values["ndcg@10"] for o in load_outcomes(run, best)]
     assert sum(scored) / 2 == pytest.approx(seen[best])
-    from zh_embedder.evaluation.measure import Model, measure_model
-    from zh_embedder.evaluation.sets import read_retrieval_set
+    from zh_embedder.evaluation.measure import measure_model
+    from zh_embedder.evaluation.model import Model
+    from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 
     model = Model.load(str(run), dtype="fp32")
     for data, value in zip(("qa", "chat"), scored, strict=True):

@@ -15,14 +15,19 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.provenance import manifest
+from zh_embedder.evaluation.find_keys import HITS
 from zh_embedder.evaluation.intervals import Interval, compare
 from zh_embedder.evaluation.means import over_sets
-from zh_embedder.evaluation.measure import HITS, METRICS, Model, measure_bm25, measure_model
+from zh_embedder.evaluation.measure import METRICS, measure_bm25, measure_model
+from zh_embedder.evaluation.metrics import RANKED, parse
+from zh_embedder.evaluation.model import Model
 from zh_embedder.evaluation.outcome import Outcome, Role
-from zh_embedder.evaluation.retrieval_metrics import measure
-from zh_embedder.evaluation.set_readers import KINDS, read_set
-from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, read_eval_data
-from zh_embedder.report.page import Report, SetReport, write_report
+from zh_embedder.evaluation.read_retrieval import read_eval_data
+from zh_embedder.evaluation.read_set import read_set
+from zh_embedder.evaluation.set_files import find_sets
+from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
+from zh_embedder.report.page import write_report
+from zh_embedder.report.page_data import Report, SetReport
 from zh_embedder.search.bm25 import K1, B
 from zh_embedder.text.prefix import KEY_TEMPLATE
 from zh_embedder.text.words import WORDS
@@ -102,7 +107,7 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
 def run(args: argparse.Namespace) -> None:
     """Measure models on evaluation sets and show tables."""
     for name in args.metrics:
-        measure(name)
+        parse(name, RANKED[0])
     resolve_dtype(args.dtype, torch.device("cpu"))  # a wrong name is said before anything is read
     if not args.models and not args.bm25:
         raise UserError("MODEL: is missing, expected a model to measure, or --bm25")

@@ -9,7 +9,7 @@ import datetime
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +25,20 @@ from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.hashing import texts_hash
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
+from zh_embedder.evaluation.collations import Rows, keys_found, keys_scored, mined_negatives
+from zh_embedder.evaluation.find_keys import at_random, find_keys, rerank, retrieve, run_of
 from zh_embedder.evaluation.means import over_queries
-from zh_embedder.evaluation.measure import KEY, QUERY, Model, Vectors, measure_bm25, measure_model, rerank
+from zh_embedder.evaluation.measure import measure_model
+from zh_embedder.evaluation.model import KEY, QUERY, Model, Vectors
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
-from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, name_of, read_rows
+from zh_embedder.evaluation.set_files import find_sets, name_of, read_rows
+from zh_embedder.evaluation.sets import EvalSet, RetrievalSet
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.report.page import write_report
-from zh_embedder.search.exact import search
-from zh_embedder.search.faiss_index import build, load_index, save_index
+from zh_embedder.search.bm25 import BM25Options
+from zh_embedder.search.faiss_index import FLAT, Index, build, load_index, save_index
 from zh_embedder.training.evaluate import read_watched
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INDEX_FILE, RESULT_FILE, METRICS_FILE, REPORT_FILE = "index.faiss", "result", "metrics.json", "report.html"
+UNRULED = "; keys found become negatives as they are: data_tools.mine_negatives also drops likely false negatives"
 SUFFIXES = {"collate_neg": "neg", "collate_key": "key", "collate_score": "scored"}
 
 
@@ -58,7 +63,7 @@ def evaluate(args: Arguments) -> list[Outcome]:
     outcomes = []
     for data in watched.every:
         if isinstance(data, RetrievalSet):
-            run = find_keys(args, data, model)
+            run = keys_of(args, data, model)
             outcomes.append(outcome_of(args, data, run, model))
             if world()[0] == 0:
                 write(args, data, run)
@@ -135,7 +140,7 @@ def load(args: Arguments) -> Model:
 # ---- finding keys ---------------------------------------------------------------------------------------------------
 
 
-def find_keys(args: Arguments, data: RetrievalSet, model: Model | None) -> Run:
+def keys_of(args: Arguments, data: RetrievalSet, model: Model | None) -> Run:
     """Find the keys of each query as the flags say: query -> key -> score, best first."""
     own = args.eval
     if own.load_result:
@@ -150,54 +155,41 @@ def find_keys(args: Arguments, data: RetrievalSet, model: Model | None) -> Run:
     if own.retrieval_method == "no":
         return {query: {} for query in data.queries}
     if own.retrieval_method == "random":
-        return at_random(data, own.hits, seed=args.train.order_seed)
+        return at_random(data, hits=own.hits, seed=args.train.order_seed)
     if own.retrieval_method == "bm25":
-        return measure_bm25(data, metrics=["mrr"], hits=own.hits, k1=own.k1, b=own.b).run
+        return find_keys(data, BM25Options(k1=own.k1, b=own.b), hits=own.hits)
     if model is None:
         raise AssertionError("dense retrieval has a model")
     return dense(args, data, model)
 
 
-def at_random(data: RetrievalSet, hits: int, *, seed: int) -> Run:
-    """Draw keys, or shuffle each query's own."""
-    rng, names = np.random.default_rng(seed), list(data.keys)
-    run = {}
-    for query in data.queries:
-        among = names if data.candidates is None else list(data.candidates.get(query, ()))
-        drawn = rng.choice(len(among), size=min(hits, len(among)), replace=False)
-        run[query] = {among[int(i)]: -float(rank) for rank, i in enumerate(drawn)}
-    return run
-
-
 def dense(args: Arguments, data: RetrievalSet, model: Model) -> Run:
     """Find keys by vectors: exactly, or through a faiss index."""
-    own, task = args.eval, data.task
-    queries = model.vectors(list(data.queries.values()), QUERY, task)
-    indexed = own.faiss_index_factory != "Flat" or own.save_index or own.load_index
+    own = args.eval
+    queries = model.vectors(list(data.queries.values()), QUERY, data.task)
     keys = None if own.load_index else key_vectors(args, data, model)
     if data.candidates is not None:
         if keys is None:
             raise UserError("--load_index: an index cannot score a query's own keys, expected --load_encode")
         return rerank(model, data, queries, keys)
-    metric = model.query.spec.metric
-    if not indexed and keys is not None:
-        scores, indices = search(queries, keys, hits=own.hits, metric=metric)
-    else:
-        path = place(args, data) / INDEX_FILE
-        if keys is None:
-            index = load_index(path, metric=metric)
-            if len(index) != len(data.keys):
-                raise reject(f"--load_index: {path}", f"{len(index)} keys", f"the {len(data.keys)} of {data.name}")
-        else:
-            index = build(keys, factory=own.faiss_index_factory, metric=metric, seed=args.train.order_seed)
-            if own.save_index and world()[0] == 0:
-                save_index(index, path)
-        scores, indices = index.search(queries, own.hits)
-    names = list(data.keys)
-    return {
-        query: {names[i]: float(score) for score, i in zip(row, columns, strict=True) if i >= 0}
-        for query, row, columns in zip(data.queries, scores, indices, strict=True)
-    }
+    if keys is None or own.save_index or own.faiss_index_factory != FLAT:
+        return run_of(data, *index_of(args, data, model, keys).search(queries, own.hits))
+    rank, ranks = model.share()
+    return retrieve(model, data, queries, keys[rank::ranks], hits=own.hits)
+
+
+def index_of(args: Arguments, data: RetrievalSet, model: Model, keys: Vectors | None) -> Index:
+    """Build the index over keys, (K, D), or read the one that an earlier run kept."""
+    path, metric = place(args, data) / INDEX_FILE, model.query.spec.metric
+    if keys is not None:
+        index = build(keys, factory=args.eval.faiss_index_factory, metric=metric, seed=args.train.order_seed)
+        if args.eval.save_index and world()[0] == 0:
+            save_index(index, path)
+        return index
+    index = load_index(path, metric=metric)
+    if len(index) != len(data.keys):
+        raise reject(f"--load_index: {path}", f"{len(index)} keys", f"the {len(data.keys)} of {data.name}")
+    return index
 
 
 def key_vectors(args: Arguments, data: RetrievalSet, model: Model) -> Vectors:
@@ -263,10 +255,18 @@ def write(args: Arguments, data: RetrievalSet, run: Run) -> None:
         beside_file(result_file(args, data), json.dumps(run, ensure_ascii=False) + "\n")
     source = find_source(args, data)
     for name in collations(args):
-        rows = COLLATE[name](args, data, run, read_answers(source) if args.eval.filter_answers else {})
+        rows = collate(name, args, data, run, source)
         path = collated(args, data, source, SUFFIXES[name])
         beside_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        logger.info("%s: %s, %d queries", name, path, len(rows))
+        logger.info("%s: %s, %d queries%s", name, path, len(rows), UNRULED if name == "collate_neg" else "")
+
+
+def collate(name: str, args: Arguments, data: RetrievalSet, run: Run, source: Path) -> Rows:
+    """Lay out what was found in one of the ways that `config.evaluation.COLLATIONS` names."""
+    if name == "collate_neg":
+        answers = read_answers(source) if args.eval.filter_answers else {}
+        return mined_negatives(data, run, most=args.eval.max_neg_num, answers=answers)
+    return (keys_found if name == "collate_key" else keys_scored)(data, run, hits=args.eval.hits)
 
 
 def find_source(args: Arguments, data: RetrievalSet) -> Path:
@@ -290,48 +290,6 @@ def read_answers(source: Path) -> dict[str, list[str]]:
     if not path.is_file():
         return {}
     return {str(raw.get("query", raw.get("text"))): raw.get("answers") or [] for _, raw in read_rows(path, "{...}")}
-
-
-Rows = list[dict[str, Any]]
-Answers = Mapping[str, Sequence[str]]
-
-
-def judged(data: RetrievalSet, query: str) -> dict[str, Any]:
-    """Start the record of a query: its text, its positives, its task."""
-    positives = [key for key, value in data.qrels.get(query, {}).items() if value > 0 and key in data.keys]
-    record = {"query_id": query, "query": data.queries[query], "pos": [data.keys[key] for key in positives]}
-    return record | ({"task": data.task} if data.task else {})
-
-
-def collate_neg(args: Arguments, data: RetrievalSet, run: Run, answers: Answers) -> Rows:
-    """Make training records: keys found that are no positives, nor say an answer, are negatives."""
-    rows = []
-    for query in data.queries:
-        record = judged(data, query)
-        known, said = set(record["pos"]), answers.get(record["query"], ())
-        texts = (data.keys[key] for key in run.get(query, {}))
-        negatives = [t for t in dict.fromkeys(texts) if t not in known and not any(answer in t for answer in said)]
-        if record["pos"]:
-            rows.append(record | {"neg": negatives[: args.eval.max_neg_num]})
-    return rows
-
-
-def collate_key(args: Arguments, data: RetrievalSet, run: Run, _: Answers) -> Rows:
-    """Give each query the keys found, best first, for a program that reads them."""
-    found = {query: list(run.get(query, {}))[: args.eval.hits] for query in data.queries}
-    return [
-        judged(data, query) | {"key": [data.keys[key] for key in keys], "key_index": keys}
-        for query, keys in found.items()
-    ]
-
-
-def collate_score(args: Arguments, data: RetrievalSet, run: Run, _: Answers) -> Rows:
-    """Give each query the keys found, with their scores."""
-    rows = collate_key(args, data, run, _)
-    return [row | {"key_score": list(run.get(row["query_id"], {}).values())[: args.eval.hits]} for row in rows]
-
-
-COLLATE = {"collate_neg": collate_neg, "collate_key": collate_key, "collate_score": collate_score}
 
 
 def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]) -> None:

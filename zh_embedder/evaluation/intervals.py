@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.evaluation.metrics import STATISTICS
 from zh_embedder.evaluation.outcome import Outcome
-from zh_embedder.evaluation.pair_metrics import STATISTICS, Array, Statistic
+from zh_embedder.evaluation.pair_metrics import Array, Statistic
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -1,11 +1,9 @@
-"""`zh-embedder mteb`: the official mteb package on an encoder of ours, each task with the instructions that fit it."""
+"""MTEB: the official mteb package on an encoder of ours, each task with the instructions that fit it."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.core.errors import UserError, unknown_name
-from zh_embedder.core.files import beside_file
 from zh_embedder.core.hashing import hash_of, weights_hash
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.similarity import matrix, pairs, prepared
@@ -29,7 +26,6 @@ logger = logging.getLogger(__name__)
 C_MTEB = "MTEB(cmn, v1)"
 TWO_SIDED = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 RETRIEVAL_TASK, TEXT_TASK = "qa", "sts"  # whose instructions serve queries and keys, and texts that are all of one kind
-OUTPUT = "mteb-results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,69 +258,54 @@ def cannot_reach(missing: Mapping[str, str], output: Path) -> UserError:
     return UserError("\n".join(lines))
 
 
-def show(scores: Sequence[Score]) -> str:
-    """Lay scores out: a line for each task, the mean of each type, and the mean of all."""
-    wide = max(4, *(len(score.task) for score in scores)) + 2
-    lines = [f"{'task':{wide}}{'type':20}{'metric':20}{'score':>8}"]
-    lines += [f"{s.task:{wide}}{s.kind:20}{s.metric:20}{s.value:8.4f}" for s in scores]
-    kinds = dict.fromkeys(score.kind for score in scores)
-    means = {kind: [score.value for score in scores if score.kind == kind] for kind in kinds}
-    if len(scores) > 1:
-        lines += [f"{'mean':{wide}}{kind:40}{sum(found) / len(found):8.4f}" for kind, found in means.items()]
-        lines.append(f"{'mean':{wide}}{'of tasks':40}{sum(score.value for score in scores) / len(scores):8.4f}")
-    return "\n".join(lines) + "\n"
+# ---- all together ---------------------------------------------------------------------------------------------------
 
 
-# ---- the command ----------------------------------------------------------------------------------------------------
+def measure(
+    name: str,
+    tasks: Sequence[str] | None,
+    output: str | Path,
+    *,
+    benchmark: str = C_MTEB,
+    languages: Sequence[str] | None = None,
+    prompts: Sequence[str] = (),
+    instruct: bool = True,
+    dtype: str = "auto",
+) -> tuple[list[Score], dict[str, str]]:
+    """Measure a model with mteb.
+
+    Args:
+        name: a run, a checkpoint, an encoder, or a hub name.
+        tasks: mteb's names; None is all of the benchmark.
+        output: folder for mteb's JSON.
+        benchmark: mteb's name of it.
+        languages: only their subsets.
+        prompts: `NAME=TASK`, as `read_prompts` reads them.
+        instruct: with instructions.
+        dtype: precision.
+
+    Returns:
+        Scores, and the name -> reason of tasks whose data could not be had.
+
+    Raises:
+        UserError: a name that is not known, or a task of mteb that no task of ours is named for.
+    """
+    resolve_dtype(dtype, torch.device("cpu"))
+    found = find_tasks(tasks, benchmark=benchmark, languages=languages)
+    encoder, key = load(encoder_folder(name), instruct=instruct, dtype=dtype), key_folder(name)
+    kinds = dict.fromkeys(task.metadata.type for task in found)
+    chosen = read_prompts(prompts, encoder.spec, [*(task.metadata.name for task in found), *kinds])
+    for task in found:  # a type that nothing is said of is noticed before the first is measured
+        our_task(encoder.spec, task.metadata.name, task.metadata.type, chosen)
+    parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
+    key_encoder = load(key, instruct=instruct, dtype=dtype) if key else None
+    model = MtebEncoder(encoder, key_encoder, name="/".join(parts[-2:]), prompts=chosen)
+    return run_tasks(model, found, Path(output))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `zh-embedder mteb`."""
-    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, an encoder, or a hub name")
-    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="mteb's names; by default all of the benchmark")
-    parser.add_argument("--benchmark", default=C_MTEB, help="by default C-MTEB: %(default)s")
-    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only their subsets, such as cmn")
-    parser.add_argument(
-        "--prompts",
-        nargs="+",
-        default=[],
-        metavar="NAME=TASK",
-        help="task of ours whose instructions a task of mteb, or all of a type, is measured with, such as "
-        "Retrieval=qa CmedqaRetrieval=law STS=; by default the encoder's default task or qa for retrieval and "
-        "reranking, and sts, if it knows it, for everything else",
-    )
-    parser.add_argument("--no-instruction", action="store_true", help="measure without any instruction")
-    parser.add_argument(
-        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest that loses no range here"
-    )
-    parser.add_argument("--output", default=OUTPUT, metavar="DIR", help="folder for mteb's JSON; default %(default)s")
-    parser.add_argument("--json", metavar="FILE", help="write [{model, data, metric, value}, ...]")
-
-
-def load(name: str, args: argparse.Namespace) -> Encoder:
-    """Load an encoder as the flags say."""
-    encoder = Encoder.from_pretrained(name, dtype=args.dtype)
-    if args.no_instruction:
+def load(name: str, *, instruct: bool, dtype: str) -> Encoder:
+    """Load an encoder, with its instructions or without."""
+    encoder = Encoder.from_pretrained(name, dtype=dtype)
+    if not instruct:
         encoder.spec = replace(encoder.spec, instructions={}, default_task=None)
     return encoder
-
-
-def run(args: argparse.Namespace) -> None:
-    """Measure a model with mteb and show a table."""
-    resolve_dtype(args.dtype, torch.device("cpu"))
-    tasks = find_tasks(args.tasks, benchmark=args.benchmark, languages=args.languages)
-    encoder, key = load(encoder_folder(args.model), args), key_folder(args.model)
-    kinds = dict.fromkeys(task.metadata.type for task in tasks)
-    prompts = read_prompts(args.prompts, encoder.spec, [*(task.metadata.name for task in tasks), *kinds])
-    for task in tasks:  # a type that nothing is said of is noticed before the first is measured
-        our_task(encoder.spec, task.metadata.name, task.metadata.type, prompts)
-    parts = [part for part in Path(args.model).parts if part not in ("/", "..", ".")]
-    model = MtebEncoder(encoder, load(key, args) if key else None, name="/".join(parts[-2:]), prompts=prompts)
-    scores, missing = run_tasks(model, tasks, Path(args.output))
-    if scores:
-        sys.stdout.write(show(scores))
-    if args.json:
-        rows = [{"model": args.model, "data": s.task, "metric": s.metric, "value": s.value} for s in scores]
-        beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
-    if missing:
-        raise cannot_reach(missing, Path(args.output))

@@ -6,7 +6,7 @@ Shapes: N pairs or texts.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,21 @@ def f1_and_threshold(gold: Array, predicted: Array) -> tuple[float, float]:
     return float(f1[best]), middle if best and middle > scores[best - 1] else accepted
 
 
+def best_threshold(gold: Array, predicted: Array) -> float:
+    """Return the score from which on pairs count as belonging together; nan where all pairs are of one kind."""
+    return f1_and_threshold(gold, predicted)[1]
+
+
+def right_at_threshold(gold: Array, predicted: Array) -> Array:
+    """Return which pairs are right at the best threshold: (N,), (N,) -> (N,)."""
+    return np.asarray((predicted >= best_threshold(gold, predicted)) == (gold == 1))
+
+
+def same_label(gold: Array, predicted: Array) -> Array:
+    """Return which labels are right: (N,), (N,) -> (N,)."""
+    return np.asarray(predicted == gold)
+
+
 def macro_f1(gold: Array, predicted: Array) -> float:
     """Return the mean over labels of their F1; 0 for a label that is never predicted."""
     from sklearn.metrics import f1_score
@@ -89,13 +104,3 @@ def v_measure(gold: Array, predicted: Array) -> float:
     from sklearn.metrics import v_measure_score
 
     return float("nan") if constant(gold) else float(v_measure_score(gold, predicted))
-
-
-STATISTICS: Mapping[str, Statistic] = {  # metrics that are means have values of items instead
-    "spearman": spearman,
-    "pearson": pearson,
-    "ap": average_precision,
-    "f1": best_f1,
-    "macro_f1": macro_f1,
-    "v_measure": v_measure,
-}

@@ -18,14 +18,8 @@ from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.similarity import SIMILARITIES, pairs
-from zh_embedder.evaluation.pair_metrics import (
-    average_precision,
-    f1_and_threshold,
-    macro_f1,
-    pearson,
-    spearman,
-    v_measure,
-)
+from zh_embedder.evaluation.metrics import CLUSTER, PROBE, SCORES, of_kind
+from zh_embedder.evaluation.metrics import NEIGHBOURS as NEAREST
 from zh_embedder.evaluation.sets import LabelSet, PairSet
 
 Vectors = NDArray[np.float32]
@@ -72,18 +66,7 @@ def measure_pairs(data: PairSet, first: Vectors, second: Vectors, *, metric: str
     if len(set(data.scores)) < 2:
         found = f"{len(gold)} pairs of the one score {gold[0]:g}" if len(gold) else "no pairs"
         raise UserError(f"{data.name}: score: got {found}, expected at least two different scores")
-    if data.kind == "similarity":
-        values = {"spearman": spearman(gold, scores), "pearson": pearson(gold, scores)}
-        return Pieces(values, gold=gold, predicted=scores)
-    f1, threshold = f1_and_threshold(gold, scores)
-    right = (scores >= threshold) == (gold == 1)
-    values = {
-        "ap": average_precision(gold, scores),
-        "f1": f1,
-        "accuracy": float(right.mean()),
-        "threshold": threshold,
-    }
-    return Pieces(values, {"accuracy": numbered(right)}, gold, scores)
+    return measured(data.kind, gold, {SCORES: scores})
 
 
 # ---- labels ---------------------------------------------------------------------------------------------------------
@@ -120,14 +103,11 @@ def classified(data: LabelSet, vectors: Vectors, train_vectors: Vectors) -> Piec
         shown = ", ".join(sorted(set(data.train_labels))[:5])
         got = data.labels[0] if data.labels else None
         raise reject(f"{data.name}: label", got, f"labels that are learnt from: {shown}")
-    predicted = logistic(train_vectors, known, vectors)
-    right, near = predicted == gold, neighbours(train_vectors, known, vectors) == gold
-    values = {
-        "accuracy": float(right.mean()),
-        "macro_f1": macro_f1(gold, predicted),
-        "knn_accuracy": float(near.mean()),
+    predicted = {
+        PROBE: logistic(train_vectors, known, vectors),
+        NEAREST: neighbours(train_vectors, known, vectors),
     }
-    return Pieces(values, {"accuracy": numbered(right), "knn_accuracy": numbered(near)}, gold, predicted)
+    return measured(data.kind, gold, predicted)
 
 
 def logistic(train: Vectors, labels: NDArray[Any], vectors: Vectors) -> NDArray[Any]:
@@ -151,8 +131,7 @@ def clustered(data: LabelSet, vectors: Vectors) -> Pieces:
     count = several_labels(data.name, gold)
     if count == len(gold):
         raise UserError(f"{data.name}: label: got {count} labels for {count} texts, expected labels that texts share")
-    predicted = clusters(vectors, count)
-    return Pieces({"v_measure": v_measure(gold, predicted)}, gold=gold, predicted=predicted)
+    return measured(data.kind, gold, {CLUSTER: clusters(vectors, count)})
 
 
 def clusters(vectors: Vectors, count: int) -> NDArray[np.int32]:
@@ -169,6 +148,26 @@ def clusters(vectors: Vectors, count: int) -> NDArray[np.int32]:
 
 
 # ---- shared ---------------------------------------------------------------------------------------------------------
+
+
+def measured(kind: str, gold: NDArray[Any], predicted: Mapping[str, NDArray[Any]]) -> Pieces:
+    """Compute every metric of a kind.
+
+    Args:
+        kind: of measurement.
+        gold: (N,) what is right.
+        predicted: what the model says of each, by the way in which it was found; the first is kept in the outcome.
+    """
+    values: dict[str, float] = {}
+    items: dict[str, dict[str, float]] = {}
+    for metric in of_kind(kind):
+        found = predicted[metric.predicted]
+        if metric.items is not None:
+            each = metric.items(gold, found)
+            values[metric.name], items[metric.name] = float(each.mean()), numbered(each)
+        elif metric.whole is not None:
+            values[metric.name] = metric.whole(gold, found)
+    return Pieces(values, items, gold, next(iter(predicted.values())))
 
 
 def several_labels(where: str, labels: NDArray[Any]) -> int:

@@ -1,26 +1,25 @@
-"""Retrieval metrics through ir-measures, behind one face. Queries without results count as zero."""
+"""Retrieval metrics of a run, by ir-measures and by functions of our own. Queries without results count as zero."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from zh_embedder.core.errors import reject
+from zh_embedder.evaluation.metrics import RANKED, Named, of_kind, parse
+from zh_embedder.evaluation.sets import Qrels
 
-Qrels = Mapping[str, Mapping[str, int]]  # query -> key -> relevance
 Run = Mapping[str, Mapping[str, float]]  # query -> key -> score
 
-NAMES = {"ndcg": "nDCG", "mrr": "RR", "recall": "R", "map": "AP", "precision": "P", "hit": "Success"}
-WITH_CUTOFF = ("recall", "precision", "hit")  # they mean nothing without `@10`
+NAMES = tuple(metric.name for metric in of_kind(RANKED[0]))
 
 
 def measure(name: str) -> str:
     """Turn `ndcg@10` into the name that ir-measures knows, `nDCG@10`."""
-    base, at, cutoff = name.partition("@")
-    # A cutoff of 0 would crash the library below, without a traceback.
-    right = cutoff.isdecimal() and not cutoff.startswith("0") if at else base not in WITH_CUTOFF
-    if base not in NAMES or not right:
-        raise reject("metric", name, f"one of {', '.join(NAMES)}, such as ndcg@10")
-    return f"{NAMES[base]}{at}{cutoff}"
+    return library_name(parse(name, RANKED[0]))
+
+
+def library_name(named: Named) -> str:
+    """Return the name of a metric in ir-measures."""
+    return f"{named.metric.ir_measure}" + ("" if named.cutoff is None else f"@{named.cutoff}")
 
 
 def per_query(names: Sequence[str], qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
@@ -36,9 +35,20 @@ def per_query(names: Sequence[str], qrels: Qrels, run: Run) -> dict[str, dict[st
     """
     import ir_measures
 
-    measures = {str(ir_measures.parse_measure(measure(name))): name for name in names}
+    asked = {name: parse(name, RANKED[0]) for name in names}
     values = {name: dict.fromkeys(qrels, 0.0) for name in names}
-    found = ir_measures.iter_calc([ir_measures.parse_measure(m) for m in measures], qrels, run)
-    for value in found:
-        values[measures[str(value.measure)]][value.query_id] = value.value
+    theirs = {n: ir_measures.parse_measure(library_name(m)) for n, m in asked.items() if m.metric.ranking is None}
+    measures = {str(measure): name for name, measure in theirs.items()}
+    if theirs:
+        for value in ir_measures.iter_calc(list(theirs.values()), qrels, run):
+            values[measures[str(value.measure)]][value.query_id] = value.value
+    for name, own in asked.items():
+        if own.metric.ranking is not None:
+            for query in qrels.keys() & run.keys():
+                values[name][query] = own.metric.ranking(qrels[query], best_first(run[query]), own.cutoff)
     return values
+
+
+def best_first(scores: Mapping[str, float]) -> list[str]:
+    """Keys by their score, best first; of equal scores the higher id first, as trec_eval has it."""
+    return sorted(scores, key=lambda key: (scores[key], key), reverse=True)

@@ -2,7 +2,7 @@
 
 import sys
 
-from zh_embedder.export.sentence_transformers import main
+from zh_embedder.commands.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

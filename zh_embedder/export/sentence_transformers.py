@@ -1,35 +1,21 @@
-"""An encoder folder of ours -> a folder for sentence-transformers, with prompts, a model card and proven parity."""
+"""Export to sentence-transformers: a folder with prompts, a model card and proven parity."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from zh_embedder.bases.folder_format import MODULES
-from zh_embedder.core.errors import UserError, exit_code, unknown_name
+from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.core.files import beside
 from zh_embedder.core.runtime import quiet_deepspeed
+from zh_embedder.export.parity import SAMPLES, Parity, compare_prompts, difference, within
 from zh_embedder.models.encoder import Encoder, load_encoder
-from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import KEY_SUFFIX
-from zh_embedder.text.prefix import full_text
-from zh_embedder.text.tokens import tokenize
 
-TOLERANCE = 1e-4
-SAMPLES = (
-    "猫",
-    "今天天气怎么样？",
-    "请帮我查一下明天上午从北京到上海的高铁，最好九点以后出发。",
-    "The model reads English, 数字 12345 and 标点，《书名》——all in one line.",
-    "茶叶采摘后要经过萎凋、揉捻、发酵和干燥。不同的发酵程度造就了绿茶、乌龙茶和红茶的风味差别，冲泡时的水温也因此不同。",
-)
 CARD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -68,23 +54,6 @@ sentence-transformers knows one maximum, the larger.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """Largest difference of any component, by prompt name."""
-
-    by_prompt: dict[str, float]
-
-    @property
-    def worst(self) -> str:
-        """The prompt whose vectors differ most; a NaN is the largest difference."""
-        return max(self.by_prompt, key=lambda name: np.nan_to_num(self.by_prompt[name], nan=np.inf))
-
-    @property
-    def largest(self) -> float:
-        """The largest of all."""
-        return self.by_prompt[self.worst]
-
-
 def parity(encoder: Encoder, folder: Path) -> Parity:
     """Compare our vectors with those that sentence-transformers makes of a folder, every task and side, in fp32."""
     quiet_deepspeed()
@@ -92,40 +61,14 @@ def parity(encoder: Encoder, folder: Path) -> Parity:
 
     theirs = SentenceTransformer(str(folder), device="cpu")
     ours = encoder.to("cpu").eval()
-    found: dict[str, float] = {}
-    spec = encoder.spec
-    texts = within(encoder, SAMPLES)
-    tasks: list[str | None] = [*spec.instructions] or [None]
-    for task in tasks:
-        pairs = (
-            (task, ours.encode_queries(texts, task=task, show_progress=False)),
-            (f"{task}{KEY_SUFFIX}" if task else None, ours.encode_keys(texts, task=task, show_progress=False)),
-        )
-        for name, vectors in pairs:
-            found[name or "no prompt"] = difference(vectors, theirs.encode(texts, prompt_name=name))
-    if "query" in spec.prompts():
+    found = dict(compare_prompts(ours, lambda texts, name: theirs.encode(texts, prompt_name=name)).by_prompt)
+    if "query" in ours.spec.prompts():
+        texts = within(ours, SAMPLES)
         found["encode_query"] = difference(ours.encode_queries(texts, show_progress=False), theirs.encode_query(texts))
         found["encode_document"] = difference(
             ours.encode_keys(texts, show_progress=False), theirs.encode_document(texts)
         )
     return Parity(found)
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest absolute difference of any component."""
-    return float(np.abs(ours - np.asarray(theirs, np.float32)).max())
-
-
-def within(encoder: Encoder, texts: Sequence[str]) -> list[str]:
-    """Shorten texts so that, with any instruction in front, both maximum lengths hold them."""
-    prefixes = {"", *(prefix for sides in encoder.spec.instructions.values() for prefix in sides)}
-    limit = min(encoder.spec.query_max_length, encoder.spec.key_max_length)
-
-    def fits(text: str) -> bool:
-        whole = [full_text(text, instruction=prefix) for prefix in prefixes]
-        return all(len(ids) <= limit for ids in tokenize(encoder.tokenizer, whole, limit + 1))
-
-    return [next((text[:end] for end in range(len(text), 1, -1) if fits(text[:end])), text[:1]) for text in texts]
 
 
 def halve(folder: Path) -> None:
@@ -175,11 +118,7 @@ def export(
             halve(staging)
             encoder = load_encoder(str(staging), flag="export").eval()
         found = parity(encoder, staging)
-        if not found.largest <= TOLERANCE:
-            raise UserError(
-                f"{target}: sentence-transformers differs by {found.largest:.1e} ({found.worst}), more than "
-                f"{TOLERANCE}: not exported"
-            )
+        found.check(target, "sentence-transformers")
         (staging / "README.md").write_text(card(encoder, target.name, found), "utf-8")
     return found
 
@@ -209,35 +148,3 @@ def card(encoder: Encoder, name: str, found: Parity) -> str:
         query_length=spec.query_max_length,
         key_length=spec.key_max_length,
     )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `zh-embedder export`."""
-    parser.add_argument("encoder", help="folder of a run, a checkpoint or an encoder")
-    parser.add_argument("out", help="folder to write")
-    parser.add_argument("--default_task", help="task whose instructions encode_query and encode_document use")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
-    parser.add_argument("--half", action="store_true", help="store weights as fp16: half the size, loaded as fp32")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Export and say how equal the vectors are; of a run with two encoders, both, each into a folder below."""
-    key = key_folder(args.encoder)
-    folders = {args.out: args.encoder}
-    if key is not None:
-        folders = {str(Path(args.out) / "query"): encoder_folder(args.encoder), str(Path(args.out) / "key"): key}
-    for out, source in folders.items():
-        found = export(source, out, default_task=args.default_task, overwrite=args.overwrite, half=args.half)
-        sys.stdout.write(f"exported {out}\n")
-        sys.stdout.write(
-            f"parity with sentence-transformers: max |diff| {found.largest:.1e} over {len(found.by_prompt)} prompts\n"
-        )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m zh_embedder.export ENCODER OUT`."""
-    example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
-    parser = argparse.ArgumentParser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    return exit_code(lambda: run(args))

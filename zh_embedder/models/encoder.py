@@ -64,6 +64,7 @@ class Encoder(Forward):
         return self.encode(texts, prompt=self.spec.prefix(task, 1), max_length=self.spec.key_max_length, **options)
 
     encode_corpus = encode_keys  # FlagEmbedding's name
+    encode_documents = encode_keys  # sentence-transformers' word
 
     def encode(
         self,

@@ -27,6 +27,16 @@ SETTINGS, OWN_WORDS = "bm25.json", "dictionary.txt"
 
 
 @dataclass(frozen=True, slots=True)
+class BM25Options:
+    """How keys are found by words; see `build_bm25`."""
+
+    words: str = "jieba"
+    dictionary: str | Path | None = None
+    k1: float = K1
+    b: float = B
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """What `bm25s` builds an index of: numbers of words, 4 bytes each, and not the words."""
 

@@ -1,4 +1,4 @@
-"""Files of texts to files of vectors: `zh-embedder encode`.
+"""Files of texts to files of vectors.
 
 Every rank checks all inputs first, so that a wrong line is found before hours of work and every rank knows how many
 shards there will be. Then it reads, tokenises and encodes its own shards, a block of texts at a time.
@@ -6,7 +6,6 @@ shards there will be. Then it reads, tokenises and encodes its own shards, a blo
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.hashing import weights_hash
 from zh_embedder.core.machine import DTYPES, dtype_name, prepare
+from zh_embedder.core.options import at_least, choose
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, own_rank
-from zh_embedder.data.text_files import FIELDS, Reader, find_texts
+from zh_embedder.data.text_files import Reader, find_texts
 from zh_embedder.models.encoder import TOKENS_PER_BATCH, Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import EncoderSpec, position_limit
@@ -47,6 +47,94 @@ BLOCK = 8192  # texts that are tokenised, sorted by length and encoded together
 SHARD_SIZE = 65536
 SIDES = ("query", "key")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeOptions:
+    """How texts become vectors, and how these are kept."""
+
+    task: str | None = None  # whose instruction stands in front of the texts
+    side: str | None = None  # query or key; needed where the model tells the two apart
+    prompt: str | None = None  # stands in front of the texts, instead of a task's instruction
+    field: str | None = None  # of the text; by default the first there is of `text_files.FIELDS`
+    with_title: bool = False
+    max_length: int | None = None  # tokens; by default the model's
+    tokens_per_batch: int = TOKENS_PER_BATCH
+    dtype: str = "auto"
+    shard_size: int = SHARD_SIZE
+    file_format: str = "npy"
+    vector_dtype: str = "float32"
+    overwrite: bool = False  # start anew; else shards that are there are kept
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        choose("side", self.side, SIDES)
+        choose("dtype", self.dtype, ("auto", *DTYPES))
+        choose("format", self.file_format, FILE_FORMATS)
+        choose("vector_dtype", self.vector_dtype, VECTOR_DTYPES)
+        for name in ("max_length", "tokens_per_batch", "shard_size"):
+            at_least(name, getattr(self, name), 1)
+
+
+def encode_files(
+    encoder: Encoder | str,
+    inputs: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    options: EncodeOptions = EncodeOptions(),
+    name: str | None = None,
+) -> None:
+    """Encode files of texts into a folder of vectors; what an earlier, killed run has finished is kept.
+
+    Under a launcher every rank must call this, and each writes its own shards; no rank waits for another.
+
+    Args:
+        encoder: an encoder, or what names one: a run, a checkpoint, an encoder's folder, a hub name.
+        inputs: .jsonl or .txt (a text per line), plain, .gz or .zst; folders, globs.
+        folder: of the vectors; `open_vectors` reads it.
+        options: how.
+        name: of the encoder in the manifest; by default what named it.
+
+    Raises:
+        UserError: wrong lines, options that do not go with this model, or a folder of vectors made in another way.
+    """
+    rank, ranks = own_rank()
+    reader = Reader(find_texts([str(path) for path in inputs]), options.field, options.with_title)
+    encoder, name = loaded(encoder, options.side, name)
+    prepare(encoder.device)
+    manifest = make_manifest(encoder, reader, options, name=name, rank=rank)
+    folder = Path(folder).expanduser()
+    with only_writer(folder, rank):
+        todo = start_folder(folder, manifest, rank=rank, ranks=ranks, overwrite=options.overwrite)
+        own = len(manifest.shards[rank::ranks])
+        logger.info(
+            "encode: %d texts, %d shards, prompt %r, at most %d tokens, %s on %s",
+            *(manifest.texts, len(manifest.shards), manifest.prompt, manifest.max_length, manifest.dtype),
+            encoder.device.type,
+        )
+        if len(todo) < own:
+            logger.info("encode: %d of %d shards are there already and are kept", own - len(todo), own)
+        if todo:
+            meter = Meter(manifest, todo, rank=rank, ranks=ranks)
+            texts = reader.texts(manifest.inputs, todo, shard_size=manifest.shard_size)
+            made = blocks(texts, encoder.tokenizer, manifest, todo)
+            # On a CPU every core computes already, and tokenising is a percent of the work: a thread gains nothing.
+            made = made if encoder.device.type == "cpu" else ahead(made)
+            with meter.bar:
+                encode_shards(
+                    encoder, made, manifest, folder, tokens_per_batch=options.tokens_per_batch, on_batch=meter.add
+                )
+            meter.summarise()
+    missing = missing_shards(folder, manifest)
+    rest = f"; {len(missing)} of {len(manifest.shards)} shards are still to come from other ranks" if missing else ""
+    logger.info("encode: %s%s", folder, rest)
+
+
+def loaded(encoder: Encoder | str, side: str | None, name: str | None) -> tuple[Encoder, str]:
+    """Load what is only named, onto this process's own device; returns the encoder and its name."""
+    if isinstance(encoder, Encoder):
+        return encoder, name or type(encoder).__name__
+    return Encoder.from_pretrained(encoder_of_side(encoder, side), device=own_device()), name or encoder
 
 
 # ---- encoding -------------------------------------------------------------------------------------------------------
@@ -155,45 +243,45 @@ def finite(vectors: NDArray[np.float32], ids: Sequence[str], manifest: Manifest)
 # ---- what decides the vectors ---------------------------------------------------------------------------------------
 
 
-def prompt_and_length(args: argparse.Namespace, spec: EncoderSpec) -> tuple[str, int]:
+def prompt_and_length(options: EncodeOptions, spec: EncoderSpec) -> tuple[str, int]:
     """Return what stands in front of the texts, and their longest length.
 
     Raises:
-        UserError: queries and keys are encoded in different ways, and the flags do not say which these texts are.
+        UserError: queries and keys are encoded in different ways, and the options do not say which these texts are.
     """
     lengths = (spec.query_max_length, spec.key_max_length)
-    if args.prompt is not None:
-        if args.task is not None:
+    if options.prompt is not None:
+        if options.task is not None:
             raise UserError("--task: stands beside --prompt, expected one of them")
-        length = max(lengths) if args.side is None else lengths[SIDES.index(args.side)]
-        return args.prompt, args.max_length or length
-    prompts = (spec.prefix(args.task, 0), spec.prefix(args.task, 1))
-    if args.side is None and (prompts[0] != prompts[1] or (args.max_length is None and lengths[0] != lengths[1])):
+        length = max(lengths) if options.side is None else lengths[SIDES.index(options.side)]
+        return options.prompt, options.max_length or length
+    prompts = (spec.prefix(options.task, 0), spec.prefix(options.task, 1))
+    if options.side is None and (prompts[0] != prompts[1] or (options.max_length is None and lengths[0] != lengths[1])):
         both = " and ".join(
             f"{side} ({prompt!r}, {length} tokens)"
             for side, prompt, length in zip(SIDES, prompts, lengths, strict=True)
         )
         raise UserError(f"--side: is missing; this model tells {both} apart, expected one of the two")
-    side = SIDES.index(args.side or "key")
-    return prompts[side], args.max_length or lengths[side]
+    side = SIDES.index(options.side or "key")
+    return prompts[side], options.max_length or lengths[side]
 
 
-def make_manifest(args: argparse.Namespace, encoder: Encoder, reader: Reader, *, rank: int) -> Manifest:
+def make_manifest(encoder: Encoder, reader: Reader, options: EncodeOptions, *, name: str, rank: int) -> Manifest:
     """Gather all that decides the vectors; checks the inputs.
 
     Raises:
-        UserError: wrong lines, or flags that do not go with this model.
+        UserError: wrong lines, or options that do not go with this model.
     """
     spec = encoder.spec
-    prompt, max_length = prompt_and_length(args, spec)
+    prompt, max_length = prompt_and_length(options, spec)
     low, limit = encoder.tokenizer.num_special_tokens_to_add() + 1, position_limit(encoder.config)
     if max_length < low:  # the tokenizer would not cut at all
         raise reject("--max_length", max_length, f"{low} or more: special tokens count too")
     if limit and max_length > limit:
         raise reject("--max_length", max_length, f"at most {limit}, the positions of this model")
     return Manifest(
-        model=args.model,
-        dtype=dtype_name(args.dtype, encoder.device),
+        model=name,
+        dtype=dtype_name(options.dtype, encoder.device),
         weights=weights_hash(encoder.state_dict()),
         tokenizer=tokenizer_hash(encoder.tokenizer),
         pooling=spec.pooling,
@@ -202,58 +290,13 @@ def make_manifest(args: argparse.Namespace, encoder: Encoder, reader: Reader, *,
         dimension=encoder.dimension,
         prompt=prompt,
         max_length=max_length,
-        field=args.field,
-        with_title=args.with_title,
-        shard_size=args.shard_size,
-        file_format=args.format,
-        vector_dtype=args.vector_dtype,
+        field=options.field,
+        with_title=options.with_title,
+        shard_size=options.shard_size,
+        file_format=options.file_format,
+        vector_dtype=options.vector_dtype,
         inputs=reader.inputs(show_progress=rank == 0),
     )
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `zh-embedder encode`."""
-    parser.add_argument("model", metavar="MODEL", help="a run, checkpoint, encoder, or hub name")
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help=".jsonl or .txt (a text per line), plain, .gz or .zst; folders, globs",
-    )
-    parser.add_argument("--output_dir", "--output", required=True, metavar="DIR", help="folder of the vectors")
-    parser.add_argument("--task", help="whose instruction stands in front of the texts")
-    parser.add_argument("--side", choices=SIDES, help="what the texts are; needed where the model tells the two apart")
-    parser.add_argument("--prompt", help="stands in front of the texts, instead of a task's instruction")
-    parser.add_argument("--field", help=f"field of the text; by default the first there is of {', '.join(FIELDS)}")
-    parser.add_argument("--with_title", action="store_true", help="put the field `title`, if any, in front of the text")
-    parser.add_argument("--max_length", type=positive, metavar="N", help="tokens of a text; by default the model's")
-    parser.add_argument(
-        "--tokens_per_batch",
-        type=positive,
-        default=TOKENS_PER_BATCH,
-        metavar="N",
-        help="tokens of one forward (%(default)s)",
-    )
-    parser.add_argument(
-        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto is bf16 where the hardware gains, else fp32"
-    )
-    parser.add_argument(
-        "--shard_size", type=positive, default=SHARD_SIZE, metavar="N", help="texts of a shard (%(default)s)"
-    )
-    parser.add_argument("--format", choices=FILE_FORMATS, default="npy", help="of the shards (%(default)s)")
-    parser.add_argument("--vector_dtype", choices=VECTOR_DTYPES, default="float32", help="on disk (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="start anew; else shards that are there are kept")
-
-
-def positive(text: str) -> int:
-    """Read a whole number above zero; argparse says what was wrong."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")
-    return number
 
 
 def encoder_of_side(model: str, side: str | None) -> str:
@@ -268,37 +311,3 @@ def encoder_of_side(model: str, side: str | None) -> str:
     if side is None:
         raise UserError(f"--side: is missing; this run has two encoders, expected one of {' and '.join(SIDES)}")
     return key if side == "key" else encoder_folder(model)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Encode files of texts into a folder of vectors; what an earlier, killed run has finished is kept."""
-    rank, ranks = own_rank()
-    reader = Reader(find_texts(args.inputs), args.field, args.with_title)
-    device = own_device()
-    prepare(device)
-    encoder = Encoder.from_pretrained(encoder_of_side(args.model, args.side), device=device)
-    manifest, folder = make_manifest(args, encoder, reader, rank=rank), Path(args.output_dir).expanduser()
-    with only_writer(folder, rank):
-        todo = start_folder(folder, manifest, rank=rank, ranks=ranks, overwrite=args.overwrite)
-        own = len(manifest.shards[rank::ranks])
-        logger.info(
-            "encode: %d texts, %d shards, prompt %r, at most %d tokens, %s on %s",
-            *(manifest.texts, len(manifest.shards), manifest.prompt, manifest.max_length, manifest.dtype),
-            encoder.device.type,
-        )
-        if len(todo) < own:
-            logger.info("encode: %d of %d shards are there already and are kept", own - len(todo), own)
-        if todo:
-            meter = Meter(manifest, todo, rank=rank, ranks=ranks)
-            texts = reader.texts(manifest.inputs, todo, shard_size=manifest.shard_size)
-            made = blocks(texts, encoder.tokenizer, manifest, todo)
-            # On a CPU every core computes already, and tokenising is a percent of the work: a thread gains nothing.
-            made = made if encoder.device.type == "cpu" else ahead(made)
-            with meter.bar:
-                encode_shards(
-                    encoder, made, manifest, folder, tokens_per_batch=args.tokens_per_batch, on_batch=meter.add
-                )
-            meter.summarise()
-    missing = missing_shards(folder, manifest)
-    rest = f"; {len(missing)} of {len(manifest.shards)} shards are still to come from other ranks" if missing else ""
-    logger.info("encode: %s%s", folder, rest)

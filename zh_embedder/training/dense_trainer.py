@@ -18,7 +18,7 @@ from zh_embedder.core.ranks import world
 from zh_embedder.data.collator import Batch, Collator, RankBatches, TrainRows, TrainSet
 from zh_embedder.data.loader import PlanLoader
 from zh_embedder.data.plan import MIXED, Shares
-from zh_embedder.evaluation.measure import Model
+from zh_embedder.evaluation.model import Model
 from zh_embedder.losses.batch import EmbeddedBatch
 from zh_embedder.losses.table import LossTerm, sees_queries, total_loss, watch
 from zh_embedder.models.attention import obstacle

@@ -12,10 +12,13 @@ from zh_embedder.config.evaluation import MEAN, EvalArguments
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, read_json
 from zh_embedder.evaluation.means import over_tasks
-from zh_embedder.evaluation.measure import Model, measure_bm25, measure_model
+from zh_embedder.evaluation.measure import measure_bm25, measure_model
+from zh_embedder.evaluation.model import Model
 from zh_embedder.evaluation.outcome import Outcome, Role
-from zh_embedder.evaluation.set_readers import read_set
-from zh_embedder.evaluation.sets import EvalSet, RetrievalSet, find_sets, read_eval_data
+from zh_embedder.evaluation.read_retrieval import read_eval_data
+from zh_embedder.evaluation.read_set import read_set
+from zh_embedder.evaluation.set_files import find_sets
+from zh_embedder.evaluation.sets import EvalSet, RetrievalSet
 from zh_embedder.models.spec import EncoderSpec
 
 logger = logging.getLogger(__name__)

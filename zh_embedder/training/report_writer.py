@@ -15,8 +15,8 @@ from zh_embedder.models.folders import encoder_folder
 from zh_embedder.models.lora import has_lora
 from zh_embedder.models.spec import read_spec
 from zh_embedder.report.decline import Points, RunFacts, TaskFacts
-from zh_embedder.report.page import Report, SetReport, write_report
-from zh_embedder.report.page_data import verdict_of
+from zh_embedder.report.page import write_report
+from zh_embedder.report.page_data import Report, SetReport, verdict_of
 from zh_embedder.report.verdict import Verdict, terminal
 from zh_embedder.training.dense_trainer import DenseTrainer
 from zh_embedder.training.evaluate import FOLDER, WORDS, curves, load_outcomes

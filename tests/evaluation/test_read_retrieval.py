@@ -8,7 +8,9 @@ import pytest
 
 from tests.jsonl import as_lines as lines
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.sets import RetrievalSet, find_sets, read_eval_data, read_retrieval_set
+from zh_embedder.evaluation.read_retrieval import read_eval_data, read_retrieval_set
+from zh_embedder.evaluation.set_files import find_sets
+from zh_embedder.evaluation.sets import RetrievalSet
 
 QUERIES = [{"id": "q0", "text": "问零", "task": "qa"}, {"id": "q1", "text": "问一", "task": "qa"}]
 KEYS = [

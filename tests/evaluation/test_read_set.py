@@ -4,13 +4,15 @@ import gzip
 
 import pytest
 
-from tests.evaluation.test_sets import write_set
+from tests.evaluation.test_read_retrieval import write_set
 from tests.jsonl import write
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.means import over_queries
+from zh_embedder.evaluation.read_reranking import key_id
+from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.retrieval_metrics import per_query
-from zh_embedder.evaluation.set_readers import key_id, read_set
-from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet, find_sets
+from zh_embedder.evaluation.set_files import find_sets
+from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet
 
 PAIRS = [
     {"text1": "甲", "text2": "乙", "score": 4.5, "task": "sts"},

@@ -1,0 +1,72 @@
+"""`zh-embedder encode`: files of texts to a folder of vectors."""
+
+from __future__ import annotations
+
+import argparse
+
+from zh_embedder.core.machine import DTYPES
+from zh_embedder.data.text_files import FIELDS
+from zh_embedder.models.encoder import TOKENS_PER_BATCH
+from zh_embedder.search.encode_files import SHARD_SIZE, SIDES, EncodeOptions, encode_files
+from zh_embedder.search.vector_store import FILE_FORMATS, VECTOR_DTYPES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `zh-embedder encode`."""
+    parser.add_argument("model", metavar="MODEL", help="a run, checkpoint, encoder, or hub name")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help=".jsonl or .txt (a text per line), plain, .gz or .zst; folders, globs",
+    )
+    parser.add_argument("--output_dir", "--output", required=True, metavar="DIR", help="folder of the vectors")
+    parser.add_argument("--task", help="whose instruction stands in front of the texts")
+    parser.add_argument("--side", choices=SIDES, help="what the texts are; needed where the model tells the two apart")
+    parser.add_argument("--prompt", help="stands in front of the texts, instead of a task's instruction")
+    parser.add_argument("--field", help=f"field of the text; by default the first there is of {', '.join(FIELDS)}")
+    parser.add_argument("--with_title", action="store_true", help="put the field `title`, if any, in front of the text")
+    parser.add_argument("--max_length", type=positive, metavar="N", help="tokens of a text; by default the model's")
+    parser.add_argument(
+        "--tokens_per_batch",
+        type=positive,
+        default=TOKENS_PER_BATCH,
+        metavar="N",
+        help="tokens of one forward (%(default)s)",
+    )
+    parser.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto is bf16 where the hardware gains, else fp32"
+    )
+    parser.add_argument(
+        "--shard_size", type=positive, default=SHARD_SIZE, metavar="N", help="texts of a shard (%(default)s)"
+    )
+    parser.add_argument("--format", choices=FILE_FORMATS, default="npy", help="of the shards (%(default)s)")
+    parser.add_argument("--vector_dtype", choices=VECTOR_DTYPES, default="float32", help="on disk (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="start anew; else shards that are there are kept")
+
+
+def positive(text: str) -> int:
+    """Read a whole number above zero; argparse says what was wrong."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")
+    return number
+
+
+def run(args: argparse.Namespace) -> None:
+    """Encode files of texts into a folder of vectors; what an earlier, killed run has finished is kept."""
+    options = EncodeOptions(
+        task=args.task,
+        side=args.side,
+        prompt=args.prompt,
+        field=args.field,
+        with_title=args.with_title,
+        max_length=args.max_length,
+        tokens_per_batch=args.tokens_per_batch,
+        dtype=args.dtype,
+        shard_size=args.shard_size,
+        file_format=args.format,
+        vector_dtype=args.vector_dtype,
+        overwrite=args.overwrite,
+    )
+    encode_files(args.model, args.inputs, args.output_dir, options=options)

@@ -1,0 +1,44 @@
+"""An encoder folder of ours -> a folder for sentence-transformers, with prompts, a model card and proven parity."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from zh_embedder.core.errors import exit_code
+from zh_embedder.export.sentence_transformers import export
+from zh_embedder.models.folders import encoder_folder, key_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `zh-embedder export`."""
+    parser.add_argument("encoder", help="folder of a run, a checkpoint or an encoder")
+    parser.add_argument("out", help="folder to write")
+    parser.add_argument("--default_task", help="task whose instructions encode_query and encode_document use")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    parser.add_argument("--half", action="store_true", help="store weights as fp16: half the size, loaded as fp32")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export and say how equal the vectors are; of a run with two encoders, both, each into a folder below."""
+    key = key_folder(args.encoder)
+    folders = {args.out: args.encoder}
+    if key is not None:
+        folders = {str(Path(args.out) / "query"): encoder_folder(args.encoder), str(Path(args.out) / "key"): key}
+    for out, source in folders.items():
+        found = export(source, out, default_task=args.default_task, overwrite=args.overwrite, half=args.half)
+        sys.stdout.write(f"exported {out}\n")
+        sys.stdout.write(
+            f"parity with sentence-transformers: max |diff| {found.largest:.1e} over {len(found.by_prompt)} prompts\n"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m zh_embedder.export ENCODER OUT`."""
+    example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
+    parser = argparse.ArgumentParser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    return exit_code(lambda: run(args))

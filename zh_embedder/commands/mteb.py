@@ -1,0 +1,72 @@
+"""`zh-embedder mteb`: a model measured with the official mteb package, as a table and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from zh_embedder.core.files import beside_file
+from zh_embedder.evaluation.mteb import C_MTEB, Score, cannot_reach, measure
+
+OUTPUT = "mteb-results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `zh-embedder mteb`."""
+    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, an encoder, or a hub name")
+    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="mteb's names; by default all of the benchmark")
+    parser.add_argument("--benchmark", default=C_MTEB, help="by default C-MTEB: %(default)s")
+    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only their subsets, such as cmn")
+    parser.add_argument(
+        "--prompts",
+        nargs="+",
+        default=[],
+        metavar="NAME=TASK",
+        help="task of ours whose instructions a task of mteb, or all of a type, is measured with, such as "
+        "Retrieval=qa CmedqaRetrieval=law STS=; by default the encoder's default task or qa for retrieval and "
+        "reranking, and sts, if it knows it, for everything else",
+    )
+    parser.add_argument("--no-instruction", action="store_true", help="measure without any instruction")
+    parser.add_argument(
+        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest that loses no range here"
+    )
+    parser.add_argument("--output", default=OUTPUT, metavar="DIR", help="folder for mteb's JSON; default %(default)s")
+    parser.add_argument("--json", metavar="FILE", help="write [{model, data, metric, value}, ...]")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure a model with mteb and show a table."""
+    output = Path(args.output)
+    scores, missing = measure(
+        args.model,
+        args.tasks,
+        output,
+        benchmark=args.benchmark,
+        languages=args.languages,
+        prompts=args.prompts,
+        instruct=not args.no_instruction,
+        dtype=args.dtype,
+    )
+    if scores:
+        sys.stdout.write(show(scores))
+    if args.json:
+        rows = [{"model": args.model, "data": s.task, "metric": s.metric, "value": s.value} for s in scores]
+        beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
+    if missing:
+        raise cannot_reach(missing, output)
+
+
+def show(scores: Sequence[Score]) -> str:
+    """Lay scores out: a line for each task, the mean of each type, and the mean of all."""
+    wide = max(4, *(len(score.task) for score in scores)) + 2
+    lines = [f"{'task':{wide}}{'type':20}{'metric':20}{'score':>8}"]
+    lines += [f"{s.task:{wide}}{s.kind:20}{s.metric:20}{s.value:8.4f}" for s in scores]
+    kinds = dict.fromkeys(score.kind for score in scores)
+    means = {kind: [score.value for score in scores if score.kind == kind] for kind in kinds}
+    if len(scores) > 1:
+        lines += [f"{'mean':{wide}}{kind:40}{sum(found) / len(found):8.4f}" for kind, found in means.items()]
+        lines.append(f"{'mean':{wide}}{'of tasks':40}{sum(score.value for score in scores) / len(scores):8.4f}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,123 @@
+"""Files of evaluation sets: where they are, their lines, ids and names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.data.schema import parse_object
+from zh_embedder.data.sources import read_lines
+
+BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
+FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
+TRAIN, TEST = "train.jsonl", "test.jsonl"  # of a folder of labelled texts
+PAIRS = '{"text1": ..., "text2": ..., "score": ...}'
+LABELS = '{"text": ..., "label": ...}'
+QUERIES = '{"query": ..., "pos": [...], "neg": [...]}'
+RANKED = '{"query": ..., "key": [...], "pos_index": [...]}'
+EXAMPLES = (PAIRS, LABELS, QUERIES, RANKED)
+ALIASES = {"positive": "pos", "negative": "neg"}  # mteb's names in C-MTEB's reranking files
+
+
+def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) -> list[Path]:
+    """Turn what was typed behind --eval_data or --data into folders and files, `llm-embedder:` looked up.
+
+    A folder that holds no set itself stands for the sets below it.
+
+    Raises:
+        UserError: nothing is there; the nearest name is offered.
+    """
+    found: list[Path] = []
+    for spec in specs:
+        name = spec.removeprefix("llm-embedder:")
+        if name != spec and data_root is None:
+            raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where it points to")
+        path = (Path(data_root) / name if name != spec and data_root else Path(name)).expanduser()
+        if not path.exists():
+            beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+            raise UserError(f"{flag}: no such file or folder: {path}{nearest(path.name, beside)}")
+        found += [path] if path.is_file() or is_set(path) else (sorted(below(path)) or [path])
+    return found
+
+
+def is_set(folder: Path) -> bool:
+    """Tell whether a folder, or its `test/`, is a set of some kind."""
+    names = (BEIR[0], FLAG_EMBEDDING[0])
+    return has(folder, TEST) or any(has(place, name) for place in (folder, folder / "test") for name in names)
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """Yield the sets below a folder."""
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if is_set(inner):
+            yield inner
+        else:
+            yield from below(inner)
+
+
+def find(folder: Path, name: str, expected: Sequence[str]) -> Path:
+    """Return a file of a folder, plain or compressed."""
+    for suffix in ("", ".gz", ".zst"):
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
+    kind = "a BEIR" if expected is BEIR else "FlagEmbedding's"
+    raise UserError(f"{folder}: {name}: is missing, expected {kind} folder: {', '.join(expected)}")
+
+
+def has(folder: Path, name: str) -> bool:
+    """Tell whether a folder holds a file, plain or compressed."""
+    return any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz", ".zst"))
+
+
+def name_of(path: Path) -> str:
+    """Short name of a set: the last two parts of its path that say something."""
+    parts = [part for part in path.parts if part not in ("test", "/", "..", ".")]
+    return "/".join(parts[-2:])
+
+
+def read_rows(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`path:line`, object) of a file of JSON Lines, blank lines left out.
+
+    Raises:
+        UserError: a line is no object, or the file cannot be read.
+    """
+    for number, text in read_lines(path):
+        if isinstance(text, UserError):
+            raise text
+        if text:
+            yield f"{path}:{number}", parse_object(text, f"{path}:{number}", example)
+
+
+def identity(raw: Mapping[str, Any], where: str, *names: str) -> str:
+    """Return the id of a line, under the first of these names that it has, as a string."""
+    for name in names:
+        if isinstance(value := raw.get(name), str | int) and not isinstance(value, bool):
+            return str(value)
+    raise reject(f"{where}: {names[0]}", raw.get(names[0]), "a string or a whole number")
+
+
+def only_task(tasks: set[Any], where: str) -> str | None:
+    """Return the task that all lines name, or None.
+
+    Raises:
+        UserError: they name several.
+    """
+    if len(tasks) > 1:
+        raise UserError(f"{where}: queries of several tasks ({', '.join(map(str, tasks))}), expected one")
+    return next(iter(tasks), None)
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`path:line`, object) of a file, mteb's names turned into ours.
+
+    Raises:
+        UserError: a line is no object, or there is none.
+    """
+    empty = True
+    for where, raw in read_rows(path, " or ".join(EXAMPLES)):
+        empty = False
+        yield where, {ALIASES.get(name, name): value for name, value in raw.items()}
+    if empty:
+        raise UserError(f"{path}: got no lines, expected some such as {' or '.join(EXAMPLES)}")
