@@ -3,11 +3,11 @@
 import pytest
 
 from zh_embedder.evaluation.means import mean, over_queries, over_sets, over_tasks
-from zh_embedder.evaluation.outcome import Outcome
+from zh_embedder.evaluation.outcome import Outcome, Role
 
 
 def outcome(data, task, value, metric="ndcg@10"):
-    return Outcome("m", data, task, "retrieval", {metric: value, "threshold": 9.0})
+    return Outcome("m", data, task, "retrieval", {metric: value, "threshold": 9.0}, role=Role.BASE)
 
 
 def test_the_mean_of_nothing_is_zero():

@@ -5,7 +5,7 @@ import pytest
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation import metrics
-from zh_embedder.evaluation.means import mean
+from zh_embedder.evaluation.means import over_queries
 from zh_embedder.evaluation.metrics import RANKED, STATISTICS, TABLE, Metric, Named, is_score, of_kind, parse
 from zh_embedder.evaluation.probes import measure_labels, measure_pairs
 from zh_embedder.evaluation.retrieval_metrics import NAMES, per_query
@@ -78,9 +78,9 @@ def test_a_metric_of_our_own_is_a_row_and_a_function(monkeypatch):
     found = per_query(["noise@2", "mrr@2"], qrels, run)
     assert found["noise@2"] == {"q": 0.5, "r": 0.5, "s": 0.0}  # of the equal a and b, b comes first, as in trec_eval
     assert found["mrr@2"] == mean_of_each(["mrr@2"], qrels, run)
-    assert mean(["noise@2"], qrels, run)["noise@2"] == pytest.approx(1 / 3)
+    assert over_queries(found)["noise@2"] == pytest.approx(1 / 3)
     assert "noise" not in NAMES  # which were read when the program started
 
 
 def mean_of_each(names, qrels, run):
-    return {query: mean(names, {query: qrels[query]}, run)[names[0]] for query in qrels}
+    return {query: over_queries(per_query(names, {query: qrels[query]}, run))[names[0]] for query in qrels}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from zh_embedder.evaluation.metrics import is_score
 from zh_embedder.evaluation.outcome import Outcome
-
-THRESHOLD = "threshold"  # the one value of a measurement that is no score
 
 
 def mean(values: Collection[float]) -> float:
@@ -21,7 +20,7 @@ def over_queries(items: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def over_sets(outcomes: Sequence[Outcome], metric: str) -> float | None:
     """Mean of a metric over sets; None of a threshold, which tells where scores lie and not how good they are."""
-    return None if metric == THRESHOLD else mean([outcome.values[metric] for outcome in outcomes])
+    return mean([outcome.values[metric] for outcome in outcomes]) if is_score(metric) else None
 
 
 def over_tasks(outcomes: Sequence[Outcome]) -> float:
