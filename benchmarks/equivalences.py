@@ -20,7 +20,7 @@ from tests.backbones import build
 from tests.models.test_gradcache import SPEC, Pad, all_kept, texts_of
 from zh_embedder.data.schema import GROUP, LABELLED
 from zh_embedder.losses import table as objectives
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.batch import LossBatch
 from zh_embedder.losses.table import LOSSES, LossTerm, data_of, total_loss
 from zh_embedder.models import forward
 
@@ -36,14 +36,14 @@ def variants() -> list[tuple[str, dict]]:
     return list(first.items())
 
 
-def batch_of(name: str) -> tuple[EmbeddedBatch, object]:
+def batch_of(name: str) -> tuple[LossBatch, object]:
     """Return a batch that fits a loss, and the naive version."""
     if LOSSES[name].data == GROUP:
         return test_losses.make_batch(d=4), test_losses.naive
     return test_pair_losses.of_kind(test_pair_losses.make_step(d=4), name), test_pair_losses.naive
 
 
-def with_vectors(batch: EmbeddedBatch, queries: torch.Tensor, keys: torch.Tensor, name: str) -> EmbeddedBatch:
+def with_vectors(batch: LossBatch, queries: torch.Tensor, keys: torch.Tensor, name: str) -> LossBatch:
     kind = LOSSES[name].data
     changed = replace(batch, queries=queries, keys=queries if kind == LABELLED else keys)
     return changed if kind == GROUP else replace(changed, step_queries=queries)
@@ -96,14 +96,14 @@ def cached(name: str, options: dict) -> float:
     return largest(*found)
 
 
-def step_of(vectors: torch.Tensor, name: str) -> EmbeddedBatch:
+def step_of(vectors: torch.Tensor, name: str) -> LossBatch:
     """Return a step of one process from the vectors of its texts."""
     size = KEYS if LOSSES[name].data == GROUP else 1
     queries, keys = vectors[:QUERIES], vectors[QUERIES : QUERIES * (1 + size)]
     if LOSSES[name].data == LABELLED:
         keys = queries
     texts = torch.arange(1, len(keys) + 1)
-    return EmbeddedBatch(
+    return LossBatch(
         queries=queries,
         keys=keys,
         group=torch.arange(len(keys)).view(QUERIES, size),

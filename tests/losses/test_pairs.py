@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.batch import LossBatch
 from zh_embedder.losses.pairs import (
     angle,
     complex_quotient,
@@ -121,7 +121,7 @@ def make_step(n=9, *, seed=0, d=6, rows=None, unique=None):
     labels = torch.randint(1, 4, (n,), generator=rng)
     chosen = torch.tensor(rows if rows is not None else list(range(n)))
     counts = torch.arange(len(chosen)) < (unique or len(chosen))
-    return EmbeddedBatch(
+    return LossBatch(
         queries=left[chosen],
         keys=right[chosen],
         group=torch.arange(len(chosen)).view(-1, 1),
@@ -180,7 +180,7 @@ def pairs(*sims, scores):
     left = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(len(sims), 2)
     right = torch.tensor([[s, math.sqrt(1 - s * s)] for s in sims], dtype=torch.float64)
     every = torch.arange(len(sims))
-    return EmbeddedBatch(
+    return LossBatch(
         queries=left,
         keys=right,
         group=every.view(-1, 1),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import GROUP
-from zh_embedder.losses.batch import EmbeddedBatch, excluded, other_queries, own_scores, similarity
+from zh_embedder.losses.batch import LossBatch, excluded, other_queries, own_scores, similarity
 from zh_embedder.losses.retrieval import false_negatives, info_nce, margin_mse, ranked_distillation, teacher_kl, triplet
 from zh_embedder.losses.table import LOSSES, LossTerm, total_loss
 
@@ -188,7 +188,7 @@ def make_batch(*, seed=0, metric="cos", ranks=3, rank=1, b=3, g=4, d=5):
     positives[1, 1] = texts[group[2, 1]]  # stands among the negatives of this rank's query 2
     counts = torch.ones(keys_total, dtype=torch.bool)
     counts[-2 * g :] = False  # the last two rows of the last rank were repeated
-    return EmbeddedBatch(
+    return LossBatch(
         queries=step_queries[rank * b : (rank + 1) * b].clone(),
         keys=keys,
         group=group,
@@ -231,7 +231,7 @@ def test_every_loss_is_in_the_tables_of_this_file():
 
 
 def by_hand(*keys, group, teacher=None, known=(), texts=None, counts=None, weight=1.0):
-    return EmbeddedBatch(
+    return LossBatch(
         queries=torch.ones(1, 1, dtype=torch.float64),
         keys=torch.tensor(keys, dtype=torch.float64).log().unsqueeze(1),
         group=torch.tensor([group]),
@@ -339,7 +339,7 @@ def test_margin_mse_does_not_learn_from_keys_that_the_teacher_never_saw():
 
 def test_the_other_sides_of_info_nce_by_hand():
     # D = 1, as above, and two queries: 1 for the positive 3, 2 for the positive 5. The products are logarithms.
-    batch = EmbeddedBatch(
+    batch = LossBatch(
         queries=torch.tensor([[1.0], [2.0]]),
         keys=torch.tensor([[3.0], [5.0]]),
         group=torch.tensor([[0], [1]]),
@@ -477,7 +477,7 @@ def step(queries, keys, teacher, rows, unique, *, metric):
     n, g = len(rows), keys.shape[1]
     counts = torch.arange(n) < unique
     texts = 1 + torch.tensor(rows).unsqueeze(1) * g + torch.arange(g)  # (n, G)
-    return EmbeddedBatch(
+    return LossBatch(
         queries=queries[rows],
         keys=keys[rows].flatten(0, 1),
         group=torch.arange(n * g).view(n, g),

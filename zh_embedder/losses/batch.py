@@ -18,7 +18,7 @@ NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedBatch:
+class LossBatch:
     """Everything that a loss may look at."""
 
     queries: Tensor  # (B, D) local queries
@@ -45,7 +45,7 @@ class EmbeddedBatch:
         """False where a query of the step was repeated to fill it, (N,)."""
         return self.key_counts[:: self.group.shape[1]]
 
-    def rows(self, chosen: slice) -> EmbeddedBatch:
+    def rows(self, chosen: slice) -> LossBatch:
         """Return the batch with some of its local queries, against the same step."""
         return replace(
             self,
@@ -56,7 +56,7 @@ class EmbeddedBatch:
             teacher=None if self.teacher is None else self.teacher[chosen],
         )
 
-    def truncated(self, dimensions: int) -> EmbeddedBatch:
+    def truncated(self, dimensions: int) -> LossBatch:
         """Return the batch with the first `dimensions` of every vector, normalised anew where cosines are compared."""
 
         def cut(vectors: Tensor) -> Tensor:
@@ -67,27 +67,27 @@ class EmbeddedBatch:
         return replace(self, queries=cut(self.queries), keys=cut(self.keys), step_queries=queries)
 
 
-def scores_of(batch: EmbeddedBatch, left: Tensor, right: Tensor) -> Tensor:
+def scores_of(batch: LossBatch, left: Tensor, right: Tensor) -> Tensor:
     """Scores of each vector against each other one in the batch's metric, (A, D) x (C, D) -> (A, C)."""
     return SIMILARITIES[batch.metric](left, right)
 
 
-def similarity(batch: EmbeddedBatch) -> Tensor:
+def similarity(batch: LossBatch) -> Tensor:
     """Scores of each local query against each key of the step, (B, P)."""
     return scores_of(batch, batch.queries, batch.keys)
 
 
-def row_scores(batch: EmbeddedBatch, left: Tensor, right: Tensor) -> Tensor:
+def row_scores(batch: LossBatch, left: Tensor, right: Tensor) -> Tensor:
     """Scores of vectors side by side, (..., D) x (..., D) -> (...)."""
     return -((left - right) ** 2).sum(dim=-1) if batch.metric == "l2" else (left * right).sum(dim=-1)
 
 
-def own_scores(batch: EmbeddedBatch) -> Tensor:
+def own_scores(batch: LossBatch) -> Tensor:
     """Scores of each query against its own group only, (B, G)."""
     return row_scores(batch, batch.queries.unsqueeze(1), batch.keys[batch.group])
 
 
-def known_positives(batch: EmbeddedBatch, texts: Tensor) -> Tensor:
+def known_positives(batch: LossBatch, texts: Tensor) -> Tensor:
     """Which of some texts, (C,), are known positives of which query, (B, C)."""
     mask = torch.zeros(len(batch.queries), len(texts), dtype=torch.bool, device=texts.device)
     for known in batch.positive_texts.unbind(dim=1):  # (B,) one known positive of each query at a time: no (B, C, M)
@@ -95,7 +95,7 @@ def known_positives(batch: EmbeddedBatch, texts: Tensor) -> Tensor:
     return mask
 
 
-def excluded(batch: EmbeddedBatch) -> Tensor:
+def excluded(batch: LossBatch) -> Tensor:
     """Which keys must not serve as negatives of which query, (B, P).
 
     True for a key whose text is a known positive of the query and for the keys of repeated rows; always False for the
@@ -105,7 +105,7 @@ def excluded(batch: EmbeddedBatch) -> Tensor:
     return mask.scatter(1, batch.group[:, :1], False)
 
 
-def skipped(batch: EmbeddedBatch, *, in_batch: bool) -> Tensor:
+def skipped(batch: LossBatch, *, in_batch: bool) -> Tensor:
     """Keys that a query's sum leaves out, (B, P): the excluded ones and, without in-batch negatives, all others' keys.
 
     A repeated row still sees its own positive: it weighs nothing, but must stay finite.
@@ -114,7 +114,7 @@ def skipped(batch: EmbeddedBatch, *, in_batch: bool) -> Tensor:
     return skip if in_batch else skip | torch.ones_like(skip).scatter(1, batch.group, False)
 
 
-def other_queries(batch: EmbeddedBatch) -> Tensor:
+def other_queries(batch: LossBatch) -> Tensor:
     """Which queries of the step may stand as negatives beside which local query, (B, N).
 
     Not itself, not a repeated row, not a query of the same text, and not one that was asked for a known positive.
@@ -132,6 +132,6 @@ def need(value: Tensor | None, what: str) -> Tensor:
     return value
 
 
-def weighted_sum(batch: EmbeddedBatch, per_query: Tensor) -> Tensor:
+def weighted_sum(batch: LossBatch, per_query: Tensor) -> Tensor:
     """Reduce (B,) to the scalar that a loss over local queries returns."""
     return (batch.weights * per_query).sum()

@@ -1,4 +1,4 @@
-"""Losses of scored pairs and of labelled texts, as pure functions of an `EmbeddedBatch`.
+"""Losses of scored pairs and of labelled texts, as pure functions of an `LossBatch`.
 
 A pair is a query with one key (G = 1) and a score. Losses that compare pairs with each other look at all pairs of the
 step; every rank then returns the value of the whole step, so that the average over ranks is that value, and the
@@ -13,29 +13,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.losses.batch import NEVER, EmbeddedBatch, need, row_scores, similarity, weighted_sum
+from zh_embedder.losses.batch import NEVER, LossBatch, need, row_scores, similarity, weighted_sum
 
 
-def own_pairs(batch: EmbeddedBatch) -> tuple[Tensor, Tensor]:
+def own_pairs(batch: LossBatch) -> tuple[Tensor, Tensor]:
     """Scores of the local pairs, (B,): the student's, and what the records say."""
     own = batch.group[:, 0]
     return row_scores(batch, batch.queries, batch.keys[own]), need(batch.scores, "pairs")[own]
 
 
-def step_pairs(batch: EmbeddedBatch) -> tuple[Tensor, Tensor]:
+def step_pairs(batch: LossBatch) -> tuple[Tensor, Tensor]:
     """Do the same for all pairs of the step, (N,)."""
     return row_scores(batch, need(batch.step_queries, "queries of other ranks"), batch.keys), need(
         batch.scores, "pairs"
     )
 
 
-def cosine_regression(batch: EmbeddedBatch, *, score_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def cosine_regression(batch: LossBatch, *, score_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Mean squared error of the cosine against the score (sentence-transformers' CosineSimilarityLoss).
 
     Per pair: (s - (score - low) / (high - low)) ** 2.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         score_range: lowest and highest score that the data may hold: STS-B has [0, 5].
     """
     found, wanted = own_pairs(batch)
@@ -43,7 +43,7 @@ def cosine_regression(batch: EmbeddedBatch, *, score_range: tuple[float, float] 
     return weighted_sum(batch, (found - (wanted - low) / (high - low)) ** 2)
 
 
-def contrastive(batch: EmbeddedBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
+def contrastive(batch: LossBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
     """Contrastive loss of pairs that belong together or not (Hadsell, Chopra and LeCun 2006).
 
     Per pair, with d = 1 - s: d ** 2 / 2 where the score is above `threshold`, else max(0, margin - d) ** 2 / 2.
@@ -54,7 +54,7 @@ def contrastive(batch: EmbeddedBatch, *, margin: float = 0.5, threshold: float =
     return weighted_sum(batch, per_pair)
 
 
-def online_contrastive(batch: EmbeddedBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
+def online_contrastive(batch: LossBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
     """Contrastive loss of the step's hard pairs alone (sentence-transformers' OnlineContrastiveLoss).
 
     Hard is a positive pair farther apart than the nearest negative one, and a negative pair nearer than the farthest
@@ -88,7 +88,7 @@ def ordered(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     return F.pad(terms, (1, 0)).logsumexp(dim=0)
 
 
-def cosent(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
+def cosent(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     """CoSENT: pairs stand in the order of their scores (Su 2022, kexue.fm/archives/8847).
 
     log(1 + sum over pairs i, j of the step with score_i > score_j of exp((s_j - s_i) / t)).
@@ -97,7 +97,7 @@ def cosent(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
     return ordered(found / temperature, wanted, batch.key_counts)
 
 
-def angle(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
+def angle(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     """AnglE: as CoSENT, on the angle between vectors in complex space (Li and Li 2023, arXiv 2309.12871).
 
     The first half of a vector is its real part, the second half its imaginary part. The quotient of two vectors, each
@@ -118,7 +118,7 @@ def complex_quotient(left: Tensor, right: Tensor) -> Tensor:
     return ((real + imaginary) / (lengths[0] / lengths[1])).sum(dim=1).abs()
 
 
-def supervised_contrastive(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
+def supervised_contrastive(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     """Supervised contrastive loss of labelled texts (Khosla et al. 2020, arXiv 2004.11362, L_out).
 
     Per text: minus the mean, over the step's other texts p of its label, of log(exp(s_p / t) / sum over all other texts

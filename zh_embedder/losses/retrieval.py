@@ -1,4 +1,4 @@
-"""Losses of queries with their keys, as pure functions of an `EmbeddedBatch`. No loss knows ranks, models or config.
+"""Losses of queries with their keys, as pure functions of an `LossBatch`. No loss knows ranks, models or config.
 
 Every loss here returns a scalar: the sum over local queries of `weights[b]` times the loss of query b. With weights of
 1 / B that is the plain mean; with several ranks or masked rows the trainer chooses them so that DDP's average is the
@@ -17,7 +17,7 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.data.groups import UNSCORED
 from zh_embedder.losses.batch import (
     NEVER,
-    EmbeddedBatch,
+    LossBatch,
     excluded,
     known_positives,
     need,
@@ -31,7 +31,7 @@ from zh_embedder.losses.batch import (
 
 
 def info_nce(
-    batch: EmbeddedBatch,
+    batch: LossBatch,
     *,
     temperature: float = 0.01,
     in_batch: bool = True,
@@ -49,7 +49,7 @@ def info_nce(
     2308.03281), the first two Qwen3-Embedding's (Zhang et al. 2025, arXiv 2506.05176), there with a margin of 0.1.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         temperature: divides the scores; smaller is sharper.
         in_batch: False scores each query against its own group only (FlagEmbedding's `no_in_batch_neg`).
         query_to_query: the step's other queries are negatives too.
@@ -92,7 +92,7 @@ def too_high(scores: Tensor, positive: Tensor, *, margin: float | None, percent:
 
 
 def false_negatives(
-    batch: EmbeddedBatch, *, margin: float | None = None, percent: float | None = None
+    batch: LossBatch, *, margin: float | None = None, percent: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Count what InfoNCE leaves out of the step's keys, for the log: by text and by score, two scalars.
 
@@ -106,7 +106,7 @@ def false_negatives(
     return known.sum(), (high & real & ~known).sum()
 
 
-def own_negatives(batch: EmbeddedBatch) -> Tensor:
+def own_negatives(batch: LossBatch) -> Tensor:
     """Which of a group's keys but the first are negatives, and no known positives that fill it up, (B, G - 1)."""
     own = batch.key_texts[batch.group[:, 1:]].unsqueeze(2)  # (B, G - 1, 1)
     return (own != batch.positive_texts.unsqueeze(1)).all(dim=2)
@@ -117,7 +117,7 @@ def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-def triplet(batch: EmbeddedBatch, *, margin: float = 0.2) -> Tensor:
+def triplet(batch: LossBatch, *, margin: float = 0.2) -> Tensor:
     """Triplet loss: the positive stands above every negative of its group by a margin (Schroff et al. 2015).
 
     Per query: mean over its negatives of max(0, s- - s+ + margin), s being scores of the metric: with cosines that is
@@ -127,7 +127,7 @@ def triplet(batch: EmbeddedBatch, *, margin: float = 0.2) -> Tensor:
     return weighted_sum(batch, mean_where(F.relu(scores[:, 1:] - scores[:, :1] + margin), own_negatives(batch)))
 
 
-def need_teacher(batch: EmbeddedBatch, loss: str) -> Tensor:
+def need_teacher(batch: LossBatch, loss: str) -> Tensor:
     """Return the teacher scores or say which loss misses them."""
     if batch.teacher is None:
         raise UserError(f"{loss}: the records have no teacher_scores")
@@ -135,7 +135,7 @@ def need_teacher(batch: EmbeddedBatch, loss: str) -> Tensor:
 
 
 def teacher_kl(
-    batch: EmbeddedBatch,
+    batch: LossBatch,
     *,
     temperature: float = 0.01,
     teacher_temperature: float = 1.0,
@@ -155,13 +155,13 @@ def teacher_kl(
     return weighted_sum(batch, F.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1))
 
 
-def margin_mse(batch: EmbeddedBatch, *, scale: float = 1.0) -> Tensor:
+def margin_mse(batch: LossBatch, *, scale: float = 1.0) -> Tensor:
     """MarginMSE: the student's margins are the teacher's (Hofstätter et al. 2020, arXiv 2010.02666).
 
     Per query: mean over its scored negatives of (scale * (s+ - s-) - (t+ - t-)) ** 2.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         scale: of the student's scores; cosines lie within -1 and 1, a cross-encoder's logits often do not.
 
     Raises:
@@ -174,7 +174,7 @@ def margin_mse(batch: EmbeddedBatch, *, scale: float = 1.0) -> Tensor:
 
 
 def ranked_distillation(
-    batch: EmbeddedBatch,
+    batch: LossBatch,
     *,
     temperature: float = 0.01,
     teacher_temperature: float = 1.0,
@@ -208,7 +208,7 @@ def ranked_distillation(
 
 
 def m3_distillation(
-    batch: EmbeddedBatch, *, temperature: float = 0.01, teacher_temperature: float = 1.0, in_batch: bool = True
+    batch: LossBatch, *, temperature: float = 0.01, teacher_temperature: float = 1.0, in_batch: bool = True
 ) -> Tensor:
     """FlagEmbedding's `m3_kd_loss`: `ranked_distillation` in the order of the records.
 

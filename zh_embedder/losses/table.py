@@ -22,7 +22,7 @@ from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR
 from zh_embedder.losses import pairs as pair_losses
 from zh_embedder.losses import retrieval as losses
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.batch import LossBatch
 
 TILE = 1 << 20  # scores of queries against keys that are held at once: 4 MiB of fp32
 ABOVE_ZERO = ("temperature", "teacher_temperature", "student_temperature", "scale")
@@ -46,7 +46,7 @@ class Loss:
         """Its options, with their defaults."""
         return dict(list(inspect.signature(self.compute).parameters.items())[1:])
 
-    def __call__(self, batch: EmbeddedBatch, **options: Any) -> Tensor:
+    def __call__(self, batch: LossBatch, **options: Any) -> Tensor:
         """Compute it, a scalar."""
         return self.compute(batch, **options)
 
@@ -163,12 +163,12 @@ def parse_terms(value: Any, *, where: str) -> tuple[LossTerm, ...]:
 
 
 def total_loss(
-    batch: EmbeddedBatch, terms: Sequence[LossTerm], *, dimensions: Mapping[int, float] | None = None
+    batch: LossBatch, terms: Sequence[LossTerm], *, dimensions: Mapping[int, float] | None = None
 ) -> Tensor:
     """Weighted sum of the terms, a scalar.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         terms: what is trained.
         dimensions: Matryoshka (Kusupati et al. 2022, arXiv 2205.13147): numbers of dimensions that the loss is taken
             at, with their weights; the result is the weighted mean. None: the vectors as they are.
@@ -180,7 +180,7 @@ def total_loss(
     return torch.stack([share * total_loss(cut, terms) for cut, share in shorter]).sum()
 
 
-def in_tiles(batch: EmbeddedBatch, term: LossTerm) -> Tensor:
+def in_tiles(batch: LossBatch, term: LossTerm) -> Tensor:
     """Compute a term over some of the local queries at a time, so that the scores of all are never held at once.
 
     The sum over queries is the sum of the tiles' sums, and so are its gradients: each tile's are taken at once, while
@@ -199,7 +199,7 @@ class _Tiled(torch.autograd.Function):
     """Vectors -> a loss that is a sum over tiles."""
 
     @staticmethod
-    def forward(ctx: Any, compute: LossFn, batch: EmbeddedBatch, *vectors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, compute: LossFn, batch: LossBatch, *vectors: Tensor | None) -> Tensor:
         own = [v if v is None else v.detach().requires_grad_(v.requires_grad) for v in vectors]
         batch = replace(batch, **dict(zip(("queries", "keys", "step_queries"), own, strict=True)))  # type: ignore[arg-type]
         total = torch.zeros((), device=batch.weights.device)
@@ -218,12 +218,12 @@ class _Tiled(torch.autograd.Function):
         return None, None, *(g if g is None else g * grads[0] for g in ctx.saved_tensors)
 
 
-def tile_rows(batch: EmbeddedBatch) -> int:
+def tile_rows(batch: LossBatch) -> int:
     """How many local queries fill a tile with their scores against the step's keys."""
     return max(1, TILE // len(batch.keys))
 
 
-def tiles(batch: EmbeddedBatch) -> Iterator[EmbeddedBatch]:
+def tiles(batch: LossBatch) -> Iterator[LossBatch]:
     """Yield the batch in parts of so many local queries that their scores against the step's keys fill a tile."""
     rows = tile_rows(batch)
     for first in range(0, len(batch.queries), rows):
@@ -231,7 +231,7 @@ def tiles(batch: EmbeddedBatch) -> Iterator[EmbeddedBatch]:
 
 
 @torch.no_grad()
-def watch(batch: EmbeddedBatch, terms: Sequence[LossTerm]) -> dict[str, Tensor]:
+def watch(batch: LossBatch, terms: Sequence[LossTerm]) -> dict[str, Tensor]:
     """Sums over local queries that count, for the log, by name: each a scalar on the device.
 
     `queries` is how many they are. `masked_by_text` and `masked_by_score` are the keys that InfoNCE leaves out because

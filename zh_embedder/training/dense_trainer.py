@@ -19,7 +19,7 @@ from zh_embedder.data.collator import Batch, Collator, RankBatches, TrainRows, T
 from zh_embedder.data.loader import PlanLoader
 from zh_embedder.data.plan import MIXED, Shares
 from zh_embedder.evaluation.measure import Model
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.batch import LossBatch
 from zh_embedder.losses.table import LossTerm, sees_queries, total_loss, watch
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
@@ -141,7 +141,7 @@ class DenseTrainer(BaseTrainer):
             operations=3 * sum(encoder.operations(sizes) for encoder, sizes in parts),
         )
 
-    def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor, *, with_queries: bool) -> EmbeddedBatch:
+    def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor, *, with_queries: bool) -> LossBatch:
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
         rank, ranks = world()
         counts, size = inputs.counts, inputs.group_size
@@ -159,7 +159,7 @@ class DenseTrainer(BaseTrainer):
             if scores is not None:
                 scores = gather_values(scores)
         group = first + torch.arange(len(inputs.key_rows), device=queries.device).view(len(queries), -1)
-        return EmbeddedBatch(
+        return LossBatch(
             queries=queries,
             keys=keys,
             group=group,
