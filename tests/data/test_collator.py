@@ -563,7 +563,7 @@ def test_a_pair_is_a_query_with_one_key_and_its_score(collator, tokenizer, one_s
     batch = collated(collator, [chosen], requests(2, 0, 1))
     assert texts_of(tokenizer, batch.queries) == ["问：甲2", "问：甲0", "问：甲1"]
     assert texts_of(tokenizer, batch.keys) == ["答：乙2", "答：乙0", "答：乙1"]
-    assert batch.scores.tolist() == [1.0, 0.0, 0.5]
+    assert batch.pair_scores.tolist() == [1.0, 0.0, 0.5]
     assert batch.labels is None
     assert (batch.group_size, batch.texts, batch.duplicates) == (1, 6, 0)
 

@@ -18,7 +18,7 @@ from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
 from zh_embedder.data.schema import GROUP, LABELLED
-from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm
+from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm, RunOptions
 from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
 
 FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
@@ -102,13 +102,13 @@ def choose_terms(
         terms, more = (LossTerm(name=DEFAULTS[dataset.kind]),), []
     by_temperature = any("teacher_temperature" in term.loss.from_flags for term in terms)
     teacher, notes = teacher_temperature(dataset, settings, train) if by_temperature else (1.0, [])
-    flags = {
-        "temperature": temperature,
-        "teacher_temperature": teacher,
-        "student_temperature": settings.get("student_temperature"),
-        "in_batch": dataset.in_batch_negatives,
+    flags = RunOptions(
+        temperature=temperature,
+        teacher_temperature=teacher,
+        student_temperature=settings.get("student_temperature"),
+        in_batch=dataset.in_batch_negatives,
         **train.false_negative_limit(),
-    }
+    )
     terms = tuple(term.filled(flags) for term in terms)
     for term in terms:
         check_scores(dataset, term)

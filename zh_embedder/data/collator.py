@@ -91,7 +91,7 @@ class Batch:
     step_rows: tuple[int, ...]  # global rows of the whole step
     step_queries: int  # of them, those that count
     duplicate_tokens: int = 0  # of keys that are there already: not encoded again
-    scores: Tensor | None = None  # (B,) of pairs
+    pair_scores: Tensor | None = None  # (B,)
     labels: Tensor | None = None  # (B,) identities of labels
 
     @property
@@ -267,7 +267,7 @@ class Collator:
             step_queries=request.step_queries,
             duplicate_tokens=sum(map(len, keys)) - sum(map(len, distinct)),
             query_texts=torch.tensor(query_texts),
-            scores=None if None in scores else torch.tensor(scores, dtype=torch.float32),
+            pair_scores=None if None in scores else torch.tensor(scores, dtype=torch.float32),
             labels=None if None in labels else torch.tensor(labels),
         )
 

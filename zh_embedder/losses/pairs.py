@@ -4,7 +4,7 @@ A pair is a query with one key (G = 1) and a score. Losses that compare pairs wi
 step; every rank then returns the value of the whole step, so that the average over ranks is that value, and the
 gradient that `gather_with_grad` adds up over ranks is, averaged by DDP, its gradient.
 
-Shapes: as in `embedded`; of pairs, N = P.
+Shapes: as in `losses.batch`; of pairs, N = P.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.losses.batch import NEVER, LossBatch, need, row_scores, similarity, weighted_sum
+from zh_embedder.losses.batch import NEVER, LossBatch, VectorBatch, need, weighted_sum
 
 
 def own_pairs(batch: LossBatch) -> tuple[Tensor, Tensor]:
-    """Scores of the local pairs, (B,): the student's, and what the records say."""
-    own = batch.group[:, 0]
-    return row_scores(batch, batch.queries, batch.keys[own]), need(batch.scores, "pairs")[own]
+    """The model's scores of the local pairs, and those of their records, (B,) both."""
+    return batch.own_scores()[:, 0], need(batch.targets, "pairs")[batch.group[:, 0]]
 
 
 def step_pairs(batch: LossBatch) -> tuple[Tensor, Tensor]:
-    """Do the same for all pairs of the step, (N,)."""
-    return row_scores(batch, need(batch.step_queries, "queries of other ranks"), batch.keys), need(
-        batch.scores, "pairs"
-    )
+    """The model's scores of all pairs of the step, and those of their records, (N,) both."""
+    return batch.pair_scores(), need(batch.targets, "pairs")
 
 
 def cosine_regression(batch: LossBatch, *, score_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
@@ -104,8 +101,10 @@ def angle(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     divided by its length, is summed over its components and over both parts; its absolute value stands for s. The paper
     trains it beside CoSENT and InfoNCE: name all of them in a task's `loss`.
     """
-    found = complex_quotient(need(batch.step_queries, "queries of other ranks"), batch.keys)
-    return ordered(found / temperature, need(batch.scores, "pairs"), batch.key_counts)
+    if not isinstance(batch, VectorBatch):
+        raise ValueError("angle: compares the parts of vectors, and this batch has scores alone")
+    found = complex_quotient(batch.all_queries(), batch.keys)
+    return ordered(found / temperature, need(batch.targets, "pairs"), batch.key_counts)
 
 
 def complex_quotient(left: Tensor, right: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ def supervised_contrastive(batch: LossBatch, *, temperature: float = 0.05) -> Te
     itself = batch.key_texts == batch.key_texts[own].unsqueeze(1)  # (B, P)
     others = batch.key_counts & ~itself
     positive = (labels == labels[own].unsqueeze(1)) & others
-    logits = (similarity(batch) / temperature).masked_fill(~others, NEVER)
+    logits = (batch.scores() / temperature).masked_fill(~others, NEVER)
     some = positive.any(dim=1, keepdim=True)  # without a positive nothing is kept, and nothing may be -inf - -inf
     share = logits.masked_fill(~some, 0.0).log_softmax(dim=1).masked_fill(~positive, 0.0)
     return weighted_sum(batch, -share.sum(dim=1) / positive.sum(dim=1).clamp(min=1))

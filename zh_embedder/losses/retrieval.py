@@ -2,9 +2,9 @@
 
 Every loss here returns a scalar: the sum over local queries of `weights[b]` times the loss of query b. With weights of
 1 / B that is the plain mean; with several ranks or masked rows the trainer chooses them so that DDP's average is the
-gradient of the whole step. Losses of pairs and of labelled texts stand in `pair_losses`; `objectives` lists them all.
+gradient of the whole step. Losses of pairs and of labelled texts are in `losses.pairs`; `losses.table` lists them all.
 
-Shapes: as in `embedded`.
+Shapes: as in `losses.batch`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from zh_embedder.losses.batch import (
     LossBatch,
     excluded,
     known_positives,
-    need,
     other_queries,
-    own_scores,
-    scores_of,
-    similarity,
     skipped,
     weighted_sum,
 )
@@ -58,18 +54,18 @@ def info_nce(
         false_negative_margin: leave out what scores above the positive by more than this.
         false_negative_percent: leave out what scores above the positive by more than this percentage of its score.
     """
-    scores = [similarity(batch)]
+    scores = [batch.scores()]
     skip = [skipped(batch, in_batch=in_batch)]
     positive = batch.group[:, 0]
-    positives = batch.keys[positive]
-    if query_to_query or key_to_query:
-        queries = need(batch.step_queries, "queries of other ranks")
-        for wanted, vectors in ((query_to_query, batch.queries), (key_to_query, positives)):
-            if wanted:
-                scores.append(scores_of(batch, vectors, queries))
-                skip.append(~other_queries(batch))
+    if query_to_query:
+        scores.append(batch.query_scores())
+        skip.append(~other_queries(batch))
+    positives = batch.of_positives() if key_to_query or key_to_key else batch
+    if key_to_query:
+        scores.append(positives.query_scores())
+        skip.append(~other_queries(batch))
     if key_to_key:
-        scores.append(scores_of(batch, positives, batch.keys))
+        scores.append(positives.scores())
         skip.append(excluded(batch).scatter(1, batch.group[:, :1], True))
     every, left_out = torch.cat(scores, dim=1), torch.cat(skip, dim=1)
     left_out = left_out | too_high(every, positive, margin=false_negative_margin, percent=false_negative_percent)
@@ -102,7 +98,7 @@ def false_negatives(
     known = (known_positives(batch, batch.key_texts) & real).scatter(1, batch.group[:, :1], False)
     if margin is None and percent is None:
         return known.sum(), torch.zeros_like(known.sum())
-    high = too_high(similarity(batch), batch.group[:, 0], margin=margin, percent=percent)
+    high = too_high(batch.scores(), batch.group[:, 0], margin=margin, percent=percent)
     return known.sum(), (high & real & ~known).sum()
 
 
@@ -123,7 +119,7 @@ def triplet(batch: LossBatch, *, margin: float = 0.2) -> Tensor:
     Per query: mean over its negatives of max(0, s- - s+ + margin), s being scores of the metric: with cosines that is
     the triplet loss of cosine distances (arXiv 1503.03832).
     """
-    scores = own_scores(batch)
+    scores = batch.own_scores()
     return weighted_sum(batch, mean_where(F.relu(scores[:, 1:] - scores[:, :1] + margin), own_negatives(batch)))
 
 
@@ -150,7 +146,7 @@ def teacher_kl(
         UserError: the records have no teacher scores.
     """
     teacher = need_teacher(batch, "teacher_kl")
-    student = F.log_softmax(own_scores(batch) / temperature / student_temperature, dim=-1)  # (B, G)
+    student = F.log_softmax(batch.own_scores() / temperature / student_temperature, dim=-1)  # (B, G)
     target = F.log_softmax(teacher / teacher_temperature, dim=-1)
     return weighted_sum(batch, F.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1))
 
@@ -167,7 +163,7 @@ def margin_mse(batch: LossBatch, *, scale: float = 1.0) -> Tensor:
     Raises:
         UserError: the records have no teacher scores.
     """
-    teacher, scores = need_teacher(batch, "margin_mse"), own_scores(batch)
+    teacher, scores = need_teacher(batch, "margin_mse"), batch.own_scores()
     scored = teacher[:, 1:] > teacher[:, :1] - UNSCORED / 2  # a key of another record was never scored
     difference = scale * (scores[:, :1] - scores[:, 1:]) - (teacher[:, :1] - teacher[:, 1:])
     return weighted_sum(batch, mean_where(difference**2, scored & own_negatives(batch)))
@@ -198,7 +194,7 @@ def ranked_distillation(
     target = F.softmax(teacher / teacher_temperature, dim=-1)  # (B, G)
     # A query's own keys are ranked, not masked: the teacher says how good each of them is.
     skip = skipped(batch, in_batch=in_batch).scatter(1, group, False)
-    logits = (similarity(batch) / temperature).masked_fill(skip, NEVER)  # (B, P)
+    logits = (batch.scores() / temperature).masked_fill(skip, NEVER)  # (B, P)
     per_query = torch.zeros_like(batch.weights)
     for i in range(group.shape[1]):
         own = logits.gather(1, group[:, i : i + 1]).squeeze(1)

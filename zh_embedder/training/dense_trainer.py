@@ -19,8 +19,9 @@ from zh_embedder.data.collator import Batch, Collator, RankBatches, TrainRows, T
 from zh_embedder.data.loader import PlanLoader
 from zh_embedder.data.plan import MIXED, Shares
 from zh_embedder.evaluation.measure import Model
-from zh_embedder.losses.batch import LossBatch
-from zh_embedder.losses.table import LossTerm, sees_queries, total_loss, watch
+from zh_embedder.losses.batch import VectorBatch
+from zh_embedder.losses.table import LossTerm, sees_queries, total_loss
+from zh_embedder.losses.watch import watch
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
 from zh_embedder.training.base_trainer import BaseTrainer
@@ -119,7 +120,7 @@ class DenseTrainer(BaseTrainer):
         queries, keys = model(inputs.queries, inputs.keys, inputs.key_rows)
         terms = self.terms[max(inputs.dataset, 0)]
         with torch.autocast(queries.device.type, enabled=False):
-            batch = self.embedded(inputs, queries.float(), keys.float(), with_queries=sees_queries(terms))
+            batch = self.loss_batch(inputs, queries.float(), keys.float(), with_queries=sees_queries(terms))
             loss = total_loss(batch, terms, dimensions=self.dimensions)
             watched = watch(batch, terms)
         self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
@@ -141,13 +142,13 @@ class DenseTrainer(BaseTrainer):
             operations=3 * sum(encoder.operations(sizes) for encoder, sizes in parts),
         )
 
-    def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor, *, with_queries: bool) -> LossBatch:
+    def loss_batch(self, inputs: Batch, queries: Tensor, keys: Tensor, *, with_queries: bool) -> VectorBatch:
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
         rank, ranks = world()
         counts, size = inputs.counts, inputs.group_size
         texts = torch.stack([inputs.key_texts, counts.repeat_interleave(size).long()], dim=1)
         own = [inputs.query_texts, inputs.labels if inputs.labels is not None else torch.zeros_like(inputs.query_texts)]
-        queried, labels, scores = queries, torch.stack(own, dim=1), inputs.scores
+        queried, labels, scores = queries, torch.stack(own, dim=1), inputs.pair_scores
         first = 0
         if self.args.negative_cross_device:
             first = rank * len(keys)
@@ -159,7 +160,7 @@ class DenseTrainer(BaseTrainer):
             if scores is not None:
                 scores = gather_values(scores)
         group = first + torch.arange(len(inputs.key_rows), device=queries.device).view(len(queries), -1)
-        return LossBatch(
+        return VectorBatch(
             queries=queries,
             keys=keys,
             group=group,
@@ -171,7 +172,7 @@ class DenseTrainer(BaseTrainer):
             metric=self.model.query.spec.metric,
             step_queries=queried if with_queries else None,
             query_texts=labels[:, 0],
-            scores=scores,
+            targets=scores,
             labels=labels[:, 1] if inputs.labels is not None else None,
         )
 
