@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ class MtebEncoder:
         """Say which vectors these are: mteb takes up results of the same name and revision, and weights change."""
         digest = hashlib.blake2b(digest_size=8)
         for encoder in dict.fromkeys((self.encoder, self.key_encoder)):
-            settings = {**asdict(encoder.spec), "precision": encoder.precision, "prompts": self.prompts}
+            settings = {**encoder.spec.to_json(), "precision": encoder.precision, "prompts": self.prompts}
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
             for tensor in encoder.state_dict().values():
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

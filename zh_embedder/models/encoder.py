@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class Encoder(Forward):
             count = max(1, tokens_per_batch // len(ids[order[start]]))
             rows = order[start : start + count]
             tokens = concatenate([ids[i] for i in rows])
-            vectors = self.embed(tokens.to(self.device, non_blocking=True))
+            vectors = self.embed(tokens.to(self.device, non_blocking=True)).dense
             # The vectors of a batch are fetched when the next is on its way, so that a GPU never waits for the host.
             if waiting is not None:
                 out[waiting[0]] = waiting[1].cpu().numpy()
@@ -234,7 +234,7 @@ class Encoder(Forward):
                 save_file(adapters, partial / LORA_FILE)
             if self.spec.dense:
                 self.save_dense(partial / DENSE, state["dense.weight"])
-            write_json(partial / OUR_FILE, {"format": 1, **asdict(self.spec)})
+            write_json(partial / OUR_FILE, {"format": 1, **self.spec.to_json()})
 
     def save_dense(self, folder: Path, weight: Tensor) -> None:
         """Write the linear layer as sentence-transformers' Dense module."""
