@@ -1,7 +1,7 @@
 """GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient of a large batch in the memory of a small one.
 
-The texts of a step go through the model some at a time, and only their representations are kept. Once the loss has given
-the gradient of each, every part goes through the model again, with the same dropout, for its share of the whole.
+The texts of a step go through the model some at a time, and only their representations are kept. Once the loss has
+given the gradient of each, every part goes through the model again, with the same dropout, for its share of the whole.
 
 Shapes: N texts; each part of a representation is (N, ...).
 """
