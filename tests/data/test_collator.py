@@ -14,19 +14,13 @@ import torch
 from transformers import AutoTokenizer
 
 from zh_embedder.bases.tiny import characters
-from zh_embedder.data.collator import (
-    Batch,
-    Collator,
-    RankBatches,
-    RowRequest,
-    TrainRows,
-    TrainSet,
-    text_identity,
-)
+from zh_embedder.data.batch import Batch, text_identity
+from zh_embedder.data.collator import Collator
 from zh_embedder.data.groups import SelectionRule
-from zh_embedder.data.loader import PlanLoader, Waiting, start_worker
+from zh_embedder.data.loader import PlanLoader, RankBatches, Waiting, start_worker
 from zh_embedder.data.plan import MIXED, epoch_steps, plan_epoch
 from zh_embedder.data.records import load_datasets
+from zh_embedder.data.train_rows import RowRequest, TrainRows, TrainSet
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "train"
 PREFIXES = {"icl": ("例问：", "例答："), "qa": ("问：", "答："), "tool": ("工具：", "")}
@@ -540,7 +534,8 @@ def test_real_records_keep_their_text_and_never_take_a_positive_for_a_negative(r
 
 def test_a_records_prompt_is_joined_by_the_format_of_the_flags():
     """FlagEmbedding formats a record's own prompt exactly as it formats the global instruction."""
-    from zh_embedder.data.groups import Record, SelectionRule
+    from zh_embedder.data.groups import SelectionRule
+    from zh_embedder.data.records import Record
 
     train_set = TrainSet(
         records=None,

@@ -105,9 +105,9 @@ def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder
 
 def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
     from zh_embedder.bases.tiny import build
-    from zh_embedder.data.collator import RowRequest, TrainRows, TrainSet
     from zh_embedder.data.groups import SelectionRule
     from zh_embedder.data.records import load_datasets
+    from zh_embedder.data.train_rows import RowRequest, TrainRows, TrainSet
     from zh_embedder.losses.retrieval import info_nce
     from zh_embedder.models.bi_encoder import BiEncoder
     from zh_embedder.models.encoder import load_encoder
@@ -145,8 +145,9 @@ def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folde
     """Read the batch that the plan asks for, encode it text by text, and sum InfoNCE in double precision."""
     from zh_embedder.bases.tiny import build
     from zh_embedder.config.instructions import read_version
-    from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group
+    from zh_embedder.data.groups import SelectionRule, row_rng, select_group
     from zh_embedder.data.plan import plan_epoch
+    from zh_embedder.data.records import Record
     from zh_embedder.models.encoder import Encoder
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0)

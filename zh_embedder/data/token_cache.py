@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.ranks import world
-from zh_embedder.data.collator import Collator, TrainSet, text_identity
+from zh_embedder.data.batch import text_identity
+from zh_embedder.data.collator import Collator
 from zh_embedder.data.record_tables import one_at_a_time
+from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 
 if TYPE_CHECKING:

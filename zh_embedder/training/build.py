@@ -25,7 +25,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: W
     from transformers import set_seed
 
     from zh_embedder.config.dataset_plan import dataset_shares, plan_datasets
-    from zh_embedder.data.collator import TrainSet
+    from zh_embedder.data.train_rows import TrainSet
     from zh_embedder.models.bi_encoder import BiEncoder
     from zh_embedder.training.dense_trainer import DenseTrainer
     from zh_embedder.training.evaluate import check_watched

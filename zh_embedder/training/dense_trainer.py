@@ -15,9 +15,11 @@ from zh_embedder.config.train import TrainArguments
 from zh_embedder.core.distributed import gather_values, gather_with_grad
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.ranks import world
-from zh_embedder.data.collator import Batch, Collator, RankBatches, TrainRows, TrainSet
-from zh_embedder.data.loader import PlanLoader
+from zh_embedder.data.batch import Batch
+from zh_embedder.data.collator import Collator
+from zh_embedder.data.loader import PlanLoader, RankBatches
 from zh_embedder.data.plan import MIXED, Shares
+from zh_embedder.data.train_rows import TrainRows, TrainSet
 from zh_embedder.evaluation.measure import Model
 from zh_embedder.losses.batch import VectorBatch
 from zh_embedder.losses.table import LossTerm, sees_queries, total_loss
