@@ -116,9 +116,9 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
         if unknown := raw.keys() - {f.name for f in fields(EncoderSpec)}:
             raise UserError(f"{folder / OUR_FILE}: {', '.join(sorted(unknown))}: written by a newer zh_embedder")
         raw["heads"] = tuple(raw.get("heads", ("dense",)))
-        if unknown := [name for name in raw["heads"] if name not in HEADS]:
+        if lacking := [name for name in raw["heads"] if name not in HEADS]:
             raise UserError(
-                f"{folder / OUR_FILE}: heads: got {', '.join(unknown)}, expected some of {', '.join(HEADS)}: "
+                f"{folder / OUR_FILE}: heads: got {', '.join(lacking)}, expected some of {', '.join(HEADS)}: "
                 "a newer zh_embedder wrote this folder, with heads that this one lacks"
             )
         raw["instructions"] = {task: (query, key) for task, (query, key) in raw["instructions"].items()}

@@ -22,14 +22,15 @@ from zh_embedder.data.plan import MIXED, Shares
 from zh_embedder.data.train_rows import TrainRows, TrainSet
 from zh_embedder.evaluation.measure import Model
 from zh_embedder.losses.batch import VectorBatch
-from zh_embedder.losses.table import LossTerm, sees_queries, total_loss
+from zh_embedder.losses.table import sees_queries, total_loss
 from zh_embedder.losses.watch import watch
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
 from zh_embedder.training.base_trainer import BaseTrainer
 from zh_embedder.training.checkpoints import load_weights
 from zh_embedder.training.evaluate import WORDS, Watched, against_base, load_outcomes, save_outcomes
-from zh_embedder.training.step_guard import Work, same_on_all_ranks
+from zh_embedder.training.meter import Work
+from zh_embedder.training.step_guard import same_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +56,14 @@ class DenseTrainer(BaseTrainer):
         args: TrainArguments,
         *,
         sets: Sequence[TrainSet],
-        terms: Sequence[tuple[LossTerm, ...]],
         mode: str | None,
-        fingerprint: Mapping[str, Any],
         settings: str,
         dimensions: Mapping[int, float] | None = None,
         shares: Shares = None,
         watched: Watched | None = None,
     ) -> None:
         self.rows = TrainRows(sets, seed=args.order_seed)
-        self.terms, self.mode, self.dimensions, self.shares = tuple(terms), mode, dimensions, shares
-        self.fingerprint, self.watched = dict(fingerprint), watched
+        self.mode, self.dimensions, self.shares, self.watched = mode, dimensions, shares, watched
         super().__init__(
             model,
             args,
@@ -120,7 +118,7 @@ class DenseTrainer(BaseTrainer):
         if not self.meter.datasets and self.state.global_step == self._initial_global_step:
             logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
         queries, keys = model(inputs.queries, inputs.keys, inputs.key_rows)
-        terms = self.terms[max(inputs.dataset, 0)]
+        terms = self.rows.sets[max(inputs.dataset, 0)].terms
         with torch.autocast(queries.device.type, enabled=False):
             batch = self.loss_batch(inputs, queries.float(), keys.float(), with_queries=sees_queries(terms))
             loss = total_loss(batch, terms, dimensions=self.dimensions)
@@ -242,12 +240,17 @@ class DenseTrainer(BaseTrainer):
         names = {index: self.rows.sets[index].records.name for index in datasets}
         return ", ".join(f"{name} x{datasets.count(index)}" for index, name in sorted(names.items()))
 
+    def files(self) -> dict[str, str]:
+        """Hash of the file of each dataset."""
+        return {one.records.name: one.records.parts[0].content for one in self.rows.sets}
+
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def plan(self) -> dict[str, Any]:
         """Return everything that the order of the data depends on."""
         return {
-            **self.fingerprint,
+            "datasets": {one.records.name: len(one) for one in self.rows.sets},
+            "files": self.files(),
             "mode": self.mode,
             "shares": self.shares and [round(share, 12) for share in self.shares],
             "step_rows": self._train_batch_size * self.args.world_size,

@@ -40,7 +40,7 @@ def report_run(trainer: DenseTrainer) -> Path | None:
         curves=curves(state.log_history, last),
         losses=losses(state.log_history),
         settings=json.loads(trainer.settings),
-        manifest=manifest(data=trainer.fingerprint.get("files"), seed=trainer.args.seed),
+        manifest=manifest(data=trainer.files(), seed=trainer.args.seed),
         canary=None if trainer.watched.canary is None else trainer.watched.canary.name,
     )
     write_report(report, run / REPORT_FILE)
