@@ -7,6 +7,8 @@ from benchmarks.stopwatch import Job, Stopwatch, read_job, time_encoding
 
 
 def train(job: Job) -> int:
+    from zh_embedder.commands.train import main
+    from zh_embedder.training import build
 
     version = Path(job.out) / f"version-{job.batch}.yaml"
     version.write_text('tasks:\n  bench:\n    query: ""\n    key: ""\n', "utf-8")
