@@ -391,8 +391,13 @@ INSTRUCTED = {"query_instruction": "用户：", "key_instruction": "文档："}
     ],
 )
 def test_the_task_of_a_dataset(dataset, task, chosen, expected):
-    spec = plan_one(dataset(PLAIN, task=task), **chosen).spec
-    assert (spec.name, spec.query, spec.key) == expected
+    found = plan_one(dataset(PLAIN, task=task), **chosen)
+    assert (found.task, found.query_prefix, found.key_prefix) == expected
+
+
+def test_without_instructions_a_dataset_has_no_prefixes_and_uses_no_prompts(dataset):
+    found = plan_one(dataset(PLAIN), add_instruction=False)
+    assert (found.task, found.query_prefix, found.key_prefix, found.use_prompts) == ("qa", "", "", False)
 
 
 @pytest.mark.parametrize(
@@ -408,8 +413,12 @@ def test_a_task_that_nobody_knows_is_refused(dataset, task, chosen, message):
 
 
 def test_a_version_for_every_task_serves_any(dataset):
-    spec = plan_one(dataset(PLAIN, task="某任务"), of=read_version("bge_zh")).spec
-    assert (spec.name, spec.query, spec.key) == ("某任务", "为这个句子生成表示以用于检索相关文章：", "")
+    found = plan_one(dataset(PLAIN, task="某任务"), of=read_version("bge_zh"))
+    assert (found.task, found.query_prefix, found.key_prefix) == (
+        "某任务",
+        "为这个句子生成表示以用于检索相关文章：",
+        "",
+    )
 
 
 # ---- steps that mix datasets ----------------------------------------------------------------------------------------
