@@ -15,12 +15,13 @@ from unittest.mock import patch
 import torch
 from torch import multiprocessing as mp
 
-from tests import test_gather, test_losses, test_pair_losses
 from tests.backbones import build
+from tests.core import test_distributed
+from tests.losses import test_pairs, test_retrieval
 from tests.models.test_gradcache import SPEC, Pad, all_kept, texts_of
 from zh_embedder.data.schema import GROUP, LABELLED
-from zh_embedder.losses import table as objectives
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses import tiles
+from zh_embedder.losses.batch import LossBatch, VectorBatch
 from zh_embedder.losses.table import LOSSES, LossTerm, data_of, total_loss
 from zh_embedder.models import forward
 
@@ -31,19 +32,19 @@ QUERIES, KEYS = 6, 3
 def variants() -> list[tuple[str, dict]]:
     """Each loss once, with the first of its tested options."""
     first: dict[str, dict] = {}
-    for name, options in [*test_losses.VARIANTS, *test_pair_losses.VARIANTS]:
+    for name, options in [*test_retrieval.VARIANTS, *test_pairs.VARIANTS]:
         first.setdefault(name, options)
     return list(first.items())
 
 
-def batch_of(name: str) -> tuple[EmbeddedBatch, object]:
+def batch_of(name: str) -> tuple[LossBatch, object]:
     """Return a batch that fits a loss, and the naive version."""
     if LOSSES[name].data == GROUP:
-        return test_losses.make_batch(d=4), test_losses.naive
-    return test_pair_losses.of_kind(test_pair_losses.make_step(d=4), name), test_pair_losses.naive
+        return test_retrieval.make_batch(d=4), test_retrieval.naive
+    return test_pairs.of_kind(test_pairs.make_step(d=4), name), test_pairs.naive
 
 
-def with_vectors(batch: EmbeddedBatch, queries: torch.Tensor, keys: torch.Tensor, name: str) -> EmbeddedBatch:
+def with_vectors(batch: LossBatch, queries: torch.Tensor, keys: torch.Tensor, name: str) -> LossBatch:
     kind = LOSSES[name].data
     changed = replace(batch, queries=queries, keys=queries if kind == LABELLED else keys)
     return changed if kind == GROUP else replace(changed, step_queries=queries)
@@ -73,9 +74,9 @@ def in_tiles(name: str, options: dict) -> float:
     """Largest difference of a gradient in tiles of one query from that of the whole."""
     batch, _ = batch_of(name)
     found = []
-    for tile in (objectives.TILE, 1):
+    for tile in (tiles.TILE, 1):
         vectors = [batch.queries.clone().requires_grad_(), batch.keys.clone().requires_grad_()]
-        with patch.object(objectives, "TILE", tile):
+        with patch.object(tiles, "TILE", tile):
             total_loss(with_vectors(batch, *vectors, name), (LossTerm(name=name, options=options),)).backward()
         found.append([v.grad for v in vectors if v.grad is not None])
     return largest(*found)
@@ -90,20 +91,20 @@ def cached(name: str, options: dict) -> float:
         encoder.zero_grad()
         torch.manual_seed(0)
         with patch.object(forward, "encode_in_parts", encode):
-            vectors = encoder(texts_of(QUERIES * (1 + KEYS)))
+            vectors = encoder(texts_of(QUERIES * (1 + KEYS))).dense
         LOSSES[name](step_of(vectors, name), **options).backward()
         found.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
     return largest(*found)
 
 
-def step_of(vectors: torch.Tensor, name: str) -> EmbeddedBatch:
+def step_of(vectors: torch.Tensor, name: str) -> LossBatch:
     """Return a step of one process from the vectors of its texts."""
     size = KEYS if LOSSES[name].data == GROUP else 1
     queries, keys = vectors[:QUERIES], vectors[QUERIES : QUERIES * (1 + size)]
     if LOSSES[name].data == LABELLED:
         keys = queries
     texts = torch.arange(1, len(keys) + 1)
-    return EmbeddedBatch(
+    return VectorBatch(
         queries=queries,
         keys=keys,
         group=torch.arange(len(keys)).view(QUERIES, size),
@@ -114,7 +115,7 @@ def step_of(vectors: torch.Tensor, name: str) -> EmbeddedBatch:
         teacher=torch.linspace(0, 1, QUERIES * size).view(QUERIES, size),
         step_queries=queries,
         query_texts=texts[:QUERIES],
-        scores=torch.linspace(0, 1, QUERIES),
+        targets=torch.linspace(0, 1, QUERIES),
         labels=torch.arange(QUERIES) % 2 + 1,
     )
 
@@ -126,12 +127,12 @@ def largest(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
 def two_ranks() -> dict[str, float]:
     """Largest difference of each loss's gradient on two ranks from that of one process, all of its cases."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(test_gather.work, args=(folder,), nprocs=test_gather.WORLD)
+        mp.spawn(test_distributed.work, args=(folder,), nprocs=test_distributed.WORLD)
         found = torch.load(Path(folder) / "0.pt")["cases"]
     worst: dict[str, float] = {}
     for case, (_, gradient) in found.items():
-        name = test_gather.TERMS[case[0]][0]
-        alone = test_gather.gradient(case, rank=0, ranks=1, step_rows=test_gather.UNIQUE[case[1]])[1]
+        name = test_distributed.TERMS[case[0]][0]
+        alone = test_distributed.gradient(case, rank=0, ranks=1, step_rows=test_distributed.UNIQUE[case[1]])[1]
         worst[name] = max(worst.get(name, 0.0), (gradient - alone).abs().max().item())
     return worst
 

@@ -142,12 +142,13 @@ def load(folder: Path, data: Path, steps: int, *, tokens: bool, workers: int) ->
     import torch
     from transformers import AutoTokenizer
 
-    from zh_embedder.data.collator import Collator, RankBatches, TrainRows, TrainSet
+    from zh_embedder.data.collator import Collator
     from zh_embedder.data.groups import SelectionRule
-    from zh_embedder.data.loader import PlanLoader
+    from zh_embedder.data.loader import PlanLoader, RankBatches
     from zh_embedder.data.record_tables import cache_folder
     from zh_embedder.data.records import load_datasets
     from zh_embedder.data.token_cache import with_tokens
+    from zh_embedder.data.train_rows import TrainRows, TrainSet
 
     cache = str(folder / "cache")
     (records,) = load_datasets([data], cache_dir=cache)

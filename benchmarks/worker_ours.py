@@ -7,7 +7,8 @@ from benchmarks.stopwatch import Job, Stopwatch, read_job, time_encoding
 
 
 def train(job: Job) -> int:
-    from zh_embedder.training import run as training
+    from zh_embedder.commands.train import main
+    from zh_embedder.training import build
 
     version = Path(job.out) / f"version-{job.batch}.yaml"
     version.write_text('tasks:\n  bench:\n    query: ""\n    key: ""\n', "utf-8")
@@ -33,15 +34,15 @@ def train(job: Job) -> int:
         **job.flags,
     }
     argv = [word for name, value in words.items() for word in (f"--{name}", str(value))]
-    build = training.build
+    plain = build.build
 
     def build_with_clock(*args):
-        trainer = build(*args)
+        trainer = plain(*args)
         trainer.add_callback(Stopwatch(job))
         return trainer
 
-    training.build = build_with_clock
-    return training.main(argv)
+    build.build = build_with_clock
+    return main(argv)
 
 
 def encode(job: Job) -> int:

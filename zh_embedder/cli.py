@@ -49,12 +49,12 @@ COMMANDS = {
     "losses": Command(
         "list the losses with their options and the records they learn from, or explain one",
         "zh-embedder losses info_nce",
-        "zh_embedder.losses.table",
+        "zh_embedder.commands.losses",
     ),
     "versions": Command(
         "list the instruction versions, or show one",
         "zh-embedder versions zh_llm_embedder",
-        "zh_embedder.config.instructions",
+        "zh_embedder.commands.versions",
     ),
 }
 PRETRAIN = "pretrain on plain text (`zh-embedder pretrain --help`); under torchrun, start -m zh_embedder.pretrain"

@@ -338,7 +338,6 @@ def test_records_left_out_are_counted(dataset, settings, kept, notes, by_task):
     chosen = {"of": version(**settings), "use_train_config": True} if by_task else settings
     found = plan_one(dataset(*RANGE), **chosen)
     assert [found.records[row].query for row in range(len(found.records))] == [f"问{i}" for i in kept]
-    assert found.read == 3
     assert found.notes == notes
 
 
@@ -350,7 +349,7 @@ def test_a_sample_is_drawn_with_the_data_seed(dataset):
     many = dataset(*[PLAIN] * 50)
     found = plan_one(many, max_sample_num=5)
     assert found.notes == ("45 records left out by max_sample_num 5",)
-    assert (len(found.records), found.read) == (5, 50)
+    assert len(found.records) == 5
     assert queries(found) == queries(plan_one(many, max_sample_num=5, seed=42))  # transformers' default
     assert queries(found) != queries(plan_one(many, max_sample_num=5, seed=1))
     assert queries(plan_one(many, max_sample_num=5, seed=1, data_seed=42)) == queries(found)
@@ -392,8 +391,13 @@ INSTRUCTED = {"query_instruction": "用户：", "key_instruction": "文档："}
     ],
 )
 def test_the_task_of_a_dataset(dataset, task, chosen, expected):
-    spec = plan_one(dataset(PLAIN, task=task), **chosen).spec
-    assert (spec.name, spec.query, spec.key) == expected
+    found = plan_one(dataset(PLAIN, task=task), **chosen)
+    assert (found.task, found.query_prefix, found.key_prefix) == expected
+
+
+def test_without_instructions_a_dataset_has_no_prefixes_and_uses_no_prompts(dataset):
+    found = plan_one(dataset(PLAIN), add_instruction=False)
+    assert (found.task, found.query_prefix, found.key_prefix, found.use_prompts) == ("qa", "", "", False)
 
 
 @pytest.mark.parametrize(
@@ -409,8 +413,12 @@ def test_a_task_that_nobody_knows_is_refused(dataset, task, chosen, message):
 
 
 def test_a_version_for_every_task_serves_any(dataset):
-    spec = plan_one(dataset(PLAIN, task="某任务"), of=read_version("bge_zh")).spec
-    assert (spec.name, spec.query, spec.key) == ("某任务", "为这个句子生成表示以用于检索相关文章：", "")
+    found = plan_one(dataset(PLAIN, task="某任务"), of=read_version("bge_zh"))
+    assert (found.task, found.query_prefix, found.key_prefix) == (
+        "某任务",
+        "为这个句子生成表示以用于检索相关文章：",
+        "",
+    )
 
 
 # ---- steps that mix datasets ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from tests.processes import finish, forked, start
 from zh_embedder.core.distributed import gather_values, gather_with_grad, sum_over_ranks, wait_for_all
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import GROUP, LABELLED
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.batch import VectorBatch
 from zh_embedder.losses.table import LOSSES
 
 WORLD, B, G, WIDTH, D = 2, 4, 3, 6, 6
@@ -75,7 +75,7 @@ def gradient(case, *, rank, ranks, step_rows):
     key_texts = texts[rows, :g].flatten()
     if LOSSES[name].data == LABELLED:
         k, key_texts = q, 100 + rows
-    batch = EmbeddedBatch(
+    batch = VectorBatch(
         queries=q,
         keys=gather_with_grad(k),
         group=rank * b * g + torch.arange(b * g).view(b, g),
@@ -87,7 +87,7 @@ def gradient(case, *, rank, ranks, step_rows):
         metric=metric,
         step_queries=gather_with_grad(q),
         query_texts=gather_values(100 + rows),
-        scores=gather_values(scores[rows].sigmoid()),
+        targets=gather_values(scores[rows].sigmoid()),
         labels=gather_values(rows % 2),
     )
     loss = LOSSES[name](batch, **options)

@@ -15,18 +15,13 @@ from transformers import AutoTokenizer
 
 from zh_embedder.bases.tiny import characters
 from zh_embedder.core.hashing import text_identity
-from zh_embedder.data.collator import (
-    Batch,
-    Collator,
-    RankBatches,
-    RowRequest,
-    TrainRows,
-    TrainSet,
-)
+from zh_embedder.data.batch import Batch
+from zh_embedder.data.collator import Collator
 from zh_embedder.data.groups import SelectionRule
-from zh_embedder.data.loader import PlanLoader, Waiting, start_worker
+from zh_embedder.data.loader import PlanLoader, RankBatches, Waiting, start_worker
 from zh_embedder.data.plan import MIXED, epoch_steps, plan_epoch
 from zh_embedder.data.records import load_datasets
+from zh_embedder.data.train_rows import RowRequest, TrainRows, TrainSet
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "train"
 PREFIXES = {"icl": ("例问：", "例答："), "qa": ("问：", "答："), "tool": ("工具：", "")}
@@ -101,7 +96,7 @@ def plain(batch: Batch) -> dict:
         "counts": batch.counts.tolist(),
         **{
             name: None if getattr(batch, name) is None else getattr(batch, name).tolist()
-            for name in ("teacher", "query_texts", "scores", "labels")
+            for name in ("teacher", "query_texts", "pair_scores", "labels")
         },
         "step": (batch.dataset, batch.step_rows, batch.step_queries),
     }
@@ -540,7 +535,8 @@ def test_real_records_keep_their_text_and_never_take_a_positive_for_a_negative(r
 
 def test_a_records_prompt_is_joined_by_the_format_of_the_flags():
     """FlagEmbedding formats a record's own prompt exactly as it formats the global instruction."""
-    from zh_embedder.data.groups import Record, SelectionRule
+    from zh_embedder.data.groups import SelectionRule
+    from zh_embedder.data.records import Record
 
     train_set = TrainSet(
         records=None,
@@ -563,7 +559,7 @@ def test_a_pair_is_a_query_with_one_key_and_its_score(collator, tokenizer, one_s
     batch = collated(collator, [chosen], requests(2, 0, 1))
     assert texts_of(tokenizer, batch.queries) == ["问：甲2", "问：甲0", "问：甲1"]
     assert texts_of(tokenizer, batch.keys) == ["答：乙2", "答：乙0", "答：乙1"]
-    assert batch.scores.tolist() == [1.0, 0.0, 0.5]
+    assert batch.pair_scores.tolist() == [1.0, 0.0, 0.5]
     assert batch.labels is None
     assert (batch.group_size, batch.texts, batch.duplicates) == (1, 6, 0)
 

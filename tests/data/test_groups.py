@@ -13,7 +13,6 @@ from zh_embedder.data.groups import (
     SELECT_NEGATIVE,
     SELECT_POSITIVE,
     UNSCORED,
-    Record,
     SelectionRule,
     pick_negatives,
     pick_positive,
@@ -21,6 +20,7 @@ from zh_embedder.data.groups import (
     select_group,
     shuffle_chunks,
 )
+from zh_embedder.data.records import Record
 
 # Candidates in order: 正0 正1 负0 负1 负2 负3, with the teacher's scores of them.
 RECORD = Record(

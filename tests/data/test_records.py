@@ -17,9 +17,9 @@ from tests.processes import forked, start
 from zh_embedder.core.errors import UserError
 from zh_embedder.data import record_tables as tables
 from zh_embedder.data import sources
-from zh_embedder.data.groups import Record
 from zh_embedder.data.record_tables import cache_folder, content_hash
 from zh_embedder.data.records import (
+    Record,
     column,
     filter_scores,
     limit_rows,

@@ -15,10 +15,12 @@ from transformers import AutoTokenizer
 from tests.data.test_collator import plain
 from zh_embedder.core.hashing import text_identity
 from zh_embedder.data import token_cache
-from zh_embedder.data.collator import Collator, RankBatches, TrainRows, TrainSet
+from zh_embedder.data.collator import Collator
 from zh_embedder.data.groups import SelectionRule
+from zh_embedder.data.loader import RankBatches
 from zh_embedder.data.records import limit_rows, load_datasets, merge_small
 from zh_embedder.data.token_cache import TokenTable, file_name, fingerprints, token_table, with_tokens, write_tokens
+from zh_embedder.data.train_rows import TrainRows, TrainSet
 from zh_embedder.text.tokens import tokenize
 
 SECONDS = 15

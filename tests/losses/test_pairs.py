@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses.batch import VectorBatch
 from zh_embedder.losses.pairs import (
     angle,
     complex_quotient,
@@ -109,7 +109,7 @@ def naive(name, batch, **options):
     if name == "supervised_contrastive":
         return naive_supervised(queries, batch.key_texts.tolist(), batch.labels.tolist(), **options)
     like = naive_quotient if name == "angle" else cosine
-    return NAIVE[name]([like(q, k) for q, k in zip(queries, keys, strict=True)], batch.scores.tolist(), **options)
+    return NAIVE[name]([like(q, k) for q, k in zip(queries, keys, strict=True)], batch.targets.tolist(), **options)
 
 
 def make_step(n=9, *, seed=0, d=6, rows=None, unique=None):
@@ -121,7 +121,7 @@ def make_step(n=9, *, seed=0, d=6, rows=None, unique=None):
     labels = torch.randint(1, 4, (n,), generator=rng)
     chosen = torch.tensor(rows if rows is not None else list(range(n)))
     counts = torch.arange(len(chosen)) < (unique or len(chosen))
-    return EmbeddedBatch(
+    return VectorBatch(
         queries=left[chosen],
         keys=right[chosen],
         group=torch.arange(len(chosen)).view(-1, 1),
@@ -131,7 +131,7 @@ def make_step(n=9, *, seed=0, d=6, rows=None, unique=None):
         key_counts=counts,
         step_queries=left[chosen],
         query_texts=chosen + 1,
-        scores=scores[chosen],
+        targets=scores[chosen],
         labels=labels[chosen],
     )
 
@@ -180,7 +180,7 @@ def pairs(*sims, scores):
     left = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(len(sims), 2)
     right = torch.tensor([[s, math.sqrt(1 - s * s)] for s in sims], dtype=torch.float64)
     every = torch.arange(len(sims))
-    return EmbeddedBatch(
+    return VectorBatch(
         queries=left,
         keys=right,
         group=every.view(-1, 1),
@@ -189,7 +189,7 @@ def pairs(*sims, scores):
         positive_texts=every.view(-1, 1) + 1,
         key_counts=torch.ones(len(sims), dtype=torch.bool),
         step_queries=left,
-        scores=torch.tensor(scores, dtype=torch.float64),
+        targets=torch.tensor(scores, dtype=torch.float64),
     )
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import GROUP
-from zh_embedder.losses.batch import EmbeddedBatch, excluded, other_queries, own_scores, similarity
+from zh_embedder.losses.batch import VectorBatch, excluded, other_queries
 from zh_embedder.losses.retrieval import false_negatives, info_nce, margin_mse, ranked_distillation, teacher_kl, triplet
 from zh_embedder.losses.table import LOSSES, LossTerm, total_loss
 
@@ -188,7 +188,7 @@ def make_batch(*, seed=0, metric="cos", ranks=3, rank=1, b=3, g=4, d=5):
     positives[1, 1] = texts[group[2, 1]]  # stands among the negatives of this rank's query 2
     counts = torch.ones(keys_total, dtype=torch.bool)
     counts[-2 * g :] = False  # the last two rows of the last rank were repeated
-    return EmbeddedBatch(
+    return VectorBatch(
         queries=step_queries[rank * b : (rank + 1) * b].clone(),
         keys=keys,
         group=group,
@@ -231,7 +231,7 @@ def test_every_loss_is_in_the_tables_of_this_file():
 
 
 def by_hand(*keys, group, teacher=None, known=(), texts=None, counts=None, weight=1.0):
-    return EmbeddedBatch(
+    return VectorBatch(
         queries=torch.ones(1, 1, dtype=torch.float64),
         keys=torch.tensor(keys, dtype=torch.float64).log().unsqueeze(1),
         group=torch.tensor([group]),
@@ -339,7 +339,7 @@ def test_margin_mse_does_not_learn_from_keys_that_the_teacher_never_saw():
 
 def test_the_other_sides_of_info_nce_by_hand():
     # D = 1, as above, and two queries: 1 for the positive 3, 2 for the positive 5. The products are logarithms.
-    batch = EmbeddedBatch(
+    batch = VectorBatch(
         queries=torch.tensor([[1.0], [2.0]]),
         keys=torch.tensor([[3.0], [5.0]]),
         group=torch.tensor([[0], [1]]),
@@ -477,7 +477,7 @@ def step(queries, keys, teacher, rows, unique, *, metric):
     n, g = len(rows), keys.shape[1]
     counts = torch.arange(n) < unique
     texts = 1 + torch.tensor(rows).unsqueeze(1) * g + torch.arange(g)  # (n, G)
-    return EmbeddedBatch(
+    return VectorBatch(
         queries=queries[rows],
         keys=keys[rows].flatten(0, 1),
         group=torch.arange(n * g).view(n, g),
@@ -522,23 +522,23 @@ def test_a_step_with_repeated_rows_equals_the_step_of_its_unique_rows(name, opti
 def test_metrics_by_hand():
     queries, keys = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0], [4.0, -3.0]])
     batch = replace(make_batch(), queries=queries, keys=keys)
-    assert similarity(replace(batch, metric="ip")).tolist() == [[25.0, 0.0, 0.0]]
-    assert similarity(replace(batch, metric="l2")).tolist() == [[0.0, -25.0, -50.0]]  # (4-3)^2 + (-3-4)^2 = 50
+    assert replace(batch, metric="ip").scores().tolist() == [[25.0, 0.0, 0.0]]
+    assert replace(batch, metric="l2").scores().tolist() == [[0.0, -25.0, -50.0]]  # (4-3)^2 + (-3-4)^2 = 50
     unit = replace(batch, queries=queries / 5, keys=F.normalize(keys, dim=-1), metric="cos")
-    assert similarity(unit)[0].tolist() == pytest.approx([1.0, 0.0, 0.0])
+    assert unit.scores()[0].tolist() == pytest.approx([1.0, 0.0, 0.0])
 
 
 @each_metric
 def test_scores_of_the_own_group_are_columns_of_all_scores(metric):
     batch = make_batch(metric=metric)
-    torch.testing.assert_close(own_scores(batch), similarity(batch).gather(1, batch.group))
+    torch.testing.assert_close(batch.own_scores(), batch.scores().gather(1, batch.group))
 
 
 @each_metric
 def test_similarities_are_those_of_a_double_loop(metric):
     batch = make_batch(metric=metric)
     expected = [[score(metric, q, k) for k in batch.keys.tolist()] for q in batch.queries.tolist()]
-    torch.testing.assert_close(similarity(batch), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(batch.scores(), torch.tensor(expected, dtype=torch.float64))
 
 
 # Terms.

@@ -105,7 +105,7 @@ def test_the_order_of_the_texts_is_the_order_of_the_vectors(encoder, seed):
 def test_a_training_forward_gives_the_same_vectors(tiny_bert, sub_batch_size, multiple, side):
     encoder = load_encoder(str(tiny_bert), sub_batch_size=sub_batch_size, pad_to_multiple_of=multiple).eval()
     encoder.tokenizer.padding_side = side
-    vectors = encoder(concatenate(tokenize(encoder.tokenizer, TEXTS, 512)))
+    vectors = encoder(concatenate(tokenize(encoder.tokenizer, TEXTS, 512))).dense
     assert vectors.requires_grad
     np.testing.assert_allclose(vectors.detach().numpy(), one_by_one(encoder), **CLOSE)
 
@@ -142,7 +142,7 @@ def test_encoding_is_without_dropout_and_leaves_training_as_it_was(tiny_bert):
     np.testing.assert_array_equal(encoder.encode(TEXTS), expected)
     assert all(module.training for module in encoder.modules())
     tokens = concatenate(tokenize(encoder.tokenizer, TEXTS, 512))
-    assert not torch.equal(encoder(tokens), encoder(tokens))  # dropout is on in training
+    assert not torch.equal(encoder(tokens).dense, encoder(tokens).dense)  # dropout is on in training
     encoder.eval()
     encoder.encode(TEXTS)
     assert not encoder.training
@@ -240,7 +240,7 @@ def test_training_goes_on_from_the_exact_weights(tiny_bert):
         encoder = load(tiny_bert)
         optimizer = torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1)
         for _ in range(2):
-            encoder(concatenate(tokenize(encoder.tokenizer, TEXTS, 512)))[:, 0].sum().backward()
+            encoder(concatenate(tokenize(encoder.tokenizer, TEXTS, 512))).dense[:, 0].sum().backward()
             optimizer.step()
             optimizer.zero_grad()
             if between:
@@ -724,7 +724,7 @@ def test_a_crash_while_saving_leaves_the_old_folder_and_no_other(tiny_bert, tmp_
 @pytest.mark.parametrize("pooling", sorted(POOLINGS))
 def test_every_weight_but_the_pooler_learns(tiny_bert, pooling, dense):
     encoder = load(tiny_bert, pooling=pooling, dense=dense).train()
-    vectors = encoder(concatenate(tokenize(encoder.tokenizer, TEXTS, 512)))
+    vectors = encoder(concatenate(tokenize(encoder.tokenizer, TEXTS, 512))).dense
     (vectors * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     for name, parameter in encoder.named_parameters():
         if "pooler" in name:

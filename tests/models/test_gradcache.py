@@ -1,6 +1,7 @@
 """GradCache: a step in sub-batches has the gradients of the whole step, dropout replayed, and holds one at a time."""
 
 import ctypes
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from tests.backbones import build
 from zh_embedder.models import forward as module
 from zh_embedder.models import gradcache
 from zh_embedder.models.forward import Forward
+from zh_embedder.models.heads import joined
 from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.text.tokens import concatenate
 
@@ -36,13 +38,13 @@ def gradients(model, *, sub_batch_size, packing=True, seed=3, kept=None):
     forward.train()
     forward.zero_grad()
     torch.manual_seed(seed)
-    vectors = forward(texts_of())
+    vectors = forward(texts_of()).dense
     (vectors @ vectors.T / 0.1).logsumexp(dim=1).sum().backward()
     return vectors.detach(), {n: p.grad.clone() for n, p in forward.named_parameters() if p.grad is not None}
 
 
 def all_kept(forward, parts):
-    return torch.cat([forward.embed(part) for part in parts])
+    return joined([forward.embed(part) for part in parts])
 
 
 def in_parts_without_replay(monkeypatch):
@@ -104,7 +106,7 @@ def held(sub_batch_size, count):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        vectors = forward(texts_of(count))
+        vectors = forward(texts_of(count)).dense
     assert len(vectors) == count
     return sum(size for size, _ in storages.values())
 
@@ -156,7 +158,7 @@ def equal(found, **tolerance):
 
 
 def test_for_autograd_it_is_one_operation_on_the_weights():
-    vectors = forward_of()(texts_of())
+    vectors = forward_of()(texts_of()).dense
     assert {type(node).__name__ for node, _ in vectors.grad_fn.next_functions if node} == {"AccumulateGrad"}
 
 
@@ -166,7 +168,7 @@ def test_every_weight_gets_its_gradient_once_however_often_the_encoder_is_used(m
     calls = count_gradients(forward)
 
     def step(forward):
-        uses = [forward(texts_of(count, seed=count)) for count in (9, 3, 6)]
+        uses = [forward(texts_of(count, seed=count)).dense for count in (9, 3, 6)]
         pull(torch.cat(uses)).backward()
 
     found = both_ways(monkeypatch, forward, step)
@@ -178,14 +180,14 @@ def test_every_weight_gets_its_gradient_once_however_often_the_encoder_is_used(m
 def test_gradients_of_several_steps_add_up(monkeypatch):
     def step(forward):
         for seed in (1, 2):
-            pull(forward(texts_of(seed=seed))).backward()
+            pull(forward(texts_of(seed=seed)).dense).backward()
 
     equal(both_ways(monkeypatch, forward_of(), step))
 
 
 def test_a_graph_that_is_retained_can_be_gone_through_twice(monkeypatch):
     def step(forward):
-        loss = pull(forward(texts_of()))
+        loss = pull(forward(texts_of()).dense)
         loss.backward(retain_graph=True)
         loss.backward()
 
@@ -196,7 +198,7 @@ def test_two_encoders_in_one_step(monkeypatch):
     both = nn.ModuleList([forward_of(build("Bert", dropout=0.3, seed=seed)) for seed in (0, 1)])
 
     def step(both):
-        queries, keys = both[0](texts_of(6)), both[1](texts_of(11, seed=1))
+        queries, keys = both[0](texts_of(6)).dense, both[1](texts_of(11, seed=1)).dense
         (queries @ keys.T).logsumexp(dim=1).sum().backward()
 
     equal(both_ways(monkeypatch, both, step))
@@ -213,7 +215,7 @@ def test_frozen_weights_stay_without_gradient(monkeypatch):
         return real(module, places, inputs)
 
     monkeypatch.setattr(gradcache, "functional_call", call)
-    found = both_ways(monkeypatch, forward, lambda forward: pull(forward(texts_of())).backward())
+    found = both_ways(monkeypatch, forward, lambda forward: pull(forward(texts_of()).dense).backward())
     assert found[0]
     assert all("layer.1" in name for name in found[0])
     assert {f"model.{name}" for name in found[0]} == set(replayed)  # no gradient of others is computed
@@ -223,7 +225,7 @@ def test_frozen_weights_stay_without_gradient(monkeypatch):
 def test_a_model_that_is_all_frozen_has_vectors_without_gradient():
     forward = forward_of()
     forward.requires_grad_(False)
-    assert not forward(texts_of()).requires_grad
+    assert not forward(texts_of()).dense.requires_grad
 
 
 class Odd(Forward):
@@ -234,12 +236,12 @@ class Odd(Forward):
         self.single, self.unused = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(2.0))
 
     def embed(self, tokens):
-        vectors = super().embed(tokens)
-        return vectors * self.single if len(tokens) == 1 else vectors
+        found = super().embed(tokens)
+        return replace(found, dense=found.dense * self.single) if len(tokens) == 1 else found
 
 
 def test_weights_that_one_part_or_none_uses(monkeypatch):
-    found = both_ways(monkeypatch, forward_of(kind=Odd), lambda forward: pull(forward(texts_of(9))).backward())
+    found = both_ways(monkeypatch, forward_of(kind=Odd), lambda forward: pull(forward(texts_of(9)).dense).backward())
     assert "single" in found[0]
     assert "unused" not in found[0]
     equal(found)
@@ -247,7 +249,7 @@ def test_weights_that_one_part_or_none_uses(monkeypatch):
 
 def test_weights_that_change_before_the_backward_pass_are_noticed():
     forward = forward_of()
-    loss = pull(forward(texts_of()))
+    loss = pull(forward(texts_of()).dense)
     with torch.no_grad():
         next(forward.parameters()).mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -262,14 +264,14 @@ def test_in_bf16_the_gradients_are_those_of_the_graphs_kept(monkeypatch):
 
     def step(forward, **options):
         with torch.autocast("cpu", torch.bfloat16, **options):
-            vectors = forward(texts_of())
+            vectors = forward(texts_of()).dense
         pull(vectors).backward()
 
     forward = forward_of()
     cached, _ = both_ways(monkeypatch, forward, step)
     _, kept = both_ways(monkeypatch, forward, partial(step, cache_enabled=False))
     equal((cached, kept))
-    in_fp32 = both_ways(monkeypatch, forward, lambda forward: pull(forward(texts_of())).backward())[0]
+    in_fp32 = both_ways(monkeypatch, forward, lambda forward: pull(forward(texts_of()).dense).backward())[0]
     assert any(not torch.equal(cached[name], gradient) for name, gradient in in_fp32.items())
 
 
@@ -281,12 +283,12 @@ def test_casts_made_without_gradients_do_not_serve_a_later_forward(backward_insi
         forward.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             if first:
-                vectors = forward(texts_of(first))
+                vectors = forward(texts_of(first)).dense
                 if backward_inside:
                     pull(vectors).backward()
                     forward.zero_grad()
             torch.manual_seed(1)
-            loss = pull(forward(texts_of(3)))
+            loss = pull(forward(texts_of(3)).dense)
         loss.backward()
         found.append({n: p.grad.clone() for n, p in forward.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
@@ -300,8 +302,8 @@ def test_without_gradients_parts_are_plain_forwards(monkeypatch):
     forward, texts = forward_of().eval(), texts_of()
     monkeypatch.setattr(module, "encode_in_parts", None)
     with torch.no_grad():
-        parts = forward(texts)
-    whole = forward_of(forward.backbone, sub_batch_size=None).eval()(texts)
+        parts = forward(texts).dense
+    whole = forward_of(forward.backbone, sub_batch_size=None).eval()(texts).dense
     torch.testing.assert_close(parts, whole.detach())
 
 
@@ -326,7 +328,7 @@ def test_sharded_weights_go_through_checkpoints(way, monkeypatch):
     else:
         layer = forward.backbone.encoder.layer[0]
         layer.__class__ = type("Sharded", (type(layer), FSDPModule), {})
-    found = both_ways(monkeypatch, forward, lambda forward: pull(forward(texts_of())).backward())
+    found = both_ways(monkeypatch, forward, lambda forward: pull(forward(texts_of()).dense).backward())
     assert parts == [4, 4, 1]
     equal(found)
 
@@ -358,7 +360,7 @@ def test_between_the_passes_a_part_leaves_its_vectors_and_its_random_state():
     for count in (72, 8, 72):  # the first warms up
         texts = texts_of(count)
         before = in_use()
-        vectors = forward(texts)
+        vectors = forward(texts).dense
         sizes.append(in_use() - before)
         pull(vectors).backward()
         del vectors

@@ -102,9 +102,9 @@ def test_packed_and_padded_give_the_same_losses(pooling, keys, optimizer, folder
 
 def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(folder):
     from zh_embedder.bases.tiny import build
-    from zh_embedder.data.collator import RowRequest, TrainRows, TrainSet
     from zh_embedder.data.groups import SelectionRule
     from zh_embedder.data.records import load_datasets
+    from zh_embedder.data.train_rows import RowRequest, TrainRows, TrainSet
     from zh_embedder.losses.retrieval import info_nce
     from zh_embedder.models.bi_encoder import BiEncoder
     from zh_embedder.models.encoder import load_encoder
@@ -128,7 +128,7 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
         queries, keys = model(batch.queries, batch.keys, batch.key_rows)
         assert (len(queries), len(keys)) == (5, 20)
         trainer = SimpleNamespace(args=SimpleNamespace(negative_cross_device=False), model=model)
-        loss = info_nce(DenseTrainer.embedded(trainer, batch, queries, keys, with_queries=False), temperature=0.05)
+        loss = info_nce(DenseTrainer.loss_batch(trainer, batch, queries, keys, with_queries=False), temperature=0.05)
         loss.backward()
         found.append((loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
         model.zero_grad()
@@ -142,8 +142,9 @@ def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folde
     """Read the batch that the plan asks for, encode it text by text, and sum InfoNCE in double precision."""
     from zh_embedder.bases.tiny import build
     from zh_embedder.config.instructions import read_version
-    from zh_embedder.data.groups import Record, SelectionRule, row_rng, select_group
+    from zh_embedder.data.groups import SelectionRule, row_rng, select_group
     from zh_embedder.data.plan import plan_epoch
+    from zh_embedder.data.records import Record
     from zh_embedder.models.encoder import Encoder
 
     base = build(folder / "base", hidden=32, heads=2, dropout=0.0)

@@ -111,16 +111,8 @@ def load(args: Arguments) -> Model:
     }
     if "dense_metric" in given:
         changes |= {"metric": asked.dense_metric, "normalize": asked.dense_metric == "cos"}
-    methods = asked.pooling_method or []
-    options: dict[str, Any] = {
-        "pooling": next((m for m in methods if m != "dense"), None),
-        "dense": ("dense" in methods) if methods else None,
-        "cache_dir": asked.model_cache_dir,
-        "token": asked.token,
-        "trust_remote_code": asked.trust_remote_code,
-        "packing": asked.packing,
-    }
-    encoder = load_encoder(encoder_folder(asked.query_encoder), changes=changes, **options)
+    options = asked.load_options().for_inference()
+    encoder = load_encoder(encoder_folder(asked.query_encoder), options, changes=changes)
     if "version" in given or not encoder.spec.instructions:
         version = read_version(args.data.version, directory=args.data.instructions_dir)
         own = {name: (spec.query, spec.key) for name, spec in version.tasks.items()}
@@ -130,7 +122,7 @@ def load(args: Arguments) -> Model:
     folder = asked.key_encoder or key_folder(asked.query_encoder)
     key = encoder
     if folder and folder != asked.query_encoder:
-        key = load_encoder(encoder_folder(folder), flag="--key_encoder", changes=changes, **options)
+        key = load_encoder(encoder_folder(folder), options, flag="--key_encoder", changes=changes)
         key.spec = replace(key.spec, instructions=encoder.spec.instructions, default_task=encoder.spec.default_task)
     for one in (encoder, key):
         one.to(args.train.device).eval()

@@ -1,4 +1,4 @@
-"""From flags, version and datasets to what each dataset trains: its groups and its loss. Pure.
+"""From flags, version and records to the datasets that are trained: their groups, texts and losses. Pure.
 
 With --use_train_config a task's `training` settings stand in front of the flags.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,11 @@ from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
 from zh_embedder.data.schema import GROUP, LABELLED
-from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm
+from zh_embedder.data.train_rows import TrainSet
+from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm, RunOptions
 from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
 
 FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetPlan:
-    """What one dataset trains."""
-
-    records: TaskDataset
-    spec: TaskSpec
-    rule: SelectionRule
-    terms: tuple[LossTerm, ...]
-    read: int  # records in the file
-    notes: tuple[str, ...] = field(default=())
 
 
 def task_of(dataset: TaskDataset, data: DataArguments, version: Version) -> TaskSpec:
@@ -102,13 +91,13 @@ def choose_terms(
         terms, more = (LossTerm(name=DEFAULTS[dataset.kind]),), []
     by_temperature = any("teacher_temperature" in term.loss.from_flags for term in terms)
     teacher, notes = teacher_temperature(dataset, settings, train) if by_temperature else (1.0, [])
-    flags = {
-        "temperature": temperature,
-        "teacher_temperature": teacher,
-        "student_temperature": settings.get("student_temperature"),
-        "in_batch": dataset.in_batch_negatives,
+    flags = RunOptions(
+        temperature=temperature,
+        teacher_temperature=teacher,
+        student_temperature=settings.get("student_temperature"),
+        in_batch=dataset.in_batch_negatives,
         **train.false_negative_limit(),
-    }
+    )
     terms = tuple(term.filled(flags) for term in terms)
     for term in terms:
         check_scores(dataset, term)
@@ -253,7 +242,7 @@ def plan_datasets(
     *,
     metric: str,
     tied: bool = True,
-) -> list[DatasetPlan]:
+) -> list[TrainSet]:
     """Decide for every dataset what it trains.
 
     Args:
@@ -267,7 +256,7 @@ def plan_datasets(
     Raises:
         UserError: a task, a setting or the records do not fit.
     """
-    plans = []
+    sets = []
     queries = train.per_device_train_batch_size * (train.world_size if train.negative_cross_device else 1)
     temperature = train.cos_temperature if metric == "cos" else 1.0
     for dataset in datasets:
@@ -280,9 +269,21 @@ def plan_datasets(
                 f"{kept.path}: labelled texts need one encoder for both sides, expected --tie_encoders True"
             )
         rule, rule_notes = choose_rule(kept, settings, data, needs_own=distils(terms), queries=queries)
-        notes = (*left_out, *loss_notes, *rule_notes)
-        plans.append(DatasetPlan(records=kept, spec=spec, rule=rule, terms=terms, read=len(dataset), notes=notes))
-    return plans if data.inbatch_same_dataset is not None else mixed(plans)
+        sets.append(
+            TrainSet(
+                records=kept,
+                task=spec.name,
+                rule=rule,
+                query_prefix=spec.query if data.add_instruction else "",
+                key_prefix=spec.key if data.add_instruction else "",
+                use_prompts=data.add_instruction,
+                prompt_format=data.prompt_format,
+                terms=terms,
+                weight=step_weight(kept, settings.own),
+                notes=(*left_out, *loss_notes, *rule_notes),
+            )
+        )
+    return sets if data.inbatch_same_dataset is not None else mixed(sets)
 
 
 def distils(terms: Sequence[LossTerm]) -> bool:
@@ -290,47 +291,48 @@ def distils(terms: Sequence[LossTerm]) -> bool:
     return any(term.loss.needs == "teacher_scores" for term in terms)
 
 
-def dataset_shares(plans: Sequence[DatasetPlan], data: DataArguments) -> Shares:
+def step_weight(dataset: TaskDataset, own: TaskTraining) -> float:
+    """Weight of a dataset in the steps of an epoch: its task's, times those of its file and folders."""
+    path = Path(dataset.path)
+    parts = {*path.parts, *(part.split(".")[0] for part in path.parts)}
+    of_dataset = [weight for name, weight in (own.dataset_weights or {}).items() if name in parts]
+    return (own.weight or 1.0) * math.prod(of_dataset)
+
+
+def dataset_shares(sets: Sequence[TrainSet], data: DataArguments) -> Shares:
     """Return the share of each dataset in the steps of an epoch; None where each has what its size gives it."""
-    weights = []
-    for plan in plans:
-        own = plan.spec.training if data.use_train_config else TaskTraining()
-        names = Path(plan.records.path)
-        parts = {*names.parts, *(part.split(".")[0] for part in names.parts)}
-        of_dataset = [w for name, w in (own.dataset_weights or {}).items() if name in parts]
-        weights.append((own.weight or 1.0) * math.prod(of_dataset))
-    sizes, tasks = [len(plan.records) for plan in plans], [plan.spec.name for plan in plans]
+    sizes, tasks, weights = [len(one) for one in sets], [one.task for one in sets], [one.weight for one in sets]
     return shares_of(sizes, tasks, weights, data.task_temperature)
 
 
-def mixed(plans: Sequence[DatasetPlan]) -> list[DatasetPlan]:
+def mixed(sets: Sequence[TrainSet]) -> list[TrainSet]:
     """Give all datasets one loss, as steps that mix them need: that of the dataset whose records have least to offer.
 
     Raises:
         UserError: a dataset must not have in-batch negatives, or no loss fits them all.
     """
-    for plan in plans:
-        if not plan.records.in_batch_negatives:
-            raise UserError(f"{plan.records.path}: no_in_batch_neg needs --inbatch_same_dataset")
-    if len({plan.records.kind for plan in plans}) > 1:
-        kinds = sorted({KINDS[plan.records.kind] for plan in plans})
+    for one in sets:
+        if not one.records.in_batch_negatives:
+            raise UserError(f"{one.records.path}: no_in_batch_neg needs --inbatch_same_dataset")
+    if len({one.records.kind for one in sets}) > 1:
+        kinds = sorted({KINDS[one.records.kind] for one in sets})
         raise UserError(
             f"training data: {' and '.join(kinds)} cannot stand in one step, expected --inbatch_same_dataset"
         )
-    plain = [plan for plan in plans if not distils(plan.terms)]
-    shared = min((plan.terms for plan in plain or plans), key=len)
+    plain = [one for one in sets if not distils(one.terms)]
+    shared = min((one.terms for one in plain or sets), key=len)
     names = loss_names(shared)
-    if not all(names <= loss_names(plan.terms) for plan in plain or plans):
+    if not all(names <= loss_names(one.terms) for one in plain or sets):
         raise UserError("training data: no loss fits all datasets, and steps mix them, expected --inbatch_same_dataset")
     note = f"steps mix datasets, and others offer less: {', '.join(sorted(names))} alone"
-    if plain and len(plain) < len(plans):
+    if plain and len(plain) < len(sets):
         note = "steps mix datasets and others have no teacher scores: InfoNCE alone"
     scored = distils(shared)
     return [
-        plan
-        if loss_names(plan.terms) == names
-        else replace(plan, terms=shared, rule=replace(plan.rule, with_teacher=scored), notes=(*plan.notes, note))
-        for plan in plans
+        one
+        if loss_names(one.terms) == names
+        else replace(one, terms=shared, rule=replace(one.rule, with_teacher=scored), notes=(*one.notes, note))
+        for one in sets
     ]
 
 

@@ -13,9 +13,7 @@ tasks:
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -25,7 +23,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from zh_embedder.core.errors import UserError, nearest, reject, summarise, unknown_name
+from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 
 HERE = Path(__file__).parent.parent
@@ -300,32 +298,3 @@ def read_version(name_or_path: str, *, directory: str | None = None) -> Version:
 def single_instruction(query: str, key: str, *, source: str) -> Version:
     """Return a version in which every task has the same instructions (FlagEmbedding's instruction flags)."""
     return Version(name=source, source=source, tasks={}, default=TaskSpec(name="default", query=query, key=key))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `zh-embedder versions`."""
-    parser.add_argument("name", nargs="?", help="show the tasks and instructions of this one (a name or a file)")
-    parser.add_argument("--instructions_dir", help="folder that is searched first")
-
-
-def run(args: argparse.Namespace) -> None:
-    """List versions, or the instructions of one; a file that is wrong is reported."""
-    if args.name:
-        version = read_version(args.name, directory=args.instructions_dir)
-        specs = [*version.tasks.values(), *([version.default] if version.default else [])]
-        lines = [f"{version.name} ({version.source})"]
-        for spec in specs:
-            lines += [f"  {spec.name}", f"    query: {spec.query!r}", f"    key:   {spec.key!r}"]
-        sys.stdout.write("\n".join(lines) + "\n")
-        return
-    wrong = []
-    for name, path in known_versions(directory=args.instructions_dir).items():
-        try:
-            version = read_version(str(path))
-        except UserError as error:
-            wrong.append(str(error))
-            continue
-        tasks = [*sorted(version.tasks), *(["every other task"] if version.default else [])]
-        sys.stdout.write(f"{name:20} {', '.join(tasks)}  ({path})\n")
-    if wrong:
-        raise summarise(wrong)

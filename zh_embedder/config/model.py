@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from zh_embedder.core.errors import reject
 from zh_embedder.core.options import above_zero, at_least, choose, option
 from zh_embedder.core.similarity import SIMILARITIES
+from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.pooling import POOLINGS
 
 
@@ -90,3 +91,20 @@ class ModelArguments:
     def tied(self) -> bool:
         """Tell whether one encoder serves both sides."""
         return self.tie_encoders and self.key_encoder in (None, self.query_encoder)
+
+    def load_options(self) -> LoadOptions:
+        """How the encoders are loaded."""
+        methods = self.pooling_method or []
+        return LoadOptions(
+            pooling=next((method for method in methods if method != "dense"), None),
+            dense=("dense" in methods) if methods else None,
+            cache_dir=self.model_cache_dir,
+            token=self.token,
+            trust_remote_code=self.trust_remote_code,
+            config_name=self.config_name,
+            tokenizer_name=self.tokenizer_name,
+            truncation_side=self.truncation_side,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            sub_batch_size=self.sub_batch_size,
+            packing=self.packing,
+        )

@@ -42,24 +42,6 @@ class Choosable(Protocol[Key_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One training record, as the file has it."""
-
-    query: str
-    pos: Sequence[str]
-    neg: Sequence[str]
-    teacher_scores: Sequence[float] | None = None  # pos then neg
-    prompt: str | None = None  # this record's own query instruction
-    score: float | None = None  # of a pair: how alike `query` and its one positive are
-    label: str | None = None  # of a labelled text, which is `query`
-
-    @property
-    def candidates(self) -> list[str]:
-        """Positives then negatives."""
-        return [*self.pos, *self.neg]
-
-
-@dataclass(frozen=True, slots=True)
 class Group(Generic[Key]):
     """The keys of one query that travel together: the positive, then the negatives."""
 

@@ -1,13 +1,17 @@
-"""How batches reach the trainer: a loader whose epoch can be set, and the clock of waiting for it."""
+"""How batches reach the trainer: each rank's steps of an epoch, the loader, and the clock of waiting for it."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
+
+from zh_embedder.data.plan import Shares, epoch_steps, plan_epoch, rank_steps
+from zh_embedder.data.train_rows import RowRequest
 
 
 class EpochBatches(Sampler[Any]):
@@ -18,6 +22,46 @@ class EpochBatches(Sampler[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration plans."""
         self.epoch = epoch
+
+
+class RankBatches(EpochBatches):
+    """The steps of one rank, epoch by epoch: its slice of the plan that every rank computes."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        mode: str | None,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+        seed: int,
+        shares: Shares = None,
+    ) -> None:
+        self.sizes, self.shares, self.mode, self.seed = tuple(sizes), shares, mode, seed
+        self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
+
+    @property
+    def step_size(self) -> int:
+        """Rows of a step, all ranks together."""
+        return self.batch_size * self.ranks
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch."""
+        return epoch_steps(self.sizes, step_rows=self.step_size, mode=self.mode, shares=self.shares)
+
+    def __iter__(self) -> Iterator[list[RowRequest]]:
+        """Yield the row requests of each step."""
+        epoch, sizes = self.epoch, self.sizes
+        plan = plan_epoch(
+            sizes, step_rows=self.step_size, mode=self.mode, seed=self.seed, epoch=epoch, shares=self.shares
+        )
+        for index, step in enumerate(rank_steps(plan, rank=self.rank, batch_size=self.batch_size)):
+            whole = tuple(plan.rows[index].tolist())
+            yield [
+                RowRequest(epoch, row, counts, step.dataset, whole, step.step_queries)
+                for row, counts in zip(step.rows.tolist(), step.counts.tolist(), strict=True)
+            ]
 
 
 class PlanLoader(DataLoader[Any]):

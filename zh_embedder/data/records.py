@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
-from zh_embedder.data.groups import Record
 from zh_embedder.data.record_tables import cache_folder, load_table
 
 if TYPE_CHECKING:
@@ -19,6 +18,26 @@ if TYPE_CHECKING:
 
 
 SCORES_SAMPLE = 4096  # records whose teacher scores are looked at before training
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training record, as the file has it."""
+
+    query: str
+    pos: Sequence[str]
+    neg: Sequence[str]
+    teacher_scores: Sequence[float] | None = None  # pos then neg
+    prompt: str | None = None  # this record's own query instruction
+    score: float | None = None  # of a pair: how alike `query` and its one positive are
+    label: str | None = None  # of a labelled text, which is `query`
+
+    @property
+    def candidates(self) -> list[str]:
+        """Positives then negatives."""
+        return [*self.pos, *self.neg]
+
+
 RECORD_COLUMNS = tuple(f.name for f in fields(Record))
 
 

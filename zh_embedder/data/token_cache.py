@@ -27,8 +27,9 @@ from zh_embedder.core.hashing import hash_of, text_identity
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import world
-from zh_embedder.data.collator import Collator, TrainSet
+from zh_embedder.data.collator import Collator
 from zh_embedder.data.record_tables import one_at_a_time
+from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class MtebEncoder:
         """Say which vectors these are: mteb takes up results of the same name and revision, and weights change."""
         decides = [
             {
-                **asdict(encoder.spec),
+                **encoder.spec.to_json(),
                 "precision": encoder.precision,
                 "prompts": self.prompts,
                 "weights": weights_hash(encoder.state_dict()),

@@ -1,12 +1,17 @@
-"""What a loss may look at, and what losses share: scores, and which keys must not serve as negatives.
+"""What a loss looks at: the scores of a step, which keys belong to which query, and which must not be negatives.
+
+A loss asks its batch for scores and never for how they came about, so a model of vectors (`VectorBatch`) and one that
+reads query and key together (`ScoreBatch`) train with the same losses.
 
 Shapes: B local queries, N queries of the step (all ranks), P keys of the step, G keys of a query's group, D dimensions,
-M known positives. The keys of step query n stand in columns n * G to (n + 1) * G.
+M known positives. The keys of step query n are columns n * G to (n + 1) * G.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -16,23 +21,26 @@ from zh_embedder.core.similarity import matrix, prepared, rows
 NEVER = float("-inf")
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddedBatch:
-    """Everything that a loss may look at."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossBatch(ABC):
+    """A step as its losses see it; a subclass holds what the scores are made of."""
 
-    queries: Tensor  # (B, D) local queries
-    keys: Tensor  # (P, D) keys of the step
+    LOCAL: ClassVar[tuple[str, ...]] = ("group", "weights", "positive_texts", "teacher")  # fields with a row per query
+    INPUTS: ClassVar[tuple[str, ...]] = ()  # fields that the model made: they get the gradient
+
     group: Tensor  # (B, G) columns of each query's own keys, the positive first
     weights: Tensor  # (B,) share of each query in the step's loss; 0 where a row was repeated to fill the step
     key_texts: Tensor  # (P,) identity of each key's text
     positive_texts: Tensor  # (B, M) identities of all known positives of a query, padded with 0
     key_counts: Tensor  # (P,) False where the key belongs to a repeated row
     teacher: Tensor | None = None  # (B, G) teacher scores, aligned with `group`
-    metric: str = "cos"  # cos, ip or l2
-    step_queries: Tensor | None = None  # (N, D) queries of all ranks, for losses that want them
-    query_texts: Tensor | None = None  # (N,) identities of their texts, instructions included
-    scores: Tensor | None = None  # (N,) how alike the texts of each pair are
+    query_texts: Tensor | None = None  # (N,) identities of the texts of the step's queries, instructions included
+    targets: Tensor | None = None  # (N,) how alike the texts of each pair are, as the records have it
     labels: Tensor | None = None  # (N,) identities of the labels of labelled texts
+
+    def __len__(self) -> int:
+        """Number of local queries."""
+        return len(self.group)
 
     @property
     def own(self) -> Tensor:
@@ -44,19 +52,76 @@ class EmbeddedBatch:
         """False where a query of the step was repeated to fill it, (N,)."""
         return self.key_counts[:: self.group.shape[1]]
 
-    def rows(self, chosen: slice) -> EmbeddedBatch:
-        """Return the batch with some of its local queries, against the same step."""
-        return replace(
-            self,
-            queries=self.queries[chosen],
-            group=self.group[chosen],
-            weights=self.weights[chosen],
-            positive_texts=self.positive_texts[chosen],
-            teacher=None if self.teacher is None else self.teacher[chosen],
-        )
+    def rows(self, chosen: slice) -> Self:
+        """Some of the local queries, against the same step."""
+        local = {name: getattr(self, name) for name in self.LOCAL}
+        return replace(self, **{name: value[chosen] for name, value in local.items() if value is not None})
 
-    def truncated(self, dimensions: int) -> EmbeddedBatch:
-        """Return the batch with the first `dimensions` of every vector, normalised anew where cosines are compared."""
+    # ---- scores -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def scores(self) -> Tensor:
+        """Scores of each local query against each key of the step, (B, P)."""
+
+    @abstractmethod
+    def own_scores(self) -> Tensor:
+        """Scores of each local query against its own group only, (B, G)."""
+
+    @abstractmethod
+    def pair_scores(self) -> Tensor:
+        """Scores of all pairs of the step, each query against its one key, (N,)."""
+
+    def query_scores(self) -> Tensor:
+        """Scores of each local query against each query of the step, (B, N)."""
+        raise ValueError("these scores compare queries with keys only: there are none between two queries")
+
+    def of_positives(self) -> Self:
+        """The batch with each query's positive in the query's place: its scores are those of positives."""
+        raise ValueError("these scores compare queries with keys only: a positive has none of its own")
+
+    def truncated(self, dimensions: int) -> Self:
+        """The batch with the first `dimensions` of every vector, for Matryoshka."""
+        raise ValueError(f"these scores come from no vectors: nothing can be cut to {dimensions} dimensions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VectorBatch(LossBatch):
+    """Scores as similarities of vectors: what a bi-encoder makes."""
+
+    LOCAL: ClassVar[tuple[str, ...]] = (*LossBatch.LOCAL, "queries")
+    INPUTS: ClassVar[tuple[str, ...]] = ("queries", "keys", "step_queries")
+
+    queries: Tensor  # (B, D) local queries
+    keys: Tensor  # (P, D) keys of the step
+    step_queries: Tensor | None = None  # (N, D) queries of all ranks, for losses that want them
+    metric: str = "cos"  # cos, ip or l2
+
+    def scores(self) -> Tensor:
+        """Similarity of each local query to each key of the step, (B, P)."""
+        return self._between(self.queries, self.keys)
+
+    def own_scores(self) -> Tensor:
+        """Similarity of each local query to the keys of its own group only, (B, G)."""
+        return self._row_by_row(self.queries.unsqueeze(1), self.keys[self.group])
+
+    def pair_scores(self) -> Tensor:
+        """Similarity of the two texts of each pair of the step, (N,)."""
+        return self._row_by_row(self.all_queries(), self.keys)
+
+    def query_scores(self) -> Tensor:
+        """Similarity of each local query to each query of the step, (B, N)."""
+        return self._between(self.queries, self.all_queries())
+
+    def of_positives(self) -> Self:
+        """The batch with the vector of each query's positive in the query's place."""
+        return replace(self, queries=self.keys[self.group[:, 0]])
+
+    def all_queries(self) -> Tensor:
+        """Vectors of the queries of all ranks, (N, D)."""
+        return need(self.step_queries, "queries of other ranks")
+
+    def truncated(self, dimensions: int) -> Self:
+        """The batch with the first `dimensions` of every vector, normalised anew where cosines are compared."""
 
         def cut(vectors: Tensor) -> Tensor:
             return prepared(vectors[:, :dimensions], self.metric)
@@ -64,36 +129,51 @@ class EmbeddedBatch:
         queries = None if self.step_queries is None else cut(self.step_queries)
         return replace(self, queries=cut(self.queries), keys=cut(self.keys), step_queries=queries)
 
+    def _between(self, left: Tensor, right: Tensor) -> Tensor:
+        """Similarity of each vector to each other one, (A, D) x (C, D) -> (A, C)."""
+        return matrix(left, right, self.metric)
 
-def scores_of(batch: EmbeddedBatch, left: Tensor, right: Tensor) -> Tensor:
-    """Scores of each vector against each other one in the batch's metric, (A, D) x (C, D) -> (A, C)."""
-    return matrix(left, right, batch.metric)
-
-
-def similarity(batch: EmbeddedBatch) -> Tensor:
-    """Scores of each local query against each key of the step, (B, P)."""
-    return scores_of(batch, batch.queries, batch.keys)
+    def _row_by_row(self, left: Tensor, right: Tensor) -> Tensor:
+        """Similarity of vectors row by row, (..., D) x (..., D) -> (...)."""
+        return rows(left, right, self.metric)
 
 
-def row_scores(batch: EmbeddedBatch, left: Tensor, right: Tensor) -> Tensor:
-    """Scores of vectors side by side, (..., D) x (..., D) -> (...)."""
-    return rows(left, right, batch.metric)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreBatch(LossBatch):
+    """Scores of each query and its own keys alone: what a cross-encoder makes.
+
+    Keys of other queries were never scored. They count as infinitely far away, so the sum of a loss over all keys of
+    the step is the sum over the group.
+    """
+
+    LOCAL: ClassVar[tuple[str, ...]] = (*LossBatch.LOCAL, "own_group")
+    INPUTS: ClassVar[tuple[str, ...]] = ("own_group", "step_pairs")
+
+    own_group: Tensor  # (B, G) scores, aligned with `group`
+    step_pairs: Tensor | None = None  # (N,) scores of the pairs of all ranks, for losses that compare pairs
+
+    def scores(self) -> Tensor:
+        """Scores in the columns of each query's own keys, minus infinity in all others, (B, P)."""
+        return self.own_group.new_full((len(self), len(self.key_texts)), NEVER).scatter(1, self.group, self.own_group)
+
+    def own_scores(self) -> Tensor:
+        """Scores of each query's own keys, (B, G)."""
+        return self.own_group
+
+    def pair_scores(self) -> Tensor:
+        """Scores of all pairs of the step, (N,)."""
+        return need(self.step_pairs, "pairs of other ranks")
 
 
-def own_scores(batch: EmbeddedBatch) -> Tensor:
-    """Scores of each query against its own group only, (B, G)."""
-    return row_scores(batch, batch.queries.unsqueeze(1), batch.keys[batch.group])
-
-
-def known_positives(batch: EmbeddedBatch, texts: Tensor) -> Tensor:
+def known_positives(batch: LossBatch, texts: Tensor) -> Tensor:
     """Which of some texts, (C,), are known positives of which query, (B, C)."""
-    mask = torch.zeros(len(batch.queries), len(texts), dtype=torch.bool, device=texts.device)
+    mask = torch.zeros(len(batch), len(texts), dtype=torch.bool, device=texts.device)
     for known in batch.positive_texts.unbind(dim=1):  # (B,) one known positive of each query at a time: no (B, C, M)
         mask |= texts == known.unsqueeze(1)
     return mask
 
 
-def excluded(batch: EmbeddedBatch) -> Tensor:
+def excluded(batch: LossBatch) -> Tensor:
     """Which keys must not serve as negatives of which query, (B, P).
 
     True for a key whose text is a known positive of the query and for the keys of repeated rows; always False for the
@@ -103,7 +183,7 @@ def excluded(batch: EmbeddedBatch) -> Tensor:
     return mask.scatter(1, batch.group[:, :1], False)
 
 
-def skipped(batch: EmbeddedBatch, *, in_batch: bool) -> Tensor:
+def skipped(batch: LossBatch, *, in_batch: bool) -> Tensor:
     """Keys that a query's sum leaves out, (B, P): the excluded ones and, without in-batch negatives, all others' keys.
 
     A repeated row still sees its own positive: it weighs nothing, but must stay finite.
@@ -112,8 +192,8 @@ def skipped(batch: EmbeddedBatch, *, in_batch: bool) -> Tensor:
     return skip if in_batch else skip | torch.ones_like(skip).scatter(1, batch.group, False)
 
 
-def other_queries(batch: EmbeddedBatch) -> Tensor:
-    """Which queries of the step may stand as negatives beside which local query, (B, N).
+def other_queries(batch: LossBatch) -> Tensor:
+    """Which queries of the step may serve as negatives of which local query, (B, N).
 
     Not itself, not a repeated row, not a query of the same text, and not one that was asked for a known positive.
     """
@@ -130,6 +210,6 @@ def need(value: Tensor | None, what: str) -> Tensor:
     return value
 
 
-def weighted_sum(batch: EmbeddedBatch, per_query: Tensor) -> Tensor:
+def weighted_sum(batch: LossBatch, per_query: Tensor) -> Tensor:
     """Reduce (B,) to the scalar that a loss over local queries returns."""
     return (batch.weights * per_query).sum()

@@ -1,10 +1,10 @@
-"""Losses of scored pairs and of labelled texts, as pure functions of an `EmbeddedBatch`.
+"""Losses of scored pairs and of labelled texts, as pure functions of an `LossBatch`.
 
 A pair is a query with one key (G = 1) and a score. Losses that compare pairs with each other look at all pairs of the
 step; every rank then returns the value of the whole step, so that the average over ranks is that value, and the
 gradient that `gather_with_grad` adds up over ranks is, averaged by DDP, its gradient.
 
-Shapes: as in `embedded`; of pairs, N = P.
+Shapes: as in `losses.batch`; of pairs, N = P.
 """
 
 from __future__ import annotations
@@ -13,29 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.losses.batch import NEVER, EmbeddedBatch, need, row_scores, similarity, weighted_sum
+from zh_embedder.losses.batch import NEVER, LossBatch, VectorBatch, need, weighted_sum
 
 
-def own_pairs(batch: EmbeddedBatch) -> tuple[Tensor, Tensor]:
-    """Scores of the local pairs, (B,): the student's, and what the records say."""
-    own = batch.group[:, 0]
-    return row_scores(batch, batch.queries, batch.keys[own]), need(batch.scores, "pairs")[own]
+def own_pairs(batch: LossBatch) -> tuple[Tensor, Tensor]:
+    """The model's scores of the local pairs, and those of their records, (B,) both."""
+    return batch.own_scores()[:, 0], need(batch.targets, "pairs")[batch.group[:, 0]]
 
 
-def step_pairs(batch: EmbeddedBatch) -> tuple[Tensor, Tensor]:
-    """Do the same for all pairs of the step, (N,)."""
-    return row_scores(batch, need(batch.step_queries, "queries of other ranks"), batch.keys), need(
-        batch.scores, "pairs"
-    )
+def step_pairs(batch: LossBatch) -> tuple[Tensor, Tensor]:
+    """The model's scores of all pairs of the step, and those of their records, (N,) both."""
+    return batch.pair_scores(), need(batch.targets, "pairs")
 
 
-def cosine_regression(batch: EmbeddedBatch, *, score_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def cosine_regression(batch: LossBatch, *, score_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Mean squared error of the cosine against the score (sentence-transformers' CosineSimilarityLoss).
 
     Per pair: (s - (score - low) / (high - low)) ** 2.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         score_range: lowest and highest score that the data may hold: STS-B has [0, 5].
     """
     found, wanted = own_pairs(batch)
@@ -43,7 +40,7 @@ def cosine_regression(batch: EmbeddedBatch, *, score_range: tuple[float, float] 
     return weighted_sum(batch, (found - (wanted - low) / (high - low)) ** 2)
 
 
-def contrastive(batch: EmbeddedBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
+def contrastive(batch: LossBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
     """Contrastive loss of pairs that belong together or not (Hadsell, Chopra and LeCun 2006).
 
     Per pair, with d = 1 - s: d ** 2 / 2 where the score is above `threshold`, else max(0, margin - d) ** 2 / 2.
@@ -54,7 +51,7 @@ def contrastive(batch: EmbeddedBatch, *, margin: float = 0.5, threshold: float =
     return weighted_sum(batch, per_pair)
 
 
-def online_contrastive(batch: EmbeddedBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
+def online_contrastive(batch: LossBatch, *, margin: float = 0.5, threshold: float = 0.5) -> Tensor:
     """Contrastive loss of the step's hard pairs alone (sentence-transformers' OnlineContrastiveLoss).
 
     Hard is a positive pair farther apart than the nearest negative one, and a negative pair nearer than the farthest
@@ -88,7 +85,7 @@ def ordered(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     return F.pad(terms, (1, 0)).logsumexp(dim=0)
 
 
-def cosent(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
+def cosent(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     """CoSENT: pairs stand in the order of their scores (Su 2022, kexue.fm/archives/8847).
 
     log(1 + sum over pairs i, j of the step with score_i > score_j of exp((s_j - s_i) / t)).
@@ -97,15 +94,17 @@ def cosent(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
     return ordered(found / temperature, wanted, batch.key_counts)
 
 
-def angle(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
+def angle(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     """AnglE: as CoSENT, on the angle between vectors in complex space (Li and Li 2023, arXiv 2309.12871).
 
     The first half of a vector is its real part, the second half its imaginary part. The quotient of two vectors, each
     divided by its length, is summed over its components and over both parts; its absolute value stands for s. The paper
     trains it beside CoSENT and InfoNCE: name all of them in a task's `loss`.
     """
-    found = complex_quotient(need(batch.step_queries, "queries of other ranks"), batch.keys)
-    return ordered(found / temperature, need(batch.scores, "pairs"), batch.key_counts)
+    if not isinstance(batch, VectorBatch):
+        raise ValueError("angle: compares the parts of vectors, and this batch has scores alone")
+    found = complex_quotient(batch.all_queries(), batch.keys)
+    return ordered(found / temperature, need(batch.targets, "pairs"), batch.key_counts)
 
 
 def complex_quotient(left: Tensor, right: Tensor) -> Tensor:
@@ -118,7 +117,7 @@ def complex_quotient(left: Tensor, right: Tensor) -> Tensor:
     return ((real + imaginary) / (lengths[0] / lengths[1])).sum(dim=1).abs()
 
 
-def supervised_contrastive(batch: EmbeddedBatch, *, temperature: float = 0.05) -> Tensor:
+def supervised_contrastive(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     """Supervised contrastive loss of labelled texts (Khosla et al. 2020, arXiv 2004.11362, L_out).
 
     Per text: minus the mean, over the step's other texts p of its label, of log(exp(s_p / t) / sum over all other texts
@@ -128,7 +127,7 @@ def supervised_contrastive(batch: EmbeddedBatch, *, temperature: float = 0.05) -
     itself = batch.key_texts == batch.key_texts[own].unsqueeze(1)  # (B, P)
     others = batch.key_counts & ~itself
     positive = (labels == labels[own].unsqueeze(1)) & others
-    logits = (similarity(batch) / temperature).masked_fill(~others, NEVER)
+    logits = (batch.scores() / temperature).masked_fill(~others, NEVER)
     some = positive.any(dim=1, keepdim=True)  # without a positive nothing is kept, and nothing may be -inf - -inf
     share = logits.masked_fill(~some, 0.0).log_softmax(dim=1).masked_fill(~positive, 0.0)
     return weighted_sum(batch, -share.sum(dim=1) / positive.sum(dim=1).clamp(min=1))

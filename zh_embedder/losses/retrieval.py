@@ -1,10 +1,10 @@
-"""Losses of queries with their keys, as pure functions of an `EmbeddedBatch`. No loss knows ranks, models or config.
+"""Losses of queries with their keys, as pure functions of an `LossBatch`. No loss knows ranks, models or config.
 
 Every loss here returns a scalar: the sum over local queries of `weights[b]` times the loss of query b. With weights of
 1 / B that is the plain mean; with several ranks or masked rows the trainer chooses them so that DDP's average is the
-gradient of the whole step. Losses of pairs and of labelled texts stand in `pair_losses`; `objectives` lists them all.
+gradient of the whole step. Losses of pairs and of labelled texts are in `losses.pairs`; `losses.table` lists them all.
 
-Shapes: as in `embedded`.
+Shapes: as in `losses.batch`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,17 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.data.groups import UNSCORED
 from zh_embedder.losses.batch import (
     NEVER,
-    EmbeddedBatch,
+    LossBatch,
     excluded,
     known_positives,
-    need,
     other_queries,
-    own_scores,
-    scores_of,
-    similarity,
     skipped,
     weighted_sum,
 )
 
 
 def info_nce(
-    batch: EmbeddedBatch,
+    batch: LossBatch,
     *,
     temperature: float = 0.01,
     in_batch: bool = True,
@@ -49,7 +45,7 @@ def info_nce(
     2308.03281), the first two Qwen3-Embedding's (Zhang et al. 2025, arXiv 2506.05176), there with a margin of 0.1.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         temperature: divides the scores; smaller is sharper.
         in_batch: False scores each query against its own group only (FlagEmbedding's `no_in_batch_neg`).
         query_to_query: the step's other queries are negatives too.
@@ -58,18 +54,18 @@ def info_nce(
         false_negative_margin: leave out what scores above the positive by more than this.
         false_negative_percent: leave out what scores above the positive by more than this percentage of its score.
     """
-    scores = [similarity(batch)]
+    scores = [batch.scores()]
     skip = [skipped(batch, in_batch=in_batch)]
     positive = batch.group[:, 0]
-    positives = batch.keys[positive]
-    if query_to_query or key_to_query:
-        queries = need(batch.step_queries, "queries of other ranks")
-        for wanted, vectors in ((query_to_query, batch.queries), (key_to_query, positives)):
-            if wanted:
-                scores.append(scores_of(batch, vectors, queries))
-                skip.append(~other_queries(batch))
+    if query_to_query:
+        scores.append(batch.query_scores())
+        skip.append(~other_queries(batch))
+    positives = batch.of_positives() if key_to_query or key_to_key else batch
+    if key_to_query:
+        scores.append(positives.query_scores())
+        skip.append(~other_queries(batch))
     if key_to_key:
-        scores.append(scores_of(batch, positives, batch.keys))
+        scores.append(positives.scores())
         skip.append(excluded(batch).scatter(1, batch.group[:, :1], True))
     every, left_out = torch.cat(scores, dim=1), torch.cat(skip, dim=1)
     left_out = left_out | too_high(every, positive, margin=false_negative_margin, percent=false_negative_percent)
@@ -92,7 +88,7 @@ def too_high(scores: Tensor, positive: Tensor, *, margin: float | None, percent:
 
 
 def false_negatives(
-    batch: EmbeddedBatch, *, margin: float | None = None, percent: float | None = None
+    batch: LossBatch, *, margin: float | None = None, percent: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Count what InfoNCE leaves out of the step's keys, for the log: by text and by score, two scalars.
 
@@ -102,11 +98,11 @@ def false_negatives(
     known = (known_positives(batch, batch.key_texts) & real).scatter(1, batch.group[:, :1], False)
     if margin is None and percent is None:
         return known.sum(), torch.zeros_like(known.sum())
-    high = too_high(similarity(batch), batch.group[:, 0], margin=margin, percent=percent)
+    high = too_high(batch.scores(), batch.group[:, 0], margin=margin, percent=percent)
     return known.sum(), (high & real & ~known).sum()
 
 
-def own_negatives(batch: EmbeddedBatch) -> Tensor:
+def own_negatives(batch: LossBatch) -> Tensor:
     """Which of a group's keys but the first are negatives, and no known positives that fill it up, (B, G - 1)."""
     own = batch.key_texts[batch.group[:, 1:]].unsqueeze(2)  # (B, G - 1, 1)
     return (own != batch.positive_texts.unsqueeze(1)).all(dim=2)
@@ -117,17 +113,17 @@ def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-def triplet(batch: EmbeddedBatch, *, margin: float = 0.2) -> Tensor:
+def triplet(batch: LossBatch, *, margin: float = 0.2) -> Tensor:
     """Triplet loss: the positive stands above every negative of its group by a margin (Schroff et al. 2015).
 
     Per query: mean over its negatives of max(0, s- - s+ + margin), s being scores of the metric: with cosines that is
     the triplet loss of cosine distances (arXiv 1503.03832).
     """
-    scores = own_scores(batch)
+    scores = batch.own_scores()
     return weighted_sum(batch, mean_where(F.relu(scores[:, 1:] - scores[:, :1] + margin), own_negatives(batch)))
 
 
-def need_teacher(batch: EmbeddedBatch, loss: str) -> Tensor:
+def need_teacher(batch: LossBatch, loss: str) -> Tensor:
     """Return the teacher scores or say which loss misses them."""
     if batch.teacher is None:
         raise UserError(f"{loss}: the records have no teacher_scores")
@@ -135,7 +131,7 @@ def need_teacher(batch: EmbeddedBatch, loss: str) -> Tensor:
 
 
 def teacher_kl(
-    batch: EmbeddedBatch,
+    batch: LossBatch,
     *,
     temperature: float = 0.01,
     teacher_temperature: float = 1.0,
@@ -150,31 +146,31 @@ def teacher_kl(
         UserError: the records have no teacher scores.
     """
     teacher = need_teacher(batch, "teacher_kl")
-    student = F.log_softmax(own_scores(batch) / temperature / student_temperature, dim=-1)  # (B, G)
+    student = F.log_softmax(batch.own_scores() / temperature / student_temperature, dim=-1)  # (B, G)
     target = F.log_softmax(teacher / teacher_temperature, dim=-1)
     return weighted_sum(batch, F.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1))
 
 
-def margin_mse(batch: EmbeddedBatch, *, scale: float = 1.0) -> Tensor:
+def margin_mse(batch: LossBatch, *, scale: float = 1.0) -> Tensor:
     """MarginMSE: the student's margins are the teacher's (Hofstätter et al. 2020, arXiv 2010.02666).
 
     Per query: mean over its scored negatives of (scale * (s+ - s-) - (t+ - t-)) ** 2.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         scale: of the student's scores; cosines lie within -1 and 1, a cross-encoder's logits often do not.
 
     Raises:
         UserError: the records have no teacher scores.
     """
-    teacher, scores = need_teacher(batch, "margin_mse"), own_scores(batch)
+    teacher, scores = need_teacher(batch, "margin_mse"), batch.own_scores()
     scored = teacher[:, 1:] > teacher[:, :1] - UNSCORED / 2  # a key of another record was never scored
     difference = scale * (scores[:, :1] - scores[:, 1:]) - (teacher[:, :1] - teacher[:, 1:])
     return weighted_sum(batch, mean_where(difference**2, scored & own_negatives(batch)))
 
 
 def ranked_distillation(
-    batch: EmbeddedBatch,
+    batch: LossBatch,
     *,
     temperature: float = 0.01,
     teacher_temperature: float = 1.0,
@@ -198,7 +194,7 @@ def ranked_distillation(
     target = F.softmax(teacher / teacher_temperature, dim=-1)  # (B, G)
     # A query's own keys are ranked, not masked: the teacher says how good each of them is.
     skip = skipped(batch, in_batch=in_batch).scatter(1, group, False)
-    logits = (similarity(batch) / temperature).masked_fill(skip, NEVER)  # (B, P)
+    logits = (batch.scores() / temperature).masked_fill(skip, NEVER)  # (B, P)
     per_query = torch.zeros_like(batch.weights)
     for i in range(group.shape[1]):
         own = logits.gather(1, group[:, i : i + 1]).squeeze(1)
@@ -208,7 +204,7 @@ def ranked_distillation(
 
 
 def m3_distillation(
-    batch: EmbeddedBatch, *, temperature: float = 0.01, teacher_temperature: float = 1.0, in_batch: bool = True
+    batch: LossBatch, *, temperature: float = 0.01, teacher_temperature: float = 1.0, in_batch: bool = True
 ) -> Tensor:
     """FlagEmbedding's `m3_kd_loss`: `ranked_distillation` in the order of the records.
 

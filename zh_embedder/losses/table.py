@@ -1,34 +1,45 @@
-"""What a dataset trains: one or several losses with their weights and options, in tiles, at one or several lengths.
+"""The table of losses, and the weighted terms that a dataset trains.
 
 LOSSES is the table of all losses. Add one: write the function, add its row, and a naive version in the tests.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR
-from zh_embedder.losses import pairs as pair_losses
-from zh_embedder.losses import retrieval as losses
-from zh_embedder.losses.batch import EmbeddedBatch
+from zh_embedder.losses import pairs, retrieval
+from zh_embedder.losses.batch import LossBatch
+from zh_embedder.losses.tiles import in_tiles
 
-TILE = 1 << 20  # scores of queries against keys that are held at once: 4 MiB of fp32
 ABOVE_ZERO = ("temperature", "teacher_temperature", "student_temperature", "scale")
 KINDS = {GROUP: "queries with keys", PAIR: "scored pairs", LABELLED: "labelled texts"}
 
 LossFn = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """Options that the run's flags set in every loss of queries with keys that has them; None sets nothing."""
+
+    temperature: float | None = None
+    teacher_temperature: float | None = None
+    student_temperature: float | None = None
+    in_batch: bool | None = None
+    false_negative_margin: float | None = None
+    false_negative_percent: float | None = None
+
+
+RUN_OPTIONS = frozenset(option.name for option in fields(RunOptions))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,38 +49,36 @@ class Loss:
     compute: LossFn
     data: str = GROUP  # the records that it learns from
     needs: str | None = None  # of them: teacher_scores, or neg
-    from_flags: tuple[str, ...] = ()  # options that the run's flags set where a task does not
     whole_step: bool = False  # its value is the step's, not a sum over local queries
+
+    @property
+    def from_flags(self) -> tuple[str, ...]:
+        """Options that the run's flags set where a task does not: those of queries with keys that a flag shares."""
+        return tuple(name for name in self.options if self.data == GROUP and name in RUN_OPTIONS)
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
         """Its options, with their defaults."""
         return dict(list(inspect.signature(self.compute).parameters.items())[1:])
 
-    def __call__(self, batch: EmbeddedBatch, **options: Any) -> Tensor:
+    def __call__(self, batch: LossBatch, **options: Any) -> Tensor:
         """Compute it, a scalar."""
         return self.compute(batch, **options)
 
 
-TEACHER = ("temperature", "teacher_temperature")
 LOSSES: Mapping[str, Loss] = {
-    "info_nce": Loss(
-        compute=losses.info_nce,
-        from_flags=("temperature", "in_batch", "false_negative_margin", "false_negative_percent"),
-    ),
-    "triplet": Loss(compute=losses.triplet, needs="neg"),
-    "teacher_kl": Loss(compute=losses.teacher_kl, needs="teacher_scores", from_flags=(*TEACHER, "student_temperature")),
-    "margin_mse": Loss(compute=losses.margin_mse, needs="teacher_scores"),
-    "ranked_distillation": Loss(
-        compute=losses.ranked_distillation, needs="teacher_scores", from_flags=(*TEACHER, "in_batch")
-    ),
-    "m3_distillation": Loss(compute=losses.m3_distillation, needs="teacher_scores", from_flags=(*TEACHER, "in_batch")),
-    "cosine_regression": Loss(compute=pair_losses.cosine_regression, data=PAIR),
-    "contrastive": Loss(compute=pair_losses.contrastive, data=PAIR),
-    "online_contrastive": Loss(compute=pair_losses.online_contrastive, data=PAIR, whole_step=True),
-    "cosent": Loss(compute=pair_losses.cosent, data=PAIR, whole_step=True),
-    "angle": Loss(compute=pair_losses.angle, data=PAIR, whole_step=True),
-    "supervised_contrastive": Loss(compute=pair_losses.supervised_contrastive, data=LABELLED),
+    "info_nce": Loss(compute=retrieval.info_nce),
+    "triplet": Loss(compute=retrieval.triplet, needs="neg"),
+    "teacher_kl": Loss(compute=retrieval.teacher_kl, needs="teacher_scores"),
+    "margin_mse": Loss(compute=retrieval.margin_mse, needs="teacher_scores"),
+    "ranked_distillation": Loss(compute=retrieval.ranked_distillation, needs="teacher_scores"),
+    "m3_distillation": Loss(compute=retrieval.m3_distillation, needs="teacher_scores"),
+    "cosine_regression": Loss(compute=pairs.cosine_regression, data=PAIR),
+    "contrastive": Loss(compute=pairs.contrastive, data=PAIR),
+    "online_contrastive": Loss(compute=pairs.online_contrastive, data=PAIR, whole_step=True),
+    "cosent": Loss(compute=pairs.cosent, data=PAIR, whole_step=True),
+    "angle": Loss(compute=pairs.angle, data=PAIR, whole_step=True),
+    "supervised_contrastive": Loss(compute=pairs.supervised_contrastive, data=LABELLED),
 }
 DEFAULTS = {PAIR: "cosent", LABELLED: "supervised_contrastive"}  # of records that a task names no loss for
 
@@ -103,10 +112,16 @@ class LossTerm:
         """Its row in the table."""
         return LOSSES[self.name]
 
-    def filled(self, flags: Mapping[str, Any]) -> LossTerm:
+    def filled(self, flags: RunOptions) -> LossTerm:
         """Return the term with options of the run's flags where it has none of its own."""
-        more = {name: flags[name] for name in self.loss.from_flags if name in flags}
+        given = {name: getattr(flags, name) for name in self.loss.from_flags}
+        more = {name: value for name, value in given.items() if value is not None}
         return LossTerm(name=self.name, weight=self.weight, options={**more, **self.options})
+
+    def compute(self, batch: LossBatch) -> Tensor:
+        """Compute the term without its weight, a scalar; in tiles, unless it compares all pairs of the step."""
+        loss = partial(self.loss.compute, **self.options)
+        return loss(batch) if self.loss.whole_step else in_tiles(batch, loss)
 
     @property
     def wants_queries(self) -> bool:
@@ -162,135 +177,25 @@ def parse_terms(value: Any, *, where: str) -> tuple[LossTerm, ...]:
     return tuple(terms)
 
 
-def total_loss(
-    batch: EmbeddedBatch, terms: Sequence[LossTerm], *, dimensions: Mapping[int, float] | None = None
-) -> Tensor:
+def total_loss(batch: LossBatch, terms: Sequence[LossTerm], *, dimensions: Mapping[int, float] | None = None) -> Tensor:
     """Weighted sum of the terms, a scalar.
 
     Args:
-        batch: see `EmbeddedBatch`.
+        batch: see `LossBatch`.
         terms: what is trained.
         dimensions: Matryoshka (Kusupati et al. 2022, arXiv 2205.13147): numbers of dimensions that the loss is taken
             at, with their weights; the result is the weighted mean. None: the vectors as they are.
     """
     if not dimensions:
-        return torch.stack([term.weight * in_tiles(batch, term) for term in terms]).sum()
+        return torch.stack([term.weight * term.compute(batch) for term in terms]).sum()
     total = sum(dimensions.values())
     shorter = [(batch.truncated(length), weight / total) for length, weight in dimensions.items()]
     return torch.stack([share * total_loss(cut, terms) for cut, share in shorter]).sum()
 
 
-def in_tiles(batch: EmbeddedBatch, term: LossTerm) -> Tensor:
-    """Compute a term over some of the local queries at a time, so that the scores of all are never held at once.
-
-    The sum over queries is the sum of the tiles' sums, and so are its gradients: each tile's are taken at once, while
-    its scores are there, and only their sums wait for the backward pass.
-    """
-    compute = partial(term.loss.compute, **term.options)
-    if term.loss.whole_step or len(batch.queries) <= tile_rows(batch):
-        return compute(batch)
-    if not torch.is_grad_enabled():
-        return torch.stack([compute(part) for part in tiles(batch)]).sum()
-    found: Tensor = _Tiled.apply(compute, batch, batch.queries, batch.keys, batch.step_queries)
-    return found
-
-
-class _Tiled(torch.autograd.Function):
-    """Vectors -> a loss that is a sum over tiles."""
-
-    @staticmethod
-    def forward(ctx: Any, compute: LossFn, batch: EmbeddedBatch, *vectors: Tensor | None) -> Tensor:
-        own = [v if v is None else v.detach().requires_grad_(v.requires_grad) for v in vectors]
-        batch = replace(batch, **dict(zip(("queries", "keys", "step_queries"), own, strict=True)))  # type: ignore[arg-type]
-        total = torch.zeros((), device=batch.weights.device)
-        with torch.enable_grad():
-            for part in tiles(batch):
-                loss = compute(part)
-                if loss.requires_grad:
-                    loss.backward()
-                total = total + loss.detach()
-        ctx.save_for_backward(*(v if v is None else v.grad for v in own))
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(g if g is None else g * grads[0] for g in ctx.saved_tensors)
-
-
-def tile_rows(batch: EmbeddedBatch) -> int:
-    """How many local queries fill a tile with their scores against the step's keys."""
-    return max(1, TILE // len(batch.keys))
-
-
-def tiles(batch: EmbeddedBatch) -> Iterator[EmbeddedBatch]:
-    """Yield the batch in parts of so many local queries that their scores against the step's keys fill a tile."""
-    rows = tile_rows(batch)
-    for first in range(0, len(batch.queries), rows):
-        yield batch.rows(slice(first, first + rows))
-
-
-@torch.no_grad()
-def watch(batch: EmbeddedBatch, terms: Sequence[LossTerm]) -> dict[str, Tensor]:
-    """Sums over local queries that count, for the log, by name: each a scalar on the device.
-
-    `queries` is how many they are. `masked_by_text` and `masked_by_score` are the keys that InfoNCE leaves out because
-    they are known positives, or score too high. `teacher_entropy` is the entropy of the teacher's targets, as a share
-    of what it would be were all keys equally good.
-    """
-    real = batch.weights > 0
-    sums = {"queries": real.sum()}
-    for term in terms:
-        options = term.options
-        if term.name == "info_nce":
-            limits = {n: options.get(f"false_negative_{n}") for n in ("margin", "percent")}
-            counts = [torch.stack(losses.false_negatives(part, **limits)) for part in tiles(batch)]
-            sums["masked_by_text"], by_score = torch.stack(counts).sum(dim=0).unbind()
-            if any(limit is not None for limit in limits.values()):
-                sums["masked_by_score"] = by_score
-        elif batch.teacher is not None and "teacher_temperature" in options and batch.teacher.shape[1] > 1:
-            share = entropy_share(batch.teacher, options["teacher_temperature"])
-            sums["teacher_entropy"] = (share * real).sum()
-    return sums
-
-
-def entropy_share(teacher: Tensor, temperature: float) -> Tensor:
-    """Entropy of softmax(teacher / temperature) as a share of the greatest possible: (B, G) -> (B,), within 0 and 1."""
-    target = (teacher / temperature).log_softmax(dim=-1)
-    return -(target.exp() * target).sum(dim=-1) / math.log(teacher.shape[-1])
-
-
 def sees_queries(terms: Sequence[LossTerm]) -> bool:
     """Tell whether a loss looks at the queries of all ranks, so that they must be gathered."""
     return any(term.wants_queries for term in terms)
-
-
-# ---- zh-embedder losses ---------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `zh-embedder losses`."""
-    parser.add_argument("name", nargs="?", help="explain this one, with its options and its source")
-
-
-def run(args: argparse.Namespace) -> None:
-    """List the losses, or explain one."""
-    if args.name:
-        if args.name not in LOSSES:
-            raise unknown_name("loss", args.name, LOSSES)
-        sys.stdout.write(
-            f"{args.name}: {inspect.getdoc(LOSSES[args.name].compute)}\n\noptions: {options_of(args.name)}\n"
-        )
-        return
-    rows = [("loss", "records", "options")]
-    rows += [(name, data_of(loss), options_of(name)) for name, loss in LOSSES.items()]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, data, options in rows:
-        sys.stdout.write(f"{name:{widths[0]}}  {data:{widths[1]}}  {options}\n")
-    sys.stdout.write(
-        "\nA task names its losses in a version's file (used with --use_train_config), or --loss names them for all:\n"
-        "  training: {loss: [{name: info_nce, weight: 0.2, temperature: 0.02}, margin_mse]}\n"
-    )
 
 
 def data_of(loss: Loss) -> str:

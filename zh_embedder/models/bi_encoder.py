@@ -27,11 +27,11 @@ class BiEncoder(nn.Module):
         Tied, queries and keys go through the model as one stream. Labelled texts have no keys but themselves.
         """
         if not len(keys):
-            vectors = self.query(queries)
+            vectors = self.query(queries).dense
             return vectors, vectors[key_rows]
         if self.key is not None:
-            return self.query(queries), self.key(keys)[key_rows]
-        vectors = self.query(queries.join(keys))
+            return self.query(queries).dense, self.key(keys).dense[key_rows]
+        vectors = self.query(queries.join(keys)).dense
         return vectors[: len(queries)], vectors[len(queries) :][key_rows]
 
     @property
@@ -49,7 +49,7 @@ class BiEncoder(nn.Module):
             encoder.backbone.activation_checkpointing_enable(**options)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Do the same under the name that transformers before 5.20 calls."""
+        """Trade compute for memory, under the name that transformers before 5.20 calls."""
         for encoder in self.encoders().values():
             encoder.backbone.gradient_checkpointing_enable(**options)
 

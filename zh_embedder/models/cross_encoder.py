@@ -1,4 +1,4 @@
-"""Scores of (query, key) pairs by a cross-encoder: any sequence-classification model with one label."""
+"""Cross-encoder: scores (query, key) pairs with any sequence-classification model that has one label."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batches(lengths: Sequence[int], tokens: int = TOKENS) -> Iterator[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoder:
-    """A model that reads query and key together."""
+    """A model that reads query and key together and gives one score, for inference alone."""
 
     model: Any
     tokenizer: Any

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory,
 from zh_embedder.core.progress import Bar
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.forward import Forward
+from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.text.prefix import full_text
@@ -158,7 +159,7 @@ class Encoder(Forward):
             count = max(1, tokens_per_batch // len(ids[order[start]]))
             rows = order[start : start + count]
             tokens = concatenate([ids[i] for i in rows])
-            vectors = self.embed(tokens.to(self.device, non_blocking=True))
+            vectors = self.embed(tokens.to(self.device, non_blocking=True)).dense
             # The vectors of a batch are fetched when the next is on its way, so that a GPU never waits for the host.
             if waiting is not None:
                 out[waiting[0]] = waiting[1].cpu().numpy()
@@ -236,7 +237,7 @@ class Encoder(Forward):
                 save_file(adapters, partial / LORA_FILE)
             if self.spec.dense:
                 self.save_dense(partial / DENSE, state["dense.weight"])
-            write_json(partial / OUR_FILE, {"format": 1, **asdict(self.spec)})
+            write_json(partial / OUR_FILE, {"format": 1, **self.spec.to_json()})
 
     def save_dense(self, folder: Path, weight: Tensor) -> None:
         """Write the linear layer as sentence-transformers' Dense module."""
@@ -260,73 +261,65 @@ def without_bars() -> Iterator[None]:
 
 def load_encoder(
     name_or_path: str,
+    options: LoadOptions | None = None,
     *,
     flag: str = "--query_encoder",
-    pooling: str | None = None,
-    dense: bool | None = None,
     changes: Mapping[str, Any] | None = None,
-    cache_dir: str | None = None,
-    token: str | None = None,
-    trust_remote_code: bool = False,
-    config_name: str | None = None,
-    tokenizer_name: str | None = None,
-    truncation_side: str | None = None,
-    pad_to_multiple_of: int | None = None,
-    sub_batch_size: int | None = None,
-    packing: bool = True,
+    **given: Any,
 ) -> Encoder:
     """Load a model with its tokenizer and what its folder says, overridden by what the caller says.
 
     Args:
         name_or_path: folder or hub name.
+        options: what stands in place of the folder's.
         flag: what the user typed it behind, for messages.
-        pooling: overrides the folder's; where neither says, cls.
-        dense: adds a linear layer (or, False, leaves out the folder's).
         changes: other fields of `EncoderSpec` to set.
-        cache_dir: cache of downloaded models.
-        token: hub token.
-        trust_remote_code: run code that comes with the model.
-        config_name: configuration, if not the model's own.
-        tokenizer_name: tokenizer, if not the model's own.
-        truncation_side: where longer texts are cut.
-        pad_to_multiple_of: pad token rows to a multiple of this.
-        sub_batch_size: texts of one forward.
-        packing: compute no padding, where the model allows it.
+        **given: single fields of `LoadOptions`, in place of those in `options`.
 
     Raises:
         UserError: nothing can be loaded from there; the message says what to do.
     """
-    name = encoder_folder(name_or_path)
-    hub = {"cache_dir": cache_dir, "token": token, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(config_name or name, **hub)
-        with without_bars():
-            backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
-        folder = Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=cache_dir, token=token)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(cannot_load(flag, name_or_path, error)) from None
-    tokenizer = load_tokenizer(tokenizer_name or name, flag=flag, **hub)
-    if truncation_side:
-        tokenizer.truncation_side = truncation_side
-    spec = read_spec(folder, pooling=pooling) if folder else None
-    if spec is None and pooling is None:
+    chosen, name = replace(options or LoadOptions(), **given), encoder_folder(name_or_path)
+    config, backbone, tokenizer, folder = load_parts(name, name_or_path, chosen, flag=flag)
+    spec = read_spec(folder, pooling=chosen.pooling) if folder else None
+    if spec is None and chosen.pooling is None:
         logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
     has_dense = spec is not None and spec.dense
     spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
-    spec = replace(
-        spec, pooling=pooling or spec.pooling, dense=spec.dense if dense is None else dense, **(changes or {})
-    )
+    dense = spec.dense if chosen.dense is None else chosen.dense
+    spec = replace(spec, pooling=chosen.pooling or spec.pooling, dense=dense, **(changes or {}))
     encoder = Encoder(
         backbone,
         tokenizer,
         spec,
-        pad_to_multiple_of=pad_to_multiple_of,
-        sub_batch_size=sub_batch_size,
-        packing=packing,
+        pad_to_multiple_of=chosen.pad_to_multiple_of,
+        sub_batch_size=chosen.sub_batch_size,
+        packing=chosen.packing,
     )
     if encoder.dense is not None and has_dense and folder:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
     return encoder
+
+
+def load_parts(name: str, asked: str, options: LoadOptions, *, flag: str) -> tuple[Any, Any, Any, Path | None]:
+    """Load configuration, model and tokenizer, and find the folder that they come from.
+
+    Raises:
+        UserError: one of them cannot be loaded.
+    """
+    hub = options.hub()
+    try:
+        config = AutoConfig.from_pretrained(options.config_name or name, **hub)
+        with without_bars():
+            backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
+        here = Path(name)
+        folder = here if here.is_dir() else hub_folder(name, cache_dir=options.cache_dir, token=options.token)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(cannot_load(flag, asked, error)) from None
+    tokenizer = load_tokenizer(options.tokenizer_name or name, flag=flag, **hub)
+    if options.truncation_side:
+        tokenizer.truncation_side = options.truncation_side
+    return config, backbone, tokenizer, folder
 
 
 def dense_weight(path: Path) -> Tensor:

@@ -1,4 +1,4 @@
-"""The module that trains: token ids of texts -> vectors. A Hugging Face model, pooling, an optional linear layer.
+"""The module that trains: token ids of texts -> representations. A Hugging Face model with heads on its states.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest, H hidden size, D dimensions.
 """
@@ -6,17 +6,17 @@ Shapes: N texts, T tokens of all texts together, L tokens of the longest, H hidd
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.dropout import cheapen
 from zh_embedder.models.gradcache import encode_in_parts
+from zh_embedder.models.heads import HEADS, Representation, States, joined, represent
 from zh_embedder.models.packing import enable, forward_packed, trim, trimmed_weights
-from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.models.spec import EncoderSpec, check_lengths
 from zh_embedder.text.tokens import TokenBatch
 
@@ -24,7 +24,7 @@ PADDED_PIECES = 4  # forwards of a batch that cannot be packed, each of texts of
 
 
 class Forward(nn.Module):
-    """Token ids to vectors."""
+    """Token ids to representations."""
 
     def __init__(
         self,
@@ -42,7 +42,8 @@ class Forward(nn.Module):
         self.pad_to_multiple_of, self.sub_batch_size = pad_to_multiple_of, sub_batch_size
         cheapen(backbone)
         self.why_padded = enable(backbone) if packing else "packing is switched off"
-        self.trimmed = self.why_padded is None and spec.pooling == "cls" and trim(backbone)
+        first_tokens = spec.pooling == "cls" and not any(HEADS[name].all_tokens for name in spec.heads)
+        self.trimmed = self.why_padded is None and first_tokens and trim(backbone)
         size = backbone.config.hidden_size
         self.dense = nn.Linear(size, size, bias=False) if spec.dense else None
         self.layer_weights = count_layer_weights(backbone)  # before ZeRO 3 leaves each rank a part of every weight
@@ -66,21 +67,21 @@ class Forward(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, tokens: TokenBatch) -> Tensor:
-        """Vectors of N texts, (N, D); in sub-batches, where there is a gradient to come, by GradCache."""
+    def forward(self, tokens: TokenBatch) -> Representation:
+        """Representations of N texts; in sub-batches, where there is a gradient to come, by GradCache."""
         chunks = list(tokens.chunks(self.sub_batch_size))
         if len(chunks) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self.embed(chunk) for chunk in chunks])
+            return joined([self.embed(chunk) for chunk in chunks])
         return encode_in_parts(self, chunks)
 
-    def embed(self, tokens: TokenBatch) -> Tensor:
-        """Vectors of texts that go through the model together, (N, D)."""
+    def embed(self, tokens: TokenBatch) -> Representation:
+        """Representations of N texts that go through the model together."""
         if self.device.type == "cuda" and self.packs():
-            return self.finish(self.packed(tokens))
+            return represent(self, self.packed(tokens))
         # Where attention runs text by text, texts of one length are one call; and rows of like lengths waste the least.
         tokens, place = tokens.by_length()
-        pooled = self.packed(tokens) if self.packs() else self.padded(tokens)
-        return self.finish(pooled[place.to(pooled.device)])
+        states = self.packed(tokens) if self.packs() else self.padded(tokens)
+        return represent(self, replace(states, place=place))
 
     def packs(self, dtype: torch.dtype | None = None) -> bool:
         """Tell whether texts go through the model without padding, here and in a precision (the one of the moment)."""
@@ -90,19 +91,17 @@ class Forward(nn.Module):
             dtype = torch.get_autocast_dtype(device.type) if autocast else self.backbone.dtype
         return self.why_padded is None and obstacle(device, dtype) is None
 
-    def packed(self, tokens: TokenBatch) -> Tensor:
-        """Pooled states, (N, H), no padding computed."""
-        t = tokens
-        states = forward_packed(self.backbone, t.ids, t.positions, t.sizes, t.bounds, first_tokens=self.trimmed)
-        return states if self.trimmed else POOLINGS[self.spec.pooling](states, t.bounds)
+    def packed(self, tokens: TokenBatch) -> States:
+        """States of texts, no padding computed; of their first tokens alone where the last layer is trimmed."""
+        t, first = tokens, self.trimmed
+        hidden = forward_packed(self.backbone, t.ids, t.positions, t.sizes, t.bounds, first_tokens=first)
+        return States(hidden, t.bounds, first_tokens=first)
 
-    def padded(self, tokens: TokenBatch) -> Tensor:
-        """Pooled states, (N, H), through rows of padded texts."""
-        pooled = []
+    def padded(self, tokens: TokenBatch) -> States:
+        """States of texts, through rows of padded texts."""
         count = -(-len(tokens) // PADDED_PIECES)  # as many pieces on every rank: ZeRO 3 gathers weights in each
-        for piece in tokens.chunks(count):
-            pooled.append(POOLINGS[self.spec.pooling](self.padded_states(piece), piece.bounds))
-        return torch.cat(pooled)
+        hidden = torch.cat([self.padded_states(piece) for piece in tokens.chunks(count)])
+        return States(hidden, tokens.bounds)
 
     def padded_states(self, tokens: TokenBatch) -> Tensor:
         """States of all tokens, (T, H), through rows of padded texts."""
@@ -116,13 +115,7 @@ class Forward(nn.Module):
         t = tokens
         if self.packs():
             return forward_packed(self.backbone, t.ids, t.positions, t.sizes, t.bounds)
-        count = -(-len(t) // PADDED_PIECES)
-        return torch.cat([self.padded_states(piece) for piece in t.chunks(count)])
-
-    def finish(self, pooled: Tensor) -> Tensor:
-        """Pooled states, (N, H) -> vectors (N, D)."""
-        vectors = (pooled if self.dense is None else self.dense(pooled)).float()
-        return F.normalize(vectors, dim=-1) if self.spec.normalize else vectors
+        return self.padded(t).hidden
 
     def computed_tokens(self, sizes: Sequence[int], dtype: torch.dtype) -> int:
         """Tokens that go through the model for texts of these lengths in a precision, padding included."""

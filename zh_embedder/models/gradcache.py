@@ -1,14 +1,14 @@
 """GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient of a large batch in the memory of a small one.
 
-The texts of a step go through the model some at a time, and only their vectors are kept. When the loss has said what it
-wants of every vector, each part goes through the model again, with the same dropout, for its share of the gradient.
+The texts of a step go through the model some at a time, and only their representations are kept. Once the loss has
+given the gradient of each, every part goes through the model again, with the same dropout, for its share of the whole.
 
-Shapes: N texts, D dimensions.
+Shapes: N texts; each part of a representation is (N, ...).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,27 +18,29 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from zh_embedder.models.heads import Representation, joined
 from zh_embedder.text.tokens import TokenBatch
 
 SHARDING = {"FullyShardedDataParallel", "FSDPModule"}  # FSDP's first and second kind
 
 
-def encode_in_parts(model: nn.Module, parts: Sequence[TokenBatch]) -> Tensor:
-    """Vectors of texts that go through `model.embed` part by part, (N, D), with gradients to the model's weights.
+def encode_in_parts(model: nn.Module, parts: Sequence[TokenBatch]) -> Representation:
+    """Representations of N texts that go through `model.embed` part by part, with gradients to the model's weights.
 
     For autograd it is one operation on the weights: each gets its gradient once, in one backward pass, however many
     parts there are, so that DDP and ZeRO 1 and 2 see what they see without it. From the forward to the backward pass
-    nothing lives but the vectors and, for each part, the state of the random generators.
+    nothing lives but the representations and, for each part, the state of the random generators.
 
     Sharded weights (ZeRO 3, FSDP) are whole only while their own module runs, so nothing can stand in for them. There
     each part is a checkpoint of torch's: the same gradient, but its bookkeeping grows with the number of parts.
     """
     device = parts[0].ids.device
     if is_sharded(model) or device.type not in ("cpu", "cuda"):  # checkpoint knows other devices' generators
-        return torch.cat([checkpoint(model.embed, part, use_reentrant=False) for part in parts])
+        return joined([checkpoint(model.embed, part, use_reentrant=False) for part in parts])
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    vectors: Tensor = _Cached.apply(model, parts, tuple(weights), *weights.values())
-    return vectors
+    made: list[str] = []  # names of the tensors, for which autograd has no place
+    tensors = _Cached.apply(model, parts, made, tuple(weights), *weights.values())
+    return Representation(**dict(zip(made, tensors, strict=True)))
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -51,35 +53,57 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 class _Cached(torch.autograd.Function):
-    """Weights -> vectors, (N, D)."""
+    """Weights -> the tensors of a representation, (N, ...) each."""
 
     @staticmethod
-    def forward(ctx: Any, model: Any, parts: Sequence[TokenBatch], names: tuple[str, ...], *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, model: Any, parts: Sequence[TokenBatch], made: list[str], names: tuple[str, ...], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
         device = parts[0].ids.device
-        ctx.work, ctx.autocast, ctx.states = (model, parts, names), autocast_now(device), []
+        ctx.work, ctx.autocast, ctx.states = (model, parts, names, made), autocast_now(device), []
         ctx.save_for_backward(*weights)  # holds nothing that lives not anyway, and notices weights that are changed
-        vectors, first = torch.empty(0), 0
+        ctx.set_materialize_grads(False)
+        whole: dict[str, Tensor] = {}
+        first = 0
         for index, part in enumerate(parts):
             remember(ctx.states, generators_now(device), index, len(parts))
-            found = model.embed(part)
+            found = model.embed(part).parts()
             if index == 0:
-                vectors = found.new_empty(sum(map(len, parts)), *found.shape[1:])
-            vectors[first : first + len(part)] = found
+                whole = {name: room_for(name, tensor, parts) for name, tensor in found.items()}
+            for name, tensor in found.items():
+                rows_like(whole[name], first, tensor).copy_(tensor)
             first += len(part)
         # Autocast keeps casts of weights, and these were made without gradients. torch 2.13 looks for that; older ones
         # give them to a later forward of the region, whose gradients are then silently lost.
         torch.clear_autocast_cache()
-        return vectors
+        made.extend(whole)
+        return tuple(whole.values())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        model, parts, names = ctx.work
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        model, parts, names, made = ctx.work
         shadows = [weight.detach().requires_grad_() for weight in ctx.saved_tensors]
         places = {f"model.{name}": shadow for name, shadow in zip(names, shadows, strict=True)}
-        functional_call(_Replay(model), places, (parts, grads[0], ctx.states, ctx.autocast))
+        wanted = {name: grad for name, grad in zip(made, grads, strict=True) if grad is not None}
+        functional_call(_Replay(model), places, (parts, wanted, ctx.states, ctx.autocast))
         torch.clear_autocast_cache()  # casts of the stand-ins, where the backward pass is in a region too
-        return None, None, None, *(shadow.grad for shadow in shadows)
+        return None, None, None, None, *(shadow.grad for shadow in shadows)
+
+
+def room_for(name: str, tensor: Tensor, parts: Sequence[TokenBatch]) -> Tensor:
+    """Room for the rows of all parts, given those of the first one; those of tokens as long as the longest text."""
+    shape = [sum(map(len, parts)), *tensor.shape[1:]]
+    if name == "tokens":
+        shape[1] = max(max(part.sizes) for part in parts)
+    return tensor.new_zeros(shape)
+
+
+def rows_like(whole: Tensor, first: int, tensor: Tensor) -> Tensor:
+    """The place in `whole` of rows that start at `first`, as wide as they are."""
+    return whole[
+        tuple(slice(first * (axis == 0), first * (axis == 0) + size) for axis, size in enumerate(tensor.shape))
+    ]
 
 
 class _Replay(nn.Module):
@@ -93,19 +117,24 @@ class _Replay(nn.Module):
         self.model = model
 
     def forward(
-        self, parts: Sequence[TokenBatch], grads: Tensor, states: Sequence[Tensor], autocast: dict[str, Any]
+        self,
+        parts: Sequence[TokenBatch],
+        grads: Mapping[str, Tensor],
+        states: Sequence[Tensor],
+        autocast: dict[str, Any],
     ) -> None:
-        """Add up the gradients of all parts in the weights' `.grad`. grads (N, D).
+        """Add up the gradients of all parts in the weights' `.grad`. grads (N, ...), by the name of the tensor.
 
         The last part comes first, as in a backward pass through graphs that were all kept: sums add up in its order.
         """
-        last = len(grads)
+        last = sum(map(len, parts))
         for index, part in reversed(list(enumerate(parts))):
             # Copies: torch's setter does not look where in its storage a tensor begins.
             with forked(part.ids.device, [state[index].clone() for state in states]):
                 with torch.enable_grad(), torch.autocast(**autocast):
-                    vectors = self.model.embed(part)
-                vectors.backward(grads[last - len(part) : last])
+                    found = self.model.embed(part).parts()
+                own = {name: rows_like(grad, last - len(part), found[name]) for name, grad in grads.items()}
+                torch.autograd.backward([found[name] for name in own], list(own.values()))
             last -= len(part)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from zh_embedder.bases.folder_format import read_layout
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import read_json
+from zh_embedder.models.heads import HEADS
 from zh_embedder.models.packing import first_position
 from zh_embedder.models.pooling import POOLINGS
 
@@ -22,7 +23,8 @@ class EncoderSpec:
     """How vectors are made from the model's states, and with which instructions."""
 
     pooling: str = "cls"
-    dense: bool = False
+    heads: tuple[str, ...] = ("dense",)
+    dense: bool = False  # a linear layer behind the pooling
     normalize: bool = True
     metric: str = "cos"
     query_max_length: int = 256
@@ -31,9 +33,21 @@ class EncoderSpec:
     instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # task -> (query, key) prefixes
 
     def __post_init__(self) -> None:
-        """Refuse a pooling that is not there."""
+        """Refuse a pooling or a head that is not there."""
         if self.pooling not in POOLINGS:
             raise unknown_name("pooling", self.pooling, POOLINGS)
+        for name in self.heads:
+            if name not in HEADS:
+                raise unknown_name("heads", name, HEADS)
+        if "dense" not in self.heads:
+            raise reject("heads", list(self.heads), "`dense` among them")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON; `heads` only where there are others than dense: older releases read the file then."""
+        found = asdict(self)
+        if self.heads == ("dense",):
+            del found["heads"]
+        return found
 
     def prefix(self, task: str | None, side: int) -> str:
         """Return the instruction of a task on a side (0 query, 1 key).
@@ -101,6 +115,12 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
         raw = {k: v for k, v in read_json(folder / OUR_FILE).items() if k != "format"}
         if unknown := raw.keys() - {f.name for f in fields(EncoderSpec)}:
             raise UserError(f"{folder / OUR_FILE}: {', '.join(sorted(unknown))}: written by a newer zh_embedder")
+        raw["heads"] = tuple(raw.get("heads", ("dense",)))
+        if lacking := [name for name in raw["heads"] if name not in HEADS]:
+            raise UserError(
+                f"{folder / OUR_FILE}: heads: got {', '.join(lacking)}, expected some of {', '.join(HEADS)}: "
+                "a newer zh_embedder wrote this folder, with heads that this one lacks"
+            )
         raw["instructions"] = {task: (query, key) for task, (query, key) in raw["instructions"].items()}
         return EncoderSpec(**raw)
     layout = read_layout(folder, pooling=pooling)

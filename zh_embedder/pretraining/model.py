@@ -85,7 +85,7 @@ class MaskedLM(nn.Module):
         self.encoder.backbone.activation_checkpointing_enable(**options)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Do the same under the name that transformers before 5.20 calls."""
+        """Trade compute for memory, under the name that transformers before 5.20 calls."""
         self.encoder.backbone.gradient_checkpointing_enable(**options)
 
     def get_input_embeddings(self) -> nn.Module:

@@ -30,7 +30,7 @@ from zh_embedder.pretraining.batches import (
 )
 from zh_embedder.pretraining.model import MaskedLM, Predicted
 from zh_embedder.training.base_trainer import BaseTrainer
-from zh_embedder.training.step_guard import Work
+from zh_embedder.training.meter import Work
 
 logger = logging.getLogger(__name__)
 

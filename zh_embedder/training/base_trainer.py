@@ -27,7 +27,8 @@ from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_wor
 from zh_embedder.models.folders import QUERY_FOLDER
 from zh_embedder.training.callbacks import EarlyExit, Progress
 from zh_embedder.training.checkpoints import PLAN_FILE, copy_encoders
-from zh_embedder.training.step_guard import Meter, StepGuard, Work
+from zh_embedder.training.meter import Meter, Work
+from zh_embedder.training.step_guard import StepGuard
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zh_embedder.core.errors import UserError, reject
 
 if TYPE_CHECKING:
-    from zh_embedder.config.dataset_plan import DatasetPlan
     from zh_embedder.config.instructions import Version
+    from zh_embedder.config.model import ModelArguments
     from zh_embedder.config.train import Arguments
+    from zh_embedder.data.records import TaskDataset
+    from zh_embedder.data.train_rows import TrainSet
+    from zh_embedder.models.bi_encoder import BiEncoder
     from zh_embedder.models.encoder import Encoder
     from zh_embedder.training.dense_trainer import DenseTrainer
     from zh_embedder.training.evaluate import Watched
@@ -20,61 +23,66 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: Watched) -> DenseTrainer:
+def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], watched: Watched) -> DenseTrainer:
     """Build everything that trains."""
-    from transformers import set_seed
-
-    from zh_embedder.config.dataset_plan import dataset_shares, plan_datasets
-    from zh_embedder.data.collator import TrainSet
-    from zh_embedder.models.bi_encoder import BiEncoder
-    from zh_embedder.training.dense_trainer import DenseTrainer
+    from zh_embedder.config.dataset_plan import dataset_shares
+    from zh_embedder.data.record_tables import cache_folder
+    from zh_embedder.data.token_cache import with_tokens
+    from zh_embedder.training.dense_trainer import DenseTrainer, collator_of
     from zh_embedder.training.evaluate import check_watched
 
-    metric, tied = args.model.dense_metric, args.model.tied
-    plans = plan_datasets(datasets, version, args.data, args.train, metric=metric, tied=tied)
-    for plan in plans:
-        for note in plan.notes:
-            logger.info("data: %s: %s", plan.records.name, note)
-    if args.data.query_instruction is not None and not any(dataset.task is None for dataset in datasets):
-        logger.info("flags: the instruction flags serve records without a task, and every record here names one")
-    set_seed(args.train.seed)
-    with whole_weights(args):
-        model = BiEncoder(*load_encoders(args, instructions_of(args, version, plans)))
+    sets = build_sets(args, version, datasets)
+    model = build_model(args, version, sets)
     check_watched(watched, model.query.spec, args.train.metric_for_best_model)
-    widest = max(args.model.matryoshka_dims or [1])
-    if widest > model.query.dimension:
-        raise reject("--matryoshka_dims", widest, f"at most {model.query.dimension}, the dimensions of this base")
-    odd = [dim for dim in args.model.matryoshka_dims or () if dim % 2]
-    if odd and any(term.name == "angle" for plan in plans for term in plan.terms):
-        raise reject("--matryoshka_dims", odd[0], "even numbers: loss angle takes half of a vector as imaginary")
-    sets = [
-        TrainSet(
-            records=plan.records,
-            task=plan.spec.name,
-            rule=plan.rule,
-            query_prefix=plan.spec.query if args.data.add_instruction else "",
-            key_prefix=plan.spec.key if args.data.add_instruction else "",
-            use_prompts=args.data.add_instruction,
-            prompt_format=args.data.prompt_format,
-        )
-        for plan in plans
-    ]
-    fingerprint = {
-        "datasets": {plan.records.name: len(plan.records) for plan in plans},
-        "files": {plan.records.name: plan.records.parts[0].content for plan in plans},
-    }
+    check_dimensions(args, model, sets)
+    cache = cache_folder(args.data.dataset_cache_dir, "tokens")
+    choice, device = args.data.token_cache, args.train.device
     return DenseTrainer(
         model,
         args.train,
-        sets=sets,
-        terms=[plan.terms for plan in plans],
+        sets=with_tokens(sets, collator_of(model), cache=cache, choice=choice, device=device),
         mode=args.data.inbatch_same_dataset,
-        fingerprint=fingerprint,
         settings=args.to_json(),
         dimensions=args.model.dimensions,
-        shares=dataset_shares(plans, args.data),
+        shares=dataset_shares(sets, args.data),
         watched=watched if args.eval.wanted else None,
     )
+
+
+def build_sets(args: Arguments, version: Version, datasets: Sequence[TaskDataset]) -> list[TrainSet]:
+    """Decide what each dataset trains; the log says what gave way."""
+    from zh_embedder.config.dataset_plan import plan_datasets
+
+    metric, tied = args.model.dense_metric, args.model.tied
+    sets = plan_datasets(datasets, version, args.data, args.train, metric=metric, tied=tied)
+    for one in sets:
+        for note in one.notes:
+            logger.info("data: %s: %s", one.records.name, note)
+    if args.data.query_instruction is not None and not any(dataset.task is None for dataset in datasets):
+        logger.info("flags: the instruction flags serve records without a task, and every record here names one")
+    return sets
+
+
+def build_model(args: Arguments, version: Version, sets: Sequence[TrainSet]) -> BiEncoder:
+    """Load the encoders, with the same random weights on every rank where they have new ones."""
+    from transformers import set_seed
+
+    from zh_embedder.models.bi_encoder import BiEncoder
+
+    set_seed(args.train.seed)
+    with whole_weights(args):
+        return BiEncoder(*load_encoders(args, instructions_of(args, version, sets)))
+
+
+def check_dimensions(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> None:
+    """Refuse numbers of dimensions that the base or a loss cannot serve."""
+    dims = args.model.matryoshka_dims or []
+    widest = max(dims, default=1)
+    if widest > model.query.dimension:
+        raise reject("--matryoshka_dims", widest, f"at most {model.query.dimension}, the dimensions of this base")
+    odd = [dim for dim in dims if dim % 2]
+    if odd and any(term.name == "angle" for one in sets for term in one.terms):
+        raise reject("--matryoshka_dims", odd[0], "even numbers: loss angle takes half of a vector as imaginary")
 
 
 @contextmanager
@@ -95,23 +103,21 @@ def whole_weights(args: Arguments) -> Iterator[None]:
         set_hf_deepspeed_config(args.train.hf_deepspeed_config)
 
 
-def instructions_of(args: Arguments, version: Version, plans: Sequence[DatasetPlan]) -> dict[str, tuple[str, str]]:
+def instructions_of(args: Arguments, version: Version, sets: Sequence[TrainSet]) -> dict[str, tuple[str, str]]:
     """Return the instructions that travel with the encoder: those of the version's tasks, and of the data's."""
-    specs = {**version.tasks, **{plan.spec.name: plan.spec for plan in plans}}
+    found = {name: (spec.query, spec.key) for name, spec in version.tasks.items()}
+    found |= {one.task: (one.query_prefix, one.key_prefix) for one in sets}
     if version.default is not None:
-        specs.setdefault("default", version.default)
-    used = args.data.add_instruction
-    return {name: (spec.query, spec.key) if used else ("", "") for name, spec in specs.items()}
+        found.setdefault("default", (version.default.query, version.default.key))
+    return found if args.data.add_instruction else dict.fromkeys(found, ("", ""))
 
 
 def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> list[Encoder]:
     """Load the query encoder, and the key encoder where it is another."""
     from zh_embedder.config.dataset_plan import FLAG_TASK
     from zh_embedder.models.encoder import load_encoder
-    from zh_embedder.models.lora import add_lora
 
-    model = args.model
-    methods = model.pooling_method or []
+    model, options = args.model, args.model.load_options()
     default = args.data.default_task or (FLAG_TASK if FLAG_TASK in instructions else None)
     changes = {
         "normalize": model.dense_metric == "cos",
@@ -124,33 +130,21 @@ def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> 
     names = {"--query_encoder": model.query_encoder}
     if not model.tied:
         names["--key_encoder"] = model.key_encoder or model.query_encoder
-    encoders = [
-        load_encoder(
-            name,
-            flag=flag,
-            pooling=next((m for m in methods if m != "dense"), None),
-            dense=("dense" in methods) if methods else None,
-            changes=changes,
-            cache_dir=model.model_cache_dir,
-            token=model.token,
-            trust_remote_code=model.trust_remote_code,
-            config_name=model.config_name,
-            tokenizer_name=model.tokenizer_name,
-            truncation_side=model.truncation_side,
-            pad_to_multiple_of=model.pad_to_multiple_of,
-            sub_batch_size=model.sub_batch_size,
-            packing=model.packing,
-        )
-        for flag, name in names.items()
-    ]
-    if (rank := model.lora_rank) is not None:
-        for encoder in encoders:
-            alpha, dropout, targets = model.lora_alpha, model.lora_dropout, model.target_modules
-            add_lora(encoder.backbone, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
-    if model.fix_position_embedding:
-        for encoder in encoders:
-            fix_positions(encoder)
+    encoders = [load_encoder(name, options, flag=flag, changes=changes) for flag, name in names.items()]
+    for encoder in encoders:
+        choose_weights(encoder, model)
     return encoders
+
+
+def choose_weights(encoder: Encoder, model: ModelArguments) -> None:
+    """Choose the weights that are trained: adapters alone, or all but the positions, where flags say so."""
+    from zh_embedder.models.lora import add_lora
+
+    if (rank := model.lora_rank) is not None:
+        alpha, dropout, targets = model.lora_alpha, model.lora_dropout, model.target_modules
+        add_lora(encoder.backbone, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+    if model.fix_position_embedding:
+        fix_positions(encoder)
 
 
 def fix_positions(encoder: Encoder) -> None:

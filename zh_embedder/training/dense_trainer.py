@@ -15,18 +15,22 @@ from zh_embedder.config.train import TrainArguments
 from zh_embedder.core.distributed import gather_values, gather_with_grad
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.ranks import world
-from zh_embedder.data.collator import Batch, Collator, RankBatches, TrainRows, TrainSet
-from zh_embedder.data.loader import PlanLoader
+from zh_embedder.data.batch import Batch
+from zh_embedder.data.collator import Collator
+from zh_embedder.data.loader import PlanLoader, RankBatches
 from zh_embedder.data.plan import MIXED, Shares
+from zh_embedder.data.train_rows import TrainRows, TrainSet
 from zh_embedder.evaluation.model import Model
-from zh_embedder.losses.batch import EmbeddedBatch
-from zh_embedder.losses.table import LossTerm, sees_queries, total_loss, watch
+from zh_embedder.losses.batch import VectorBatch
+from zh_embedder.losses.table import sees_queries, total_loss
+from zh_embedder.losses.watch import watch
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
 from zh_embedder.training.base_trainer import BaseTrainer
 from zh_embedder.training.checkpoints import load_weights
 from zh_embedder.training.evaluate import WORDS, Watched, against_base, load_outcomes, role_of, save_outcomes
-from zh_embedder.training.step_guard import Work, same_on_all_ranks
+from zh_embedder.training.meter import Work
+from zh_embedder.training.step_guard import same_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +56,14 @@ class DenseTrainer(BaseTrainer):
         args: TrainArguments,
         *,
         sets: Sequence[TrainSet],
-        terms: Sequence[tuple[LossTerm, ...]],
         mode: str | None,
-        fingerprint: Mapping[str, Any],
         settings: str,
         dimensions: Mapping[int, float] | None = None,
         shares: Shares = None,
         watched: Watched | None = None,
     ) -> None:
         self.rows = TrainRows(sets, seed=args.order_seed)
-        self.terms, self.mode, self.dimensions, self.shares = tuple(terms), mode, dimensions, shares
-        self.fingerprint, self.watched = dict(fingerprint), watched
+        self.mode, self.dimensions, self.shares, self.watched = mode, dimensions, shares, watched
         super().__init__(
             model,
             args,
@@ -117,9 +118,9 @@ class DenseTrainer(BaseTrainer):
         if not self.meter.datasets and self.state.global_step == self._initial_global_step:
             logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
         queries, keys = model(inputs.queries, inputs.keys, inputs.key_rows)
-        terms = self.terms[max(inputs.dataset, 0)]
+        terms = self.rows.sets[max(inputs.dataset, 0)].terms
         with torch.autocast(queries.device.type, enabled=False):
-            batch = self.embedded(inputs, queries.float(), keys.float(), with_queries=sees_queries(terms))
+            batch = self.loss_batch(inputs, queries.float(), keys.float(), with_queries=sees_queries(terms))
             loss = total_loss(batch, terms, dimensions=self.dimensions)
             watched = watch(batch, terms)
         self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
@@ -141,13 +142,13 @@ class DenseTrainer(BaseTrainer):
             operations=3 * sum(encoder.operations(sizes) for encoder, sizes in parts),
         )
 
-    def embedded(self, inputs: Batch, queries: Tensor, keys: Tensor, *, with_queries: bool) -> EmbeddedBatch:
+    def loss_batch(self, inputs: Batch, queries: Tensor, keys: Tensor, *, with_queries: bool) -> VectorBatch:
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
         rank, ranks = world()
         counts, size = inputs.counts, inputs.group_size
         texts = torch.stack([inputs.key_texts, counts.repeat_interleave(size).long()], dim=1)
         own = [inputs.query_texts, inputs.labels if inputs.labels is not None else torch.zeros_like(inputs.query_texts)]
-        queried, labels, scores = queries, torch.stack(own, dim=1), inputs.scores
+        queried, labels, scores = queries, torch.stack(own, dim=1), inputs.pair_scores
         first = 0
         if self.args.negative_cross_device:
             first = rank * len(keys)
@@ -159,7 +160,7 @@ class DenseTrainer(BaseTrainer):
             if scores is not None:
                 scores = gather_values(scores)
         group = first + torch.arange(len(inputs.key_rows), device=queries.device).view(len(queries), -1)
-        return EmbeddedBatch(
+        return VectorBatch(
             queries=queries,
             keys=keys,
             group=group,
@@ -171,7 +172,7 @@ class DenseTrainer(BaseTrainer):
             metric=self.model.query.spec.metric,
             step_queries=queried if with_queries else None,
             query_texts=labels[:, 0],
-            scores=scores,
+            targets=scores,
             labels=labels[:, 1] if inputs.labels is not None else None,
         )
 
@@ -240,12 +241,17 @@ class DenseTrainer(BaseTrainer):
         names = {index: self.rows.sets[index].records.name for index in datasets}
         return ", ".join(f"{name} x{datasets.count(index)}" for index, name in sorted(names.items()))
 
+    def files(self) -> dict[str, str]:
+        """Hash of the file of each dataset."""
+        return {one.records.name: one.records.parts[0].content for one in self.rows.sets}
+
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def plan(self) -> dict[str, Any]:
         """Return everything that the order of the data depends on."""
         return {
-            **self.fingerprint,
+            "datasets": {one.records.name: len(one) for one in self.rows.sets},
+            "files": self.files(),
             "mode": self.mode,
             "shares": self.shares and [round(share, 12) for share in self.shares],
             "step_rows": self._train_batch_size * self.args.world_size,

@@ -50,7 +50,7 @@ def report_run(trainer: DenseTrainer) -> Path | None:
         curves=curved,
         losses=lost,
         settings=json.loads(trainer.settings),
-        manifest=manifest(data=trainer.fingerprint.get("files"), seed=trainer.args.seed),
+        manifest=manifest(data=trainer.files(), seed=trainer.args.seed),
         facts=facts_of(trainer, saved=saved, losses=lost, means=curved.get(MEAN, ())),
     )
     write_report(report, run / REPORT_FILE)

@@ -21,12 +21,9 @@ def train(args: Arguments) -> None:
         UserError: anything that the user can mend; nothing has been written then.
     """
     from zh_embedder.config.instructions import read_version
-    from zh_embedder.data.record_tables import cache_folder
     from zh_embedder.data.records import load_datasets, merge_small
     from zh_embedder.data.sources import find_files
-    from zh_embedder.data.token_cache import with_tokens
     from zh_embedder.training.build import build
-    from zh_embedder.training.dense_trainer import collator_of
     from zh_embedder.training.evaluate import read_watched
     from zh_embedder.training.held_out import hold_out
     from zh_embedder.training.launch import begin, check_output, clear_output, find_resume, seed_rank
@@ -51,13 +48,6 @@ def train(args: Arguments) -> None:
         clear_output(args)
     if first_rank():
         describe(args, trainer, resume)
-    trainer.rows.sets = with_tokens(
-        trainer.rows.sets,
-        collator_of(trainer.model),
-        cache=cache_folder(args.data.dataset_cache_dir, "tokens"),
-        choice=args.data.token_cache,
-        device=args.train.device,
-    )
     seed_rank(args)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model()

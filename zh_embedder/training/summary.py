@@ -63,7 +63,7 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         others = (queries if in_batch else 1) * chosen.rule.group_size - 1
         negatives = f"{others}" if chosen.records.kind == GROUP else "-"
         cuts = "/".join(f"{share:.0%}" for share in cut_shares(trainer, index))
-        loss = " + ".join(f"{term.weight:g} {term.name}" for term in trainer.terms[index])
+        loss = " + ".join(f"{term.weight:g} {term.name}" for term in chosen.terms)
         name = chosen.records.name[:44]
         lines.append(f"{name:44} {chosen.task:11} {len(chosen):8,} {steps:>11} {negatives:>9} {cuts:>11}  {loss}")
     total = sum(p.numel() for p in trainer.model.parameters())

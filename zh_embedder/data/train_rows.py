@@ -1,0 +1,156 @@
+"""Rows of the datasets that are trained: read, and their groups selected, in the loader's workers.
+
+A dataset whose token ids were prepared (`token_cache`) is selected from by the identities of its texts, and no text is
+read. Both ways give the same example, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from zh_embedder.core.hashing import text_identity
+from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
+from zh_embedder.data.records import Record, TaskDataset
+from zh_embedder.text.prefix import as_prefix, full_text
+from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSet:
+    """A dataset as it is trained: its records, how they become groups and texts, and its losses."""
+
+    records: TaskDataset
+    task: str
+    rule: SelectionRule
+    query_prefix: str
+    key_prefix: str
+    use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
+    prompt_format: str = "{}{}"  # of prompt and query; the query comes last
+    terms: tuple[Any, ...] = ()  # LossTerms, of which this room knows nothing
+    weight: float = 1.0  # of the dataset in the steps of an epoch
+    notes: tuple[str, ...] = ()  # what gave way, for the log
+    tokens: Sequence[TokenRecord] | None = None  # the records as token ids, where they were prepared
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.records)
+
+    def query_text(self, record: Record) -> str:
+        """Return a record's query with its instruction in front."""
+        own = record.prompt if self.use_prompts else None
+        prefix = self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
+        return full_text(record.query, instruction=prefix)
+
+    def key_text(self, key: str) -> str:
+        """Return a key with its instruction in front."""
+        return full_text(key, instruction=self.key_prefix)
+
+
+class RowRequest(NamedTuple):
+    """One row of a step, with all that a worker must know of the step."""
+
+    epoch: int
+    row: int  # global
+    counts: bool
+    dataset: int  # of the step, or MIXED
+    step_rows: tuple[int, ...]  # global rows of the whole step, all ranks
+    step_queries: int  # of them, those that count
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, read and selected: texts with their instructions in front, or their token ids."""
+
+    request: RowRequest
+    query: str | Ids
+    keys: Sequence[str | Ids]  # G, the positive first
+    key_texts: Sequence[int]  # G identities; a positive whose chunks were shuffled is still the same text
+    positive_texts: Sequence[int]  # identities of every known positive
+    teacher: Sequence[float] | None  # G scores
+    score: float | None = None  # of a pair
+    label: int | None = None  # identity of the label of a labelled text, which has no keys
+
+
+class TrainRows(Dataset[Example]):
+    """All rows of all datasets, by request: the same request gives the same example in any process."""
+
+    def __init__(self, sets: Sequence[TrainSet], *, seed: int) -> None:
+        self.sets, self.seed = tuple(sets), seed
+        self.offsets = np.cumsum([0, *(len(s) for s in sets)])
+
+    def __len__(self) -> int:
+        """Return the number of records of all datasets."""
+        return int(self.offsets[-1])
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Global row -> (dataset, its row)."""
+        dataset = int(np.searchsorted(self.offsets, row, side="right")) - 1
+        return dataset, row - int(self.offsets[dataset])
+
+    def __getitem__(self, request: RowRequest) -> Example:
+        """Read and select one row."""
+        dataset, row = self.locate(request.row)
+        chosen = self.sets[dataset]
+        rng = row_rng(self.seed, request.epoch, dataset, row)
+        if chosen.tokens is not None:
+            return from_tokens(request, chosen.tokens, row, chosen.rule, rng)
+        return from_texts(request, chosen, row, rng)
+
+
+def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.Generator) -> Example:
+    """Read and select one row of a dataset whose texts are tokenised by the collator."""
+    record = chosen.records[row]
+    if record.label is not None:
+        return labelled(request, chosen.query_text(record), text_identity(record.label))
+
+    def draw_other(rng: np.random.Generator) -> str:
+        other = chosen.records[int(rng.integers(len(chosen)))]
+        texts = other.pos or other.neg
+        return texts[int(rng.integers(len(texts)))]
+
+    group = select_group(record, chosen.rule, rng, draw_other)
+    keys = (shuffle_chunks(group.keys[0], chosen.rule.shuffle_ratio, rng), *group.keys[1:])
+    return Example(
+        request,
+        chosen.query_text(record),
+        [chosen.key_text(key) for key in keys],
+        [text_identity(key) for key in group.keys],
+        [text_identity(key) for key in group.positives],
+        group.teacher,
+        record.score,
+    )
+
+
+def from_tokens(
+    request: RowRequest, records: Sequence[TokenRecord], row: int, rule: SelectionRule, rng: np.random.Generator
+) -> Example:
+    """Select one row of a dataset whose token ids were prepared; the draws from `rng` are those of `from_texts`."""
+    record = records[row]
+    if record.label is not None:
+        return labelled(request, record.query, record.label)
+
+    def draw_other(rng: np.random.Generator) -> TokenKey:
+        other = records[int(rng.integers(len(records)))]
+        keys = other.pos or other.neg
+        return keys[int(rng.integers(len(keys)))]
+
+    group = select_group(record, rule, rng, draw_other)
+    return Example(
+        request,
+        record.query,
+        [key.ids for key in group.keys],
+        [key.text for key in group.keys],
+        [key.text for key in group.positives],
+        group.teacher,
+        record.score,
+    )
+
+
+def labelled(request: RowRequest, text: str | Ids, label: int) -> Example:
+    """Return a labelled text: a query that has no keys, because the step's texts are each other's."""
+    return Example(request, text, (), (), (), None, label=label)
