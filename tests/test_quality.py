@@ -23,9 +23,9 @@ FLAGS = [
     *("--eval_data", DEMO / "test", "--metrics", "ndcg", "--cutoffs", 10, "--eval_steps", 1000),
 ]
 WRONG_SIGN = """
-import zh_embedder.losses.retrieval as own
-right = own.similarity
-own.similarity = lambda batch: -right(batch)
+from zh_embedder.losses.batch import VectorBatch
+right = VectorBatch.scores
+VectorBatch.scores = lambda batch: -right(batch)
 """
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT
+from tests.test_packaging import TRACES
 
 PAGES = ("README.md", "README_zh.md")
 MOST_LINES = 160
@@ -79,7 +81,9 @@ def test_three_records_of_ones_own_become_a_model_that_searches(tmp_path):
 @pytest.mark.slow
 @pytest.mark.full
 def test_the_wheel_alone_is_enough_for_them(tmp_path):
-    wheel = [sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
+    shutil.copytree(ROOT, tmp_path / "source", ignore=TRACES)
+    source = tmp_path / "source"
+    wheel = [sys.executable, "-m", "pip", "wheel", source, "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
     done = subprocess.run(wheel, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     site, bin_folder, empty = tmp_path / "site", tmp_path / "bin", tmp_path / "empty"
