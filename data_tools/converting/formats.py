@@ -146,3 +146,12 @@ FORMATS: Mapping[str, Format] = {row.name: row for row in _ROWS}
 def guesses(head: Head) -> list[str]:
     """Return the formats that a source may be."""
     return [name for name, row in FORMATS.items() if row.is_it(head)]
+
+
+def listing() -> str:
+    """Lay the formats out."""
+    blocks = []
+    for own in FORMATS.values():
+        shapes = f"\n    --as {' | '.join(own.shapes)}" if len(own.shapes) > 1 else ""
+        blocks.append(f"{own.name}: {own.about}{shapes}\n    {own.example}\n")
+    return "\n".join(blocks)
