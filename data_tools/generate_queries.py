@@ -151,11 +151,11 @@ def endpoint_of(args: argparse.Namespace) -> Settings:
 
 def options_of(args: argparse.Namespace) -> GenerateOptions:
     """Turn the flags into options."""
-    from data_tools.generating.ask_all import Plan
     from data_tools.generating.filters import Limits
     from data_tools.generating.passages import Size
     from data_tools.generating.pipeline import GenerateOptions
     from data_tools.generating.prompts import PROMPTS
+    from data_tools.generating.requests import Plan
 
     return GenerateOptions(
         documents=args.documents,

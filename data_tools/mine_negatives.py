@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.mining.rules import REFERENCES, Limits
+from data_tools.mining.false_negatives import REFERENCES, Limits
 from data_tools.shared.record_files import find_records
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject

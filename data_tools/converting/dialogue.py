@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from data_tools.converting.base import (
+from data_tools.converting.format_types import (
     Head,
     Item,
     Raw,
@@ -24,8 +24,8 @@ from data_tools.converting.base import (
     distinct,
     pick,
 )
-from data_tools.converting.base import identity as make_id
-from data_tools.converting.reading import read_document
+from data_tools.converting.format_types import identity as make_id
+from data_tools.converting.source_text import read_document
 from zh_embedder.core.errors import reject
 
 PIECE = 6  # characters of a long fact that a reply must hold in a row to count as repeating it

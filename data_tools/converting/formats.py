@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from data_tools.converting import dialogue, labelled, pairs, qa, records, tables, tools
-from data_tools.converting.base import Format, Head
+from data_tools.converting.format_types import Format, Head
 
 DIALOGUE_SHAPES = ("convsearch", "chat", "history")
 DIALOGUE_TASKS = {"convsearch": "convsearch", "chat": "chat", "history": "chat"}

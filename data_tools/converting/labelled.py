@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from data_tools.converting.base import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
+from data_tools.converting.format_types import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
 from data_tools.converting.pairs import is_number, renamed
-from data_tools.converting.reading import text_lines
+from data_tools.converting.source_text import text_lines
 from data_tools.converting.tables import rows
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.sources import kind

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from data_tools.converting.base import Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity, pick
-from data_tools.converting.reading import open_text, text_lines
+from data_tools.converting.format_types import Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity, pick
+from data_tools.converting.source_text import open_text, text_lines
 from data_tools.converting.tables import rows
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.sources import kind

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_tools.converting.base import Format, Item, Record, Source, Wish
-from data_tools.converting.finish import Finisher, cleaner
+from data_tools.converting.format_types import Format, Item, Record, Source, Wish
+from data_tools.converting.record_cleaning import Finisher, cleaner
 from data_tools.converting.sources import choose_format, choose_shape, choose_task, find_sources
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError

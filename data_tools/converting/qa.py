@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_tools.converting.base import (
+from data_tools.converting.format_types import (
     Head,
     Item,
     Raw,
@@ -21,8 +21,8 @@ from data_tools.converting.base import (
     distinct,
     pick,
 )
-from data_tools.converting.base import identity as make_id
-from data_tools.converting.reading import read_document, text_lines
+from data_tools.converting.format_types import identity as make_id
+from data_tools.converting.source_text import read_document, text_lines
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.evaluation.sets import identity, read_qrels, read_rows, read_texts, text_of
 

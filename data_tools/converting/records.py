@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data_tools.converting.base import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
-from data_tools.converting.reading import objects
+from data_tools.converting.format_types import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
+from data_tools.converting.source_text import objects
 from zh_embedder.data.schema import CARRIED_FIELDS, GROUP_FIELDS
 
 KEPT = (*GROUP_FIELDS, *CARRIED_FIELDS)

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.converting.base import HUB, Format, Source, Wish
+from data_tools.converting.format_types import HUB, Format, Source, Wish
 from data_tools.converting.formats import FORMATS, guesses
-from data_tools.converting.reading import find_encoding, head
+from data_tools.converting.source_text import find_encoding, head
 from data_tools.converting.tools import ANSWERS
 from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.data.records import short_names

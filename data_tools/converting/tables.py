@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.converting.base import HUB, Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity
-from data_tools.converting.reading import objects, open_text
+from data_tools.converting.format_types import HUB, Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity
+from data_tools.converting.source_text import objects, open_text
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.data.sources import kind
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.converting.base import (
+from data_tools.converting.format_types import (
     Head,
     Item,
     Raw,
@@ -20,8 +20,8 @@ from data_tools.converting.base import (
     distinct,
     pick,
 )
-from data_tools.converting.base import identity as make_id
-from data_tools.converting.reading import objects, parse
+from data_tools.converting.format_types import identity as make_id
+from data_tools.converting.source_text import objects, parse
 from zh_embedder.core.errors import UserError
 
 SPEAKER = re.compile(r"^(user|system|assistant)\s*[:：]\s*", re.MULTILINE)

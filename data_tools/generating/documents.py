@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from data_tools.converting.reading import find_encoding, opened
+from data_tools.converting.source_text import find_encoding, opened
 from data_tools.generating.html_blocks import Block, Outline, Page, read_page
 from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.errors import UserError, nearest, reject, summarise

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Written
-from data_tools.mining.rules import jaccard
+from data_tools.mining.false_negatives import jaccard
 from zh_embedder.core.options import at_least
 from zh_embedder.text.words import letters
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_tools.generating.ask_all import Budget, Plan, Request, answers_of, ask_all, requests_for
 from data_tools.generating.documents import read_documents
 from data_tools.generating.endpoint import Settings, characters
 from data_tools.generating.filters import Limits, Query, Summary, judged, records_of, refused_rows, return_trip
 from data_tools.generating.ledger import GARBAGE, REFUSED, Ledger
 from data_tools.generating.passages import Passage, Size, cut
 from data_tools.generating.prompts import PROMPTS, read_prompts
+from data_tools.generating.requests import Budget, Plan, Request, answers_of, ask_all, requests_for
 from data_tools.generating.round_trip import load_retriever, ranks_of
 from data_tools.generating.sample_page import write_page
 from data_tools.shared.record_files import write_records

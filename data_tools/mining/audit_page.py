@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_tools.mining.blocks import NONE, SHORT, SHORT_REFUSED, SHORT_TAKEN, Settings
-from data_tools.mining.rules import CROSS_ENCODER, MEANING, REPEATED, RULES, Limits
+from data_tools.mining.false_negatives import CROSS_ENCODER, MEANING, REPEATED, RULES, Limits
 from data_tools.shared.html_page import cells, overview, page
 
 WARNING = "warning"

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.mining.choose import Choice, PairScorer, choose, draw_order
+from data_tools.mining.false_negatives import Candidate, Limits, Query
 from data_tools.mining.finders import FINDERS, Asked, Pool, drawn, rows_of, scores_of
 from data_tools.mining.pools import Known, Record
-from data_tools.mining.rules import Candidate, Limits, Query
+from data_tools.mining.selection import Choice, PairScorer, choose, draw_order
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
 from zh_embedder.evaluation.measure import KEY, QUERY, Model

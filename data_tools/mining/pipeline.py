@@ -26,7 +26,7 @@ from data_tools.mining.blocks import (
     mine_block,
     write_block,
 )
-from data_tools.mining.choose import PairScorer
+from data_tools.mining.false_negatives import CROSS_ENCODER, RULES
 from data_tools.mining.finders import WITH_VECTORS, WITH_WORDS, Pool
 from data_tools.mining.pools import (
     KEYS,
@@ -40,7 +40,7 @@ from data_tools.mining.pools import (
     texts_of,
     write_texts,
 )
-from data_tools.mining.rules import CROSS_ENCODER, RULES
+from data_tools.mining.selection import PairScorer
 from data_tools.shared.identity import files_hashes, model_identity
 from data_tools.shared.ranks import in_turn, start_ranks
 from zh_embedder.core.distributed import wait_for_all

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.converting.base import Record
-from data_tools.converting.finish import realign
+from data_tools.converting.format_types import Record
+from data_tools.converting.record_cleaning import realign
 from data_tools.shared.record_files import as_line, lines_to, read_records
 from data_tools.splitting.census import Census
 from zh_embedder.core.errors import reject

@@ -10,11 +10,11 @@ import time
 import pytest
 
 from data_tools.generate_queries import main
-from data_tools.generating.ask_all import Budget, Request
 from data_tools.generating.filters import Limits, Query, judged, records_of
 from data_tools.generating.ledger import Entry, Ledger
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import PROMPTS, Garbage, Written, read_answer, read_prompts
+from data_tools.generating.requests import Budget, Request
 from data_tools.generating.round_trip import load_retriever, ranks_of
 from examples.from_documents.recorded_endpoint import Endpoint, recorded, write_documents
 from tests.processes import ROOT, environment

@@ -14,10 +14,10 @@ import pytest
 from data_tools.mine_negatives import main, window_of
 from data_tools.mining.audit_page import advice
 from data_tools.mining.blocks import Settings
-from data_tools.mining.choose import Choice, choose
+from data_tools.mining.false_negatives import Candidate, Limits, Query
 from data_tools.mining.finders import fuse
 from data_tools.mining.pools import Texts, write_texts
-from data_tools.mining.rules import Candidate, Limits, Query
+from data_tools.mining.selection import Choice, choose
 from tests.processes import environment, torchrun
 from zh_embedder.cli import build_parser
 from zh_embedder.models.encoder import Encoder

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.converting.base import Head, Raw, Record
+from data_tools.converting.format_types import Head, Raw, Record
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.data.schema import check_surrogates
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes

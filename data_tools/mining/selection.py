@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data_tools.mining.false_negatives import CROSS_ENCODER, REFERENCES, REPEATED, Candidate, Limits, Query, refusal
 from data_tools.mining.pools import normalised
-from data_tools.mining.rules import CROSS_ENCODER, REFERENCES, REPEATED, Candidate, Limits, Query, refusal
 from data_tools.shared.identity import digest
 
 PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]  # (query, key) -> score

@@ -2,8 +2,8 @@
 
 import pytest
 
+from data_tools.mining.false_negatives import Candidate, Limits, Query, jaccard, refusal
 from data_tools.mining.pools import normalised
-from data_tools.mining.rules import Candidate, Limits, Query, jaccard, refusal
 from data_tools.shared.identity import digest
 
 

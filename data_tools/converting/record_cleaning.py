@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data_tools.converting.base import Item, Record
+from data_tools.converting.format_types import Item, Record
 from zh_embedder.core.errors import UserError, reject
 
 Clean = Callable[[str], str]
