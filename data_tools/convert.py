@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from data_tools.converting.format_types import Wish
+from data_tools.converting.format_types import ReadOptions
 from data_tools.converting.formats import FORMATS, listing
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
@@ -46,7 +46,7 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
 
 def add_making_flags(group: argparse._ArgumentGroup) -> None:
     """Add flags that say what records are made."""
-    plain = Wish()
+    plain = ReadOptions()
     group.add_argument("--min_relevance", type=int, default=plain.min_relevance, help="of a positive (1)")
     group.add_argument(
         "--threshold", type=float, default=plain.threshold, help="pairs --as groups: a positive's score (1)"
@@ -67,13 +67,13 @@ def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="stop after N records")
 
 
-def reading_of(args: argparse.Namespace) -> Wish:
+def reading_of(args: argparse.Namespace) -> ReadOptions:
     """Gather what readers look at."""
     from data_tools.converting.dialogue import check_facts
 
     check_facts(args.facts)
-    values = {f.name: getattr(args, f.name) for f in fields(Wish) if f.name != "columns"}
-    return Wish(columns=columns_of(args.columns), **values)
+    values = {f.name: getattr(args, f.name) for f in fields(ReadOptions) if f.name != "columns"}
+    return ReadOptions(columns=columns_of(args.columns), **values)
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:

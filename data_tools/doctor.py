@@ -1,4 +1,4 @@
-"""`zh-embedder doctor`: the flags of the examination of training records."""
+"""`zh-embedder doctor`: the flags of record checks."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import at_least, choose
 
 if TYPE_CHECKING:
-    from data_tools.generating.endpoint import Settings
+    from data_tools.generating.endpoint import EndpointSettings
     from data_tools.generating.pipeline import GenerateOptions
 
 DETAILS = """\
@@ -131,11 +131,11 @@ def check(args: argparse.Namespace) -> None:
                 raise UserError(f"--{name}: is missing (--dry_run needs none)")
 
 
-def endpoint_of(args: argparse.Namespace) -> Settings:
+def endpoint_of(args: argparse.Namespace) -> EndpointSettings:
     """Return what every request carries."""
-    from data_tools.generating.endpoint import Settings
+    from data_tools.generating.endpoint import EndpointSettings
 
-    return Settings(
+    return EndpointSettings(
         model=args.model or "",
         base_url=args.base_url,
         key_name=args.api_key_name,
@@ -151,11 +151,11 @@ def endpoint_of(args: argparse.Namespace) -> Settings:
 
 def options_of(args: argparse.Namespace) -> GenerateOptions:
     """Turn the flags into options."""
-    from data_tools.generating.filters import Limits
-    from data_tools.generating.passages import Size
+    from data_tools.generating.filters import FilterLimits
+    from data_tools.generating.passages import PassageSize
     from data_tools.generating.pipeline import GenerateOptions
     from data_tools.generating.prompts import PROMPTS
-    from data_tools.generating.requests import Plan
+    from data_tools.generating.requests import RequestPolicy
 
     return GenerateOptions(
         documents=args.documents,
@@ -168,15 +168,15 @@ def options_of(args: argparse.Namespace) -> GenerateOptions:
         limit=args.limit,
         skip_unreadable=args.skip_unreadable,
         seed=args.seed,
-        size=Size(args.passage_chars, args.overlap, args.min_chars),
+        size=PassageSize(args.passage_chars, args.overlap, args.min_chars),
         endpoint=endpoint_of(args),
-        asking=Plan(
+        asking=RequestPolicy(
             concurrency=args.concurrency, attempts=args.attempts, give_up=args.give_up, seed=args.seed, retry=args.retry
         ),
         max_total_tokens=args.max_total_tokens,
         max_cost=args.max_cost,
         prices=tuple(args.prices) if args.prices else None,
-        filters=Limits(
+        filters=FilterLimits(
             shortest=args.min_query_chars,
             longest=args.max_query_chars,
             copied=args.max_copied_chars,

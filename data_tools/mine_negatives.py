@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.mining.false_negatives import REFERENCES, Limits
+from data_tools.mining.false_negatives import REFERENCES, RefusalLimits
 from data_tools.shared.record_files import find_records
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
@@ -142,12 +142,12 @@ def run(args: argparse.Namespace) -> None:
     check(args)
     first, last = window_of(args)
     files = find_records([*args.files, *args.input_file])
-    from data_tools.mining.blocks import Settings
+    from data_tools.mining.blocks import MiningSettings
     from data_tools.mining.pipeline import Job, mine
     from zh_embedder.data.text_files import find_texts
 
-    limits = Limits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)
-    settings = Settings(
+    limits = RefusalLimits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)
+    settings = MiningSettings(
         method=args.method,
         first=first,
         last=last,

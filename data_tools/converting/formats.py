@@ -1,4 +1,4 @@
-"""Source formats: a function and a row each. Add one: write `read(source, wish)` and list it in FORMATS."""
+"""Table of source formats. To add one, write `read(source, options)` and list it in FORMATS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a conversion: sources, their formats, clean records, one file, and a count of what was dropped."""
+"""Conversion pipeline: sources, formats, cleaning, one output file, and counts of what was dropped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_tools.converting.format_types import Format, Item, Record, Source, Wish
+from data_tools.converting.format_types import Format, ReadOptions, Record, Source, SourceItem
 from data_tools.converting.record_cleaning import Finisher, cleaner
 from data_tools.converting.sources import choose_format, choose_shape, choose_task, find_sources
 from data_tools.shared.record_files import as_line, lines_to
@@ -28,7 +28,7 @@ class ConvertOptions:
     inputs: Sequence[str]  # files, folders, globs, names on the hub
     output: Path
     format: str | None = None  # None: guessed
-    reading: Wish = Wish()
+    reading: ReadOptions = ReadOptions()
     simplify: bool = False
     normalize: str | None = None
     min_chars: int = 1
@@ -72,13 +72,13 @@ class Ids:
         return own
 
 
-def with_bar(items: Iterator[Item], name: str, unit: str) -> Iterator[Item]:
+def with_bar(items: Iterator[SourceItem], name: str, unit: str) -> Iterator[SourceItem]:
     """Yield items behind a bar, which begins with the first: what readers say before stands above it."""
     for first in items:
         yield from tqdm(chain([first], items), desc=name, unit=f" {unit}", delay=5, leave=False)
 
 
-def finished(items: Iterable[Item], finisher: Finisher, tally: Tally) -> Iterator[tuple[str, Record]]:
+def finished(items: Iterable[SourceItem], finisher: Finisher, tally: Tally) -> Iterator[tuple[str, Record]]:
     """Yield (place, record) of what readers made, counting everything."""
     for item in items:
         tally.read += item.of
@@ -94,11 +94,11 @@ def finished(items: Iterable[Item], finisher: Finisher, tally: Tally) -> Iterato
 
 def converted(source: Source, own: Format, options: ConvertOptions, ids: Ids, tally: Tally) -> Iterator[str]:
     """Yield the lines of a source."""
-    wish = replace(options.reading, shape=choose_shape(own, options.reading.shape))
-    task = choose_task(own, wish, source)
+    reading = replace(options.reading, shape=choose_shape(own, options.reading.shape))
+    task = choose_task(own, reading, source)
     clean = cleaner(simplify=options.simplify, normalize=options.normalize)
-    finisher = Finisher(clean, max(1, options.min_chars), task, override=wish.task is not None)
-    for where, record in finished(with_bar(own.read(source, wish), source.name, own.unit), finisher, tally):
+    finisher = Finisher(clean, max(1, options.min_chars), task, override=reading.task is not None)
+    for where, record in finished(with_bar(own.read(source, reading), source.name, own.unit), finisher, tally):
         if record["id"] != (name := ids.distinct(record["id"])):
             tally.notes["ids that the source gives twice, numbered"] += 1
             record["id"] = name

@@ -1,4 +1,4 @@
-"""Bytes of sources as text and JSON: encodings found and said, zip files opened, places kept for messages."""
+"""Source text: encodings found and logged, zip files opened, JSON read with places for error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources: the inputs of a conversion, their names, and the format, shape and task of each."""
+"""Sources of a conversion: inputs, their names, and the format, shape and task of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.converting.format_types import HUB, Format, Source, Wish
+from data_tools.converting.format_types import HUB, Format, ReadOptions, Source
 from data_tools.converting.formats import FORMATS, guesses
 from data_tools.converting.source_text import find_encoding, head
 from data_tools.converting.tools import ANSWERS
@@ -75,13 +75,13 @@ def choose_shape(own: Format, shape: str | None) -> str:
     return shape
 
 
-def choose_task(own: Format, wish: Wish, source: Source) -> str | None:
+def choose_task(own: Format, options: ReadOptions, source: Source) -> str | None:
     """Return the task of records that name none."""
-    if wish.task is not None:
-        return wish.task
-    task = own.tasks.get(wish.shape or "")
+    if options.task is not None:
+        return options.task
+    task = own.tasks.get(options.shape or "")
     if task is not None:
         logger.info("%s: task %s (--task says otherwise)", source.spec, task)
-    elif not own.carries_task and "task" not in wish.columns:
+    elif not own.carries_task and "task" not in options.columns:
         raise UserError(f"{source.spec}: --task: is missing, expected a name that the version has, such as qa")
     return task

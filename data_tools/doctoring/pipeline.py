@@ -1,4 +1,4 @@
-"""The steps of an examination: settings, a pass over the files, report, cleaned copy."""
+"""Examination pipeline: settings, one pass over the files, report, cleaned copy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from data_tools.doctoring.fixes import FOLDER, LEDGER, write_fixed
 from data_tools.doctoring.leak_checks import read_eval_texts
-from data_tools.doctoring.record_checks import MIN_INSTRUCTION, Settings
+from data_tools.doctoring.record_checks import MIN_INSTRUCTION, DoctorSettings
 from data_tools.doctoring.survey import Survey
 from data_tools.doctoring.text_checks import scripts
 from zh_embedder.config.instructions import Version, known_versions, read_version
@@ -48,14 +48,14 @@ class DoctorOptions:
                 raise reject(f"--{name}", getattr(self, name), "a number above 0")
 
 
-def settings_of(options: DoctorOptions) -> Settings:
+def settings_of(options: DoctorOptions) -> DoctorSettings:
     """Read the version and the tokenizer.
 
     Raises:
         UserError: one of them is not there.
     """
     version = read_version(options.version) if options.version else None
-    return Settings(
+    return DoctorSettings(
         instructions=instructions_of([version] if version else readable_versions()),
         version=version,
         near=options.near,

@@ -1,4 +1,4 @@
-"""The steps of generation: documents, passages, requests within a budget, filters, records."""
+"""Generation pipeline: documents, passages, requests within a budget, filters, records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from functools import partial
 from pathlib import Path
 
 from data_tools.generating.documents import read_documents
-from data_tools.generating.endpoint import Settings, characters
-from data_tools.generating.filters import Limits, Query, Summary, judged, records_of, refused_rows, return_trip
+from data_tools.generating.endpoint import EndpointSettings, characters
+from data_tools.generating.filters import (
+    FilterLimits,
+    GeneratedQuery,
+    Summary,
+    apply_round_trip,
+    judged,
+    records_of,
+    refused_rows,
+)
 from data_tools.generating.ledger import GARBAGE, REFUSED, Ledger
-from data_tools.generating.passages import Passage, Size, cut
+from data_tools.generating.passages import Passage, PassageSize, cut_into_passages
 from data_tools.generating.prompts import PROMPTS, read_prompts
-from data_tools.generating.requests import Budget, Plan, Request, answers_of, ask_all, requests_for
+from data_tools.generating.requests import Budget, Request, RequestPolicy, answers_of, ask_all, requests_for
 from data_tools.generating.round_trip import load_retriever, ranks_of
 from data_tools.generating.sample_page import write_page
 from data_tools.shared.record_files import write_records
@@ -25,7 +33,7 @@ from zh_embedder.core.files import beside_file
 
 logger = logging.getLogger(__name__)
 
-Ranks = Callable[[Sequence[Query]], list[int | None]]
+Ranks = Callable[[Sequence[GeneratedQuery]], list[int | None]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +41,7 @@ class GenerateOptions:
     """What to write queries for, how to ask for them, and which to keep."""
 
     documents: Sequence[str]
-    endpoint: Settings
+    endpoint: EndpointSettings
     output: Path | None = None
     dry_run: bool = False  # cut and count, ask nothing
     corpus: Path | None = None
@@ -43,12 +51,12 @@ class GenerateOptions:
     limit: int | None = None
     skip_unreadable: bool = False
     seed: int = 0
-    size: Size = Size()
-    asking: Plan = Plan()
+    size: PassageSize = PassageSize()
+    asking: RequestPolicy = RequestPolicy()
     max_total_tokens: int | None = None
     max_cost: float | None = None
     prices: tuple[float, float] | None = None
-    filters: Limits = Limits()  # `refuse` comes from the prompts
+    filters: FilterLimits = FilterLimits()  # `refuse` comes from the prompts
     retriever: str = "bm25"
     words: str = "jieba"
     sample: int = 50  # passages in the sample page
@@ -85,7 +93,7 @@ def say_default(tasks: Sequence[str], known: Sequence[str]) -> None:
 def cut_documents(options: GenerateOptions) -> list[Passage]:
     """Read and cut, and say what came of it; passages with the same text are one."""
     documents = read_documents(options.documents, skip_unreadable=options.skip_unreadable)
-    every = [passage for document in documents for passage in cut(document, options.size)]
+    every = [passage for document in documents for passage in cut_into_passages(document, options.size)]
     passages = list({passage.key: passage for passage in reversed(every)}.values())[::-1]
     if again := len(every) - len(passages):
         logger.info("%s passages repeat an earlier one and are left out", f"{again:,}")
@@ -143,13 +151,13 @@ def generate(options: GenerateOptions) -> None:
     write(options.output, queries, options)
 
 
-def judge(requests: Sequence[Request], ledger: Ledger, limits: Limits, ranks: Ranks) -> list[Query]:
+def judge(requests: Sequence[Request], ledger: Ledger, limits: FilterLimits, ranks: Ranks) -> list[GeneratedQuery]:
     """Read the answers and judge the queries, the round trip last."""
     answers = answers_of(requests, ledger.entries)
     queries = judged(((request.passage, request.task, written) for request, written in answers), limits)
     good = [query for query in queries if not query.reason]
     if limits.round_trip and good:
-        return_trip(good, ranks(good), limits)
+        apply_round_trip(good, ranks(good), limits)
     return queries
 
 
@@ -165,7 +173,7 @@ def say_silent(requests: Sequence[Request], ledger: Ledger) -> None:
         logger.warning("%s requests have no answer yet: the same command goes on", f"{missing:,}")
 
 
-def write(output: Path, queries: Sequence[Query], options: GenerateOptions) -> None:
+def write(output: Path, queries: Sequence[GeneratedQuery], options: GenerateOptions) -> None:
     """Write records, what was refused and the sample."""
     name = output.name.split(".")[0]
     for line in Summary.of(queries).lines():

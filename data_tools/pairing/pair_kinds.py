@@ -1,4 +1,4 @@
-"""Kinds of pairs: span, words, next, title, turn. A pair's kind is its task."""
+"""Pair kinds: span, words, next, title, turn. A pair's kind is its task."""
 
 from __future__ import annotations
 

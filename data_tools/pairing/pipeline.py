@@ -1,4 +1,4 @@
-"""The steps of pairing: documents of each file, their pairs, a sample of them, evaluation texts left out."""
+"""Pairing pipeline: documents of each file, their pairs, a sample of them, evaluation texts left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a split: census, assignment, part files, evaluation folders, proof."""
+"""Split pipeline: census, assignment, part files, evaluation folders, proof."""
 
 from __future__ import annotations
 

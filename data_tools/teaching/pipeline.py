@@ -1,4 +1,4 @@
-"""The steps of scoring: teacher, chunks of records shared among ranks, cache, records with scores, summary."""
+"""Scoring pipeline: teacher, chunks of records shared among ranks, cache, records with scores, summary."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import pytest
 
 from data_tools.mine_negatives import main, window_of
 from data_tools.mining.audit_page import advice
-from data_tools.mining.blocks import Settings
-from data_tools.mining.false_negatives import Candidate, Limits, Query
+from data_tools.mining.blocks import MiningSettings
+from data_tools.mining.false_negatives import Candidate, JudgedQuery, RefusalLimits
 from data_tools.mining.finders import fuse
 from data_tools.mining.pools import Texts, write_texts
 from data_tools.mining.selection import Choice, choose
@@ -139,9 +139,9 @@ def test_reciprocal_ranks_are_fused_as_by_hand():
 
 def test_a_cross_encoder_takes_candidates_back_until_enough_are_left():
     coming = iter([Candidate(i, i, f"候选{i}", None) for i in range(1, 9)])
-    choice = Choice(Query("问", ["答"]), coming, wanted=3)
+    choice = Choice(JudgedQuery("问", ["答"]), coming, wanted=3)
     scores = {"答": 5.0, "候选1": 9.0, "候选3": 5.0, "候选4": 4.6}
-    choose([choice], Limits(), scorer=lambda pairs: [scores.get(key, 0.0) for _, key in pairs], cross_margin=0.5)
+    choose([choice], RefusalLimits(), scorer=lambda pairs: [scores.get(key, 0.0) for _, key in pairs], cross_margin=0.5)
     assert [c.row for c in choice.taken] == [2, 5, 6]
     assert [(c.row, why) for c, why in choice.refused] == [
         (1, "cross_encoder"),
@@ -208,7 +208,7 @@ def counted(**counts):
 
 
 def test_records_left_short_are_blamed_on_the_option_that_refused_most_of_their_candidates():
-    settings = Settings(negatives=10, limits=Limits(percent=0.9, margin=0.1), cross_margin=0.5)
+    settings = MiningSettings(negatives=10, limits=RefusalLimits(percent=0.9, margin=0.1), cross_margin=0.5)
     assert advice(counted(short=5), settings) is None
     short = {"short": 20, "without": 7, "short_taken": 40, "short_refused_percent": 50, "short_refused_positive": 10}
     said = advice(counted(**short, percent=50, margin=9999), settings)
