@@ -1,1 +1,1 @@
-"""Tools that stand before training: each is `python -m data_tools.NAME`."""
+"""Data tools: records before training. Each is a word of `zh-embedder`, or `python -m data_tools.NAME`."""

@@ -1,76 +1,34 @@
-"""Turn what others publish into training records: what was guessed is said, what is dropped is counted."""
+"""`zh-embedder convert`: the flags of conversions."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
-from data_tools.converting.base import HUB, Format, Item, Record, Source, Wish
-from data_tools.converting.dialogue import check_facts
-from data_tools.converting.finish import Finisher, cleaner
-from data_tools.converting.formats import FORMATS, guesses
-from data_tools.converting.reading import find_encoding, head
-from data_tools.converting.tools import ANSWERS
-from data_tools.shared.command import call, make_parser
-from data_tools.shared.record_files import as_line, lines_to
-from zh_embedder.core.errors import UserError, reject, unknown_name
-from zh_embedder.core.hashing import text_hash
-from zh_embedder.core.progress import with_bar
-from zh_embedder.data.records import short_names
-from zh_embedder.data.schema import parse_line
-from zh_embedder.data.sources import find_files
+from data_tools.converting.format_types import ReadOptions
+from data_tools.converting.formats import FORMATS, listing
+from zh_embedder.cli import call
+from zh_embedder.core.errors import UserError, reject
 
-logger = logging.getLogger("data_tools.convert")  # __name__ is __main__ under `python -m`
-
-EXAMPLE = "cmrc2018_trial.json --from squad --task qa --output qa.jsonl.gz"
-SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".zip")
 OUTPUTS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-FOLDERS = ("beir", "msmarco")  # formats whose input is a folder
+DETAILS = "What is guessed is logged; what is dropped is counted by reason."
 
 
-@dataclass(slots=True)
-class Tally:
-    """What came of a source."""
-
-    read: int = 0
-    records: int = 0
-    merged: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-
-    def lines(self, name: str, unit: str) -> Iterator[str]:
-        """Yield what is said: read = in records + dropped, always."""
-        inside = f" (of {self.records + self.merged:,} {unit})" if self.merged else ""
-        gone = f", {self.dropped.total():,} dropped" if self.dropped else ", nothing dropped"
-        yield f"{name}: {self.read:,} {unit} read, {self.records:,} records{inside}{gone}"
-        for reason, count in self.dropped.most_common():
-            yield f"{name}:   dropped {count:,}: {reason}"
-        for note, count in self.notes.most_common():
-            yield f"{name}:   {count:,}: {note}"
-
-
-# ---- what was typed -------------------------------------------------------------------------------------------------
-
-
-def parser() -> argparse.ArgumentParser:
-    """Build the command line."""
-    own = make_parser("convert", __doc__, EXAMPLE)
-    own.add_argument("inputs", nargs="*", metavar="INPUT", help="files, folders, globs; hf:NAME[:SUBSET] on the hub")
-    own.add_argument("--list", action="store_true", help="show the formats with an example each")
-    own.add_argument("--from", dest="format", metavar="FORMAT", help=f"one of {', '.join(FORMATS)}; guessed if clear")
-    own.add_argument("--output", metavar="OUT", help="a .jsonl file, or .jsonl.gz, .jsonl.zst")
-    own.add_argument("--task", help="of all records; formats of one task have it by default")
-    own.add_argument("--as", dest="shape", help="what to make, where a format makes several things (see --list)")
-    add_source_flags(own.add_argument_group("where things are in the source"))
-    add_making_flags(own.add_argument_group("what is made"))
-    add_cleaning_flags(own.add_argument_group("cleaning, off by default"))
-    return own
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", help="files, folders, globs; hf:NAME[:SUBSET] on the hub")
+    add("--list", action="store_true", help="show the formats with an example each")
+    add("--from", dest="format", metavar="FORMAT", help=f"one of {', '.join(FORMATS)}; guessed if clear")
+    add("--output", metavar="OUT", help="a .jsonl file, or .jsonl.gz, .jsonl.zst")
+    add("--task", help="of all records; formats of one task have it by default")
+    add("--as", dest="shape", help="what to make, where a format makes several things (see --list)")
+    add_source_flags(parser.add_argument_group("where things are in the source"))
+    add_making_flags(parser.add_argument_group("what is made"))
+    add_cleaning_flags(parser.add_argument_group("cleaning, off by default"))
 
 
 def add_source_flags(group: argparse._ArgumentGroup) -> None:
@@ -88,7 +46,7 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
 
 def add_making_flags(group: argparse._ArgumentGroup) -> None:
     """Add flags that say what records are made."""
-    plain = Wish()
+    plain = ReadOptions()
     group.add_argument("--min_relevance", type=int, default=plain.min_relevance, help="of a positive (1)")
     group.add_argument(
         "--threshold", type=float, default=plain.threshold, help="pairs --as groups: a positive's score (1)"
@@ -109,11 +67,13 @@ def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="stop after N records")
 
 
-def wish_of(args: argparse.Namespace) -> Wish:
+def reading_of(args: argparse.Namespace) -> ReadOptions:
     """Gather what readers look at."""
+    from data_tools.converting.dialogue import check_facts
+
     check_facts(args.facts)
-    values = {f.name: getattr(args, f.name) for f in fields(Wish) if f.name != "columns"}
-    return Wish(columns=columns_of(args.columns), **values)
+    values = {f.name: getattr(args, f.name) for f in fields(ReadOptions) if f.name != "columns"}
+    return ReadOptions(columns=columns_of(args.columns), **values)
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -138,177 +98,30 @@ def output_of(args: argparse.Namespace) -> Path:
     return Path(args.output)
 
 
-# ---- sources and their formats --------------------------------------------------------------------------------------
+def run(args: argparse.Namespace) -> None:
+    """Convert, or list the formats."""
+    from data_tools.converting.pipeline import ConvertOptions, convert
 
-
-def find_sources(specs: Sequence[str], name: str | None) -> list[Source]:
-    """Turn what was typed into sources, with names that tell them apart."""
-    found: list[str] = []
-    for spec in specs:
-        path = Path(spec).expanduser()
-        if spec.startswith(HUB) or (path.is_dir() and is_whole(path, name)):
-            found.append(spec)
-        else:
-            files = find_files([spec], data_root=None, flag="INPUT", suffixes=SUFFIXES)
-            found += [str(file) for file in files if not path.is_dir() or file.parent.name != ANSWERS]
-    names = short_names([Path(spec.removeprefix(HUB).replace(":", "-")) for spec in found])
-    return [Source(spec, plain_name(name)) for spec, name in zip(found, names, strict=True)]
-
-
-def is_whole(folder: Path, name: str | None) -> bool:
-    """Tell whether a folder is one source."""
-    return name in FOLDERS if name is not None else bool(guesses(head(folder, "auto")))
-
-
-def plain_name(name: str) -> str:
-    """Leave the suffixes of a file out, for ids."""
-    first, *suffixes = Path(name).name.split(".")
-    kept = [suffix for suffix in suffixes if f".{suffix}" not in (*SUFFIXES, ".gz", ".zst")]
-    return "-".join([*Path(name).parts[:-1], ".".join([first, *kept])])
-
-
-def choose_format(source: Source, name: str | None, encoding: str) -> Format:
-    """Return the format that was named, or the only one that a source can be, which is said.
-
-    Raises:
-        UserError: the name is unknown, or no name was given and the source is not unmistakable.
-    """
-    if name is not None:
-        if name not in FORMATS:
-            raise unknown_name("--from", name, FORMATS)
-        if source.path.is_file() and encoding == "auto" and source.path.suffix != ".parquet":
-            find_encoding(source.path)  # now, so that what it says stands above the progress bar
-        return FORMATS[name]
-    found = [] if source.is_hub else guesses(head(source.path, encoding))
-    if len(found) != 1:
-        seen = f"may be {' or '.join(found)}" if found else "is none that can be told"
-        raise UserError(f"{source.spec}: the format {seen}, expected --from: {', '.join(FORMATS)}")
-    logger.info("%s: read as %s (--from says otherwise)", source.spec, found[0])
-    return FORMATS[found[0]]
-
-
-def choose_shape(own: Format, shape: str | None) -> str:
-    """Return what is made of a format."""
-    if shape is None:
-        return own.shapes[0]
-    if shape not in own.shapes:
-        raise unknown_name(f"--as ({own.name})", shape, own.shapes)
-    return shape
-
-
-def choose_task(own: Format, wish: Wish, source: Source) -> str | None:
-    """Return the task of records that name none."""
-    if wish.task is not None:
-        return wish.task
-    task = own.tasks.get(wish.shape or "")
-    if task is not None:
-        logger.info("%s: task %s (--task says otherwise)", source.spec, task)
-    elif not own.carries_task and "task" not in wish.columns:
-        raise UserError(f"{source.spec}: --task: is missing, expected a name that the version has, such as qa")
-    return task
-
-
-# ---- records --------------------------------------------------------------------------------------------------------
-
-
-class Ids:
-    """Ids given so far: one that a source gives twice gets a number."""
-
-    def __init__(self) -> None:
-        self.seen: set[int] = set()
-
-    def distinct(self, name: str) -> str:
-        """Return the id, or `id#2` where it was there."""
-        own, number = name, 1
-        while text_hash(own) in self.seen:
-            number += 1
-            own = f"{name}#{number}"
-        self.seen.add(text_hash(own))
-        return own
-
-
-def with_late_bar(items: Iterator[Item], name: str, unit: str) -> Iterator[Item]:
-    """Yield items behind a bar, which begins with the first: what readers say before stands above it."""
-    for first in items:
-        yield from with_bar(chain([first], items), name=name, unit=unit)
-
-
-def finished(items: Iterable[Item], finisher: Finisher, tally: Tally) -> Iterator[tuple[str, Record]]:
-    """Yield (place, record) of what readers made, counting everything."""
-    for item in items:
-        tally.read += item.of
-        done = finisher(item)
-        tally.notes.update(done.notes)
-        if done.record is None:
-            tally.dropped[done.reason] += item.of
-            continue
-        tally.records += 1
-        tally.merged += item.of - 1
-        yield item.where, done.record
-
-
-def converted(source: Source, args: argparse.Namespace, ids: Ids, tally: Tally, own: Format) -> Iterator[str]:
-    """Yield the lines of a source."""
-    wish = wish_of(args)
-    wish = replace(wish, shape=choose_shape(own, wish.shape))
-    task = choose_task(own, wish, source)
-    clean = cleaner(simplify=args.simplify, normalize=args.normalize)
-    finisher = Finisher(clean, max(1, args.min_chars), task, override=wish.task is not None)
-    for where, record in finished(with_late_bar(own.read(source, wish), source.name, own.unit), finisher, tally):
-        if record["id"] != (name := ids.distinct(record["id"])):
-            tally.notes["ids that the source gives twice, numbered"] += 1
-            record["id"] = name
-        line = as_line(record)
-        parse_line(line, where)
-        yield line
-
-
-def convert(args: argparse.Namespace) -> int:
-    """Do the work."""
     if args.list:
         sys.stdout.write(listing())
-        return 0
-    output = output_of(args)
-    written, ids = 0, Ids()
-    tallies: list[tuple[Source, Format, Tally]] = []
-    with lines_to(output) as stream:
-        for source in find_sources(args.inputs, args.format):
-            own, tally = choose_format(source, args.format, args.encoding), Tally()
-            tallies.append((source, own, tally))
-            for line in converted(source, args, ids, tally, own):
-                stream.write(line)
-                written += 1
-                if args.limit is not None and written >= args.limit:
-                    break
-            if args.limit is not None and written >= args.limit:
-                logger.info("stopped at --limit %d", args.limit)
-                break
-        say(tallies)
-        if not written:
-            raise UserError(f"{output}: nothing to write: no record came of {', '.join(args.inputs)[:200]}")
-    logger.info("%s: %s records written", output, f"{written:,}")
-    return 0
-
-
-def say(tallies: Sequence[tuple[Source, Format, Tally]]) -> None:
-    """Say what came of each source."""
-    for source, own, tally in tallies:
-        for line in tally.lines(source.name, own.unit):
-            logger.info("%s", line)
-
-
-def listing() -> str:
-    """Lay the formats out."""
-    blocks = []
-    for own in FORMATS.values():
-        shapes = f"\n    --as {' | '.join(own.shapes)}" if len(own.shapes) > 1 else ""
-        blocks.append(f"{own.name}: {own.about}{shapes}\n    {own.example}\n")
-    return "\n".join(blocks)
+        return
+    convert(
+        ConvertOptions(
+            inputs=args.inputs,
+            output=output_of(args),
+            format=args.format,
+            reading=reading_of(args),
+            simplify=args.simplify,
+            normalize=args.normalize,
+            min_chars=args.min_chars,
+            limit=args.limit,
+        )
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line; returns the exit code."""
-    return call(parser(), convert, argv)
+    """Run the command; returns the exit code."""
+    return call("convert", argv, program="python -m data_tools.convert")
 
 
 if __name__ == "__main__":

@@ -1,70 +1,49 @@
-"""Write training records for documents: cut them into passages, have a language model write queries for each.
-
-DOCUMENTS are txt, md, html, docx, pdf or JSON Lines (`text`, `title`): files, folders, globs. Passages end at sentence
-ends, repeat some sentences and stand below their headings. The model is any OpenAI-compatible endpoint; its address is
---base_url or OPENAI_BASE_URL, its key OPENAI_API_KEY, from the environment alone. Every answer is kept in
-OUTPUT.ledger.jsonl at once: killed, out of budget or cut off, the same command goes on and asks nothing twice. Kept are
-queries that stand alone, repeat nothing and find their passage again; the others are in OUTPUT.refused.jsonl with the
-reason, and OUTPUT.sample.html shows both. Look first with --dry_run, then with --limit 20.
-"""
+"""`zh-embedder generate`: the flags of queries for documents."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
-import random
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.shared.command import call, make_parser
-from data_tools.shared.record_files import write_records
-from zh_embedder.core.errors import UserError, nearest, reject
-from zh_embedder.core.files import beside_file
+from zh_embedder.cli import call
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import at_least, choose
 
 if TYPE_CHECKING:
-    from data_tools.generating.ask_all import Budget, Request
-    from data_tools.generating.endpoint import Settings
-    from data_tools.generating.filters import Limits, Query
-    from data_tools.generating.ledger import Ledger
-    from data_tools.generating.passages import Passage
+    from data_tools.generating.endpoint import EndpointSettings
+    from data_tools.generating.pipeline import GenerateOptions
 
-    Ranks = Callable[[Sequence[Query]], list[int | None]]
-
-logger = logging.getLogger("data_tools.generate_queries")  # __name__ is __main__ under `python -m`
-
-EXAMPLE = (
-    "docs/ --output queries.jsonl --corpus passages.jsonl --model qwen-plus --tasks qa title --max_total_tokens 2000000"
-)
+DETAILS = """\
+DOCUMENTS are txt, md, html, docx, pdf or JSON Lines (`text`, `title`): files, folders, globs. Passages end at sentence
+ends, repeat some sentences and have their headings in front. The model is any OpenAI-compatible endpoint; its address
+is --base_url or OPENAI_BASE_URL, its key OPENAI_API_KEY, from the environment alone. Every answer is kept in
+OUTPUT.ledger.jsonl at once: if interrupted, out of budget or cut off, rerun the same command, and nothing is asked
+twice. Queries are kept that can be understood alone, repeat nothing and find their passage again; the others are in
+OUTPUT.refused.jsonl with the reason, and OUTPUT.sample.html shows both. Look first with --dry_run, then with
+--limit 20."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Declare the flags."""
-    parser = make_parser("generate_queries", __doc__, EXAMPLE)
-    parser.add_argument("documents", nargs="+", metavar="DOCUMENTS", help="files, folders, globs")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="records: query, pos, task, id, group (.gz packs)")
-    parser.add_argument(
-        "--corpus", type=Path, metavar="FILE", help="all passages, as id and text, for mining and search"
-    )
-    parser.add_argument("--tasks", nargs="+", default=["qa"], metavar="NAME", help="one request each (qa)")
-    parser.add_argument("--queries", type=int, default=3, metavar="N", help="asked for at a time (%(default)s)")
-    parser.add_argument("--prompts", type=Path, metavar="YAML", help="instead of data_tools/query_prompts.yaml")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask about N passages only, drawn with --seed")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="cut and count, write --corpus, show a prompt, ask nobody"
-    )
-    parser.add_argument("--skip_unreadable", action="store_true", help="go on without files that cannot be read")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add = parser.add_argument
+    add("documents", nargs="+", metavar="DOCUMENTS", help="files, folders, globs")
+    add("--output", type=Path, metavar="FILE", help="records: query, pos, task, id, group (.gz packs)")
+    add("--corpus", type=Path, metavar="FILE", help="all passages, as id and text, for mining and search")
+    add("--tasks", nargs="+", default=["qa"], metavar="NAME", help="one request each (qa)")
+    add("--queries", type=int, default=3, metavar="N", help="asked for at a time (%(default)s)")
+    add("--prompts", type=Path, metavar="YAML", help="instead of data_tools/generating/query_prompts.yaml")
+    add("--limit", type=int, metavar="N", help="ask about N passages only, drawn with --seed")
+    add("--dry_run", action="store_true", help="cut and count, write --corpus, show a prompt, ask nobody")
+    add("--skip_unreadable", action="store_true", help="go on without files that cannot be read")
+    add("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
     add_passages(parser.add_argument_group("passages"))
     add_endpoint(parser.add_argument_group("endpoint"))
     add_asking(parser.add_argument_group("asking"))
     add_filters(parser.add_argument_group("which queries are kept"))
-    return parser
 
 
 def add_passages(own: argparse._ArgumentGroup) -> None:
@@ -146,18 +125,17 @@ def check(args: argparse.Namespace) -> None:
     at_least("queries", args.queries, 1)
     at_least("limit", args.limit, 1)
     at_least("sample", args.sample, 0)
-    args.tasks = list(dict.fromkeys(args.tasks))
     if not args.dry_run:
         for name in ("output", "model"):
             if getattr(args, name) is None:
                 raise UserError(f"--{name}: is missing (--dry_run needs none)")
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def endpoint_of(args: argparse.Namespace) -> EndpointSettings:
     """Return what every request carries."""
-    from data_tools.generating.endpoint import Settings
+    from data_tools.generating.endpoint import EndpointSettings
 
-    return Settings(
+    return EndpointSettings(
         model=args.model or "",
         base_url=args.base_url,
         key_name=args.api_key_name,
@@ -171,176 +149,57 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
-def limits_of(args: argparse.Namespace, refuse: Sequence[str]) -> Limits:
-    """Return how strict to be."""
-    from data_tools.generating.filters import Limits
+def options_of(args: argparse.Namespace) -> GenerateOptions:
+    """Turn the flags into options."""
+    from data_tools.generating.filters import FilterLimits
+    from data_tools.generating.passages import PassageSize
+    from data_tools.generating.pipeline import GenerateOptions
+    from data_tools.generating.prompts import PROMPTS
+    from data_tools.generating.requests import RequestPolicy
 
-    return Limits(
-        shortest=args.min_query_chars,
-        longest=args.max_query_chars,
-        refuse=refuse,
-        copied=args.max_copied_chars,
-        near=args.near,
-        round_trip=args.round_trip,
+    return GenerateOptions(
+        documents=args.documents,
+        output=args.output,
+        dry_run=args.dry_run,
+        corpus=args.corpus,
+        tasks=tuple(dict.fromkeys(args.tasks)),
+        queries=args.queries,
+        prompts=args.prompts or PROMPTS,
+        limit=args.limit,
+        skip_unreadable=args.skip_unreadable,
+        seed=args.seed,
+        size=PassageSize(args.passage_chars, args.overlap, args.min_chars),
+        endpoint=endpoint_of(args),
+        asking=RequestPolicy(
+            concurrency=args.concurrency, attempts=args.attempts, give_up=args.give_up, seed=args.seed, retry=args.retry
+        ),
+        max_total_tokens=args.max_total_tokens,
+        max_cost=args.max_cost,
+        prices=tuple(args.prices) if args.prices else None,
+        filters=FilterLimits(
+            shortest=args.min_query_chars,
+            longest=args.max_query_chars,
+            copied=args.max_copied_chars,
+            near=args.near,
+            round_trip=args.round_trip,
+        ),
+        retriever=args.retriever,
+        words=args.words,
+        sample=args.sample,
     )
-
-
-def budget_of(args: argparse.Namespace) -> Budget:
-    """Return what may be spent."""
-    from data_tools.generating.ask_all import Budget
-
-    return Budget(args.max_total_tokens, args.max_cost, tuple(args.prices) if args.prices else None)
-
-
-def drawn(passages: Sequence[Passage], args: argparse.Namespace) -> Sequence[Passage]:
-    """Return the passages to ask about, in their order."""
-    if args.limit is None or args.limit >= len(passages):
-        return passages
-    rows = random.Random(args.seed).sample(range(len(passages)), args.limit)
-    return [passages[row] for row in sorted(rows)]
-
-
-def check_places(args: argparse.Namespace) -> None:
-    """Refuse to write where documents are read: the next start would take what this one wrote for documents.
-
-    Raises:
-        UserError: an output lies in a folder of DOCUMENTS.
-    """
-    folders = [path.resolve() for spec in args.documents if (path := Path(spec).expanduser()).is_dir()]
-    for flag, place in (("--output", args.output), ("--corpus", args.corpus)):
-        for folder in folders:
-            if place is not None and place.expanduser().resolve().is_relative_to(folder):
-                raise reject(flag, str(place), f"a place outside of {folder}, whose files are read as documents")
-
-
-def say_default(tasks: Sequence[str], known: Sequence[str]) -> None:
-    """Say which tasks are asked about with the prompt of `default`, which a misspelt one would be."""
-    for task in tasks:
-        if task not in known:
-            logger.warning("--tasks %s: has no prompt of its own, `default` is used%s", task, nearest(task, known))
-
-
-def cut_documents(args: argparse.Namespace) -> list[Passage]:
-    """Read and cut, and say what came of it; passages with the same text are one."""
-    from data_tools.generating.documents import read_documents
-    from data_tools.generating.passages import Size, cut
-
-    size = Size(args.passage_chars, args.overlap, args.min_chars)
-    documents = read_documents(args.documents, skip_unreadable=args.skip_unreadable)
-    every = [passage for document in documents for passage in cut(document, size)]
-    passages = list({passage.key: passage for passage in reversed(every)}.values())[::-1]
-    if again := len(every) - len(passages):
-        logger.info("%s passages repeat an earlier one and are left out", f"{again:,}")
-    lengths = sorted(len(passage.body) for passage in passages)
-    logger.info(
-        "%s documents, %s passages of %d to %d characters, half of them below %d",
-        f"{len(documents):,}", f"{len(passages):,}", lengths[0], lengths[-1], lengths[len(lengths) // 2] + 1,
-    )  # fmt: skip
-    return passages
-
-
-def write_corpus(path: Path, passages: Sequence[Passage]) -> None:
-    """Write all passages."""
-    count = write_records(path, ({"id": passage.id, "text": passage.key} for passage in passages))
-    logger.info("%s: %s passages written", path, f"{count:,}")
-
-
-def show(requests: Sequence[Request], count: int) -> None:
-    """Show the first request, and how much all of them are."""
-    from data_tools.generating.endpoint import characters
-
-    total = sum(characters(request.messages) for request in requests)
-    logger.info("%s requests of %s characters together, for %d queries each", f"{len(requests):,}", f"{total:,}", count)
-    for message in requests[0].messages:
-        logger.info("%s:\n%s", message["role"], message["content"])
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do the work.
-
-    Raises:
-        UserError: anything that the user can mend.
-    """
+    """Generate."""
     check(args)
-    from data_tools.generating.ask_all import Plan, ask_all, requests_for
-    from data_tools.generating.ledger import Ledger
-    from data_tools.generating.prompts import PROMPTS, read_prompts
-    from data_tools.generating.round_trip import load_retriever, ranks_of
+    from data_tools.generating.pipeline import generate
 
-    check_places(args)
-    prompts, settings = read_prompts(args.prompts or PROMPTS), settings_of(args)
-    say_default(args.tasks, tuple(prompts.tasks))
-    limits, budget = limits_of(args, prompts.refuse), budget_of(args)
-    plan = Plan(
-        concurrency=args.concurrency, attempts=args.attempts, give_up=args.give_up, seed=args.seed, retry=args.retry
-    )
-    passages = cut_documents(args)
-    if args.corpus is not None:
-        write_corpus(args.corpus, passages)
-    requests = requests_for(drawn(passages, args), args.tasks, prompts, settings, args.queries)
-    if args.dry_run:
-        show(requests, args.queries)
-        return
-    model = load_retriever(args.retriever)  # now: a wrong name must not come out when all is paid
-    keys = [passage.key for passage in passages]
-    ranks = partial(ranks_of, keys=keys, hits=args.round_trip, model=model, words=args.words)
-    with closing(Ledger(args.output.with_name(f"{args.output.name}.ledger.jsonl"))) as ledger:
-        try:
-            ask_all(requests, ledger, settings, plan, budget)
-        except KeyboardInterrupt:
-            raise UserError(f"stopped: what was answered is in {ledger.path}; the same command goes on") from None
-        queries = judge(requests, ledger, limits, ranks)
-        say_silent(requests, ledger)
-    write(queries, args)
-
-
-def judge(requests: Sequence[Request], ledger: Ledger, limits: Limits, ranks: Ranks) -> list[Query]:
-    """Read the answers and judge the queries, the round trip last."""
-    from data_tools.generating.ask_all import answers_of
-    from data_tools.generating.filters import judged, return_trip
-
-    answers = answers_of(requests, ledger.entries)
-    queries = judged(((request.passage, request.task, written) for request, written in answers), limits)
-    good = [query for query in queries if not query.reason]
-    if limits.round_trip and good:
-        return_trip(good, ranks(good), limits)
-    return queries
-
-
-def say_silent(requests: Sequence[Request], ledger: Ledger) -> None:
-    """Say which passages got no queries, and why."""
-    from data_tools.generating.ledger import GARBAGE, REFUSED
-
-    own = {request.key for request in requests}
-    for state, why in ((REFUSED, "were refused by the endpoint"), (GARBAGE, "got answers without queries")):
-        entries = [entry for key, entry in ledger.entries.items() if key in own and entry.state == state]
-        if entries:
-            said = f"{entries[0].passage}: {entries[0].text[:200]}"
-            logger.warning("%s requests %s (--retry asks again), such as %s", f"{len(entries):,}", why, said)
-    if missing := len(own - ledger.entries.keys()):
-        logger.warning("%s requests have no answer yet: the same command goes on", f"{missing:,}")
-
-
-def write(queries: Sequence[Query], args: argparse.Namespace) -> None:
-    """Write records, what was refused and the sample."""
-    from data_tools.generating.filters import Summary, records_of, refused_rows
-    from data_tools.generating.sample_page import write_page
-
-    name = args.output.name.split(".")[0]
-    for line in Summary.of(queries).lines():
-        logger.info("%s", line)
-    if all(query.reason for query in queries):
-        raise UserError(f"{args.output}: nothing to write: no query was kept")
-    count = write_records(args.output, records_of(queries, name))
-    write_records(args.output.with_name(f"{args.output.name}.refused.jsonl"), refused_rows(queries))
-    page = write_page(args.output.name, queries, passages=args.sample, seed=args.seed)
-    beside_file(args.output.with_name(f"{args.output.name}.sample.html"), page)
-    logger.info("%s: %s records written; look at %s.sample.html", args.output, f"{count:,}", args.output)
+    generate(options_of(args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line; returns the exit code."""
-    return call(build_parser(), run, argv)
+    """Run the command; returns the exit code."""
+    return call("generate", argv, program="python -m data_tools.generate_queries")
 
 
 if __name__ == "__main__":

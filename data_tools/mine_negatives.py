@@ -1,15 +1,4 @@
-"""Mine hard negatives for records: keys that score high for a query and, as far as can be known, do not answer it.
-
-Candidates come from --corpus, or from all pos and neg of the files (of each task its own), by vectors (dense), BM25,
-both fused by reciprocal ranks, or at random. Of the ranks in --range, --negatives are drawn; refused are known
-positives of the query (in any of the files), near copies of its positives, and what --percent, --margin,
---filter_answers and --cross_encoder refuse. Killed and started again with the same flags, it goes on where it stopped
-and gives the same file. Several ranks: `torchrun --nproc_per_node=N -m data_tools.mine_negatives ...`.
-
-The flags of LLM-Embedder (--retrieval_method, --hits, --max_neg_num, --filter_answers) and of FlagEmbedding's hn_mine
-(--input_file, --output_file, --candidate_pool, --range_for_sampling, --negative_number, --use_gpu_for_searching) mean
-what they mean there.
-"""
+"""`zh-embedder mine`: the flags of hard-negative mining."""
 
 from __future__ import annotations
 
@@ -18,34 +7,40 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.mining.rules import REFERENCES, Limits
-from data_tools.shared.command import call, make_parser
+from data_tools.mining.false_negatives import REFERENCES, RefusalLimits
 from data_tools.shared.record_files import find_records
+from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import at_least, choose
 
 METHODS = ("dense", "bm25", "fused", "random")
-EXAMPLE = "train.jsonl --output mined.jsonl --model BAAI/bge-large-zh-v1.5 --range 10 210 --negatives 15 --percent 0.95"
+DETAILS = """\
+Candidates come from --corpus, or from all pos and neg of the files (of each task its own), by vectors (dense), BM25,
+both fused by reciprocal ranks, or at random. Of the ranks in --range, --negatives are drawn; refused are known
+positives of the query (in any of the files), near copies of its positives, and what --percent, --margin,
+--filter_answers and --cross_encoder refuse. If interrupted, rerun the same command to resume: it gives the same file.
+Several ranks: `torchrun --nproc_per_node=N -m zh_embedder.cli mine ...`.
+
+The flags of LLM-Embedder (--retrieval_method, --hits, --max_neg_num, --filter_answers) and of FlagEmbedding's hn_mine
+(--input_file, --output_file, --candidate_pool, --range_for_sampling, --negative_number, --use_gpu_for_searching) mean
+what they mean there."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Declare the flags."""
-    parser = make_parser("mine_negatives", __doc__, EXAMPLE)
-    parser.add_argument("files", nargs="*", metavar="FILES", help="records with query and pos: files, folders, globs")
-    parser.add_argument("--input_file", "--eval_data", nargs="+", default=[], metavar="FILE", help="the same")
-    parser.add_argument("--output", "--output_file", metavar="FILE", help="records with new neg (.gz and .zst pack)")
-    parser.add_argument("--save_name", metavar="NAME", help="LLM-Embedder's: the output is FILE.neg.NAME.jsonl")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILES", help="records with query and pos: files, folders, globs")
+    add("--input_file", "--eval_data", nargs="+", default=[], metavar="FILE", help="the same")
+    add("--output", "--output_file", metavar="FILE", help="records with new neg (.gz and .zst pack)")
+    add("--save_name", metavar="NAME", help="LLM-Embedder's: the output is FILE.neg.NAME.jsonl")
     add_finding(parser)
     add_judging(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
-    parser.add_argument(
-        "--audit", type=int, default=100, metavar="N", help="queries in OUTPUT.audit.html (%(default)s)"
-    )
-    parser.add_argument("--block", type=int, default=1024, help="records mined and kept at a time (%(default)s)")
-    parser.add_argument("--shard_size", type=int, default=65536, help="keys of a shard of vectors (%(default)s)")
-    parser.add_argument("--work_dir", type=Path, metavar="DIR", help="keep vectors and indexes here afterwards too")
-    parser.add_argument("--overwrite", action="store_true", help="start anew; else an earlier run goes on")
-    return parser
+    add("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+    add("--audit", type=int, default=100, metavar="N", help="queries in OUTPUT.audit.html (%(default)s)")
+    add("--block", type=int, default=1024, help="records mined and kept at a time (%(default)s)")
+    add("--shard_size", type=int, default=65536, help="keys of a shard of vectors (%(default)s)")
+    add("--work_dir", type=Path, metavar="DIR", help="keep vectors and indexes here afterwards too")
+    add("--overwrite", action="store_true", help="start anew; else an earlier run goes on")
 
 
 def add_finding(parser: argparse.ArgumentParser) -> None:
@@ -147,12 +142,12 @@ def run(args: argparse.Namespace) -> None:
     check(args)
     first, last = window_of(args)
     files = find_records([*args.files, *args.input_file])
-    from data_tools.mining.blocks import Settings
+    from data_tools.mining.blocks import MiningSettings
     from data_tools.mining.pipeline import Job, mine
     from zh_embedder.data.text_files import find_texts
 
-    limits = Limits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)
-    settings = Settings(
+    limits = RefusalLimits(args.margin, args.percent, args.max_overlap, args.filter_answers, args.positive)
+    settings = MiningSettings(
         method=args.method,
         first=first,
         last=last,
@@ -189,8 +184,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line; returns the exit code."""
-    return call(build_parser(), run, argv)
+    """Run the command; returns the exit code."""
+    return call("mine", argv, program="python -m data_tools.mine_negatives")
 
 
 if __name__ == "__main__":

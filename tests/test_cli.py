@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tests.processes import forked, start
-from zh_embedder.cli import COMMANDS, main
+from zh_embedder.cli import COMMANDS, OWN_PARSER, TABLE, build_parser, main
+from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.measure import METRICS, evaluate
 from zh_embedder.evaluation.read_retrieval import read_retrieval_set
 from zh_embedder.models.encoder import Encoder, load_encoder
@@ -32,33 +34,99 @@ def run(capsys, *words) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("words", [("--help",), ("-h",), ()], ids=str)
-def test_the_help_lists_every_command_and_an_example(capsys, words):
+def test_the_help_lists_every_command_by_group_and_an_example(capsys, words):
     code, out, err = run(capsys, *words)
     assert (code, err) == (0, "")
-    for name in ("train", "pretrain", *COMMANDS):
-        assert re.search(rf"^    {name} ", out, re.MULTILINE)
+    headings = re.findall(r"^(\S.*):$", out, re.MULTILINE)
+    assert headings == ["train", "measure", "use", "data", "look up"] == list(TABLE)
+    for title, group in TABLE.items():
+        block = out.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^    (\S+) ", block, re.MULTILINE) == list(group)
     assert "example: zh-embedder train --output_dir out" in out
 
 
-@pytest.mark.parametrize("name", ["train", "pretrain", *COMMANDS])
-def test_every_command_has_help_with_an_example(capsys, name):
-    code, out, err = run(capsys, name, "--help")
+@pytest.mark.parametrize("word", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys, word):
+    code, out, err = run(capsys, word, "--help")
     assert (code, err) == (0, "")
     shown = " ".join(out.split())
     assert "example:" in shown
-    if name in COMMANDS:
-        assert COMMANDS[name].text in shown
-        assert COMMANDS[name].example in shown
+    if word not in OWN_PARSER:
+        assert f"usage: zh-embedder {word} " in shown
+        assert COMMANDS[word].text in shown
+        assert f"example: zh-embedder {word} {COMMANDS[word].example}" in shown
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_example_parses(name):
+@pytest.mark.parametrize("word", sorted(COMMANDS.keys() - {*OWN_PARSER}))
+def test_every_example_parses(word):
     """An example that is no longer right would be worse than none."""
-    from zh_embedder.cli import build_parser
+    build_parser(word).parse_args(COMMANDS[word].example.split())
 
-    program, *words = COMMANDS[name].example.split()
-    assert program == "zh-embedder"
-    assert build_parser(name).parse_args(words).command == name
+
+# ---- doors: `python -m data_tools.doctor` and `zh-embedder doctor` --------------------------------------------------
+
+DOORS = {
+    **{word: command.module for word, command in COMMANDS.items() if command.module.startswith("data_tools.")},
+    "vocabulary": "zh_embedder.vocabulary",
+    "new-base": "zh_embedder.new_base",
+}
+
+
+def test_every_tool_is_a_word():
+    tools = {path.stem for path in (ROOT / "data_tools").glob("*.py")} - {"__init__"}
+    assert {f"data_tools.{tool}" for tool in tools} <= set(DOORS.values())
+
+
+@pytest.mark.parametrize("word", DOORS)
+def test_word_and_door_reach_the_same_function(capsys, monkeypatch, word):
+    asked = []
+    module = import_module(COMMANDS[word].module)
+    monkeypatch.setattr(module, "run", lambda args: asked.append(vars(args)) or 1)
+    words = COMMANDS[word].example.split()
+    assert run(capsys, word, *words)[0] == 1
+    assert import_module(DOORS[word]).main(words) == 1
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("word", DOORS)
+def test_the_help_of_a_door_shows_the_door_that_was_typed(capsys, word):
+    with pytest.raises(SystemExit):
+        import_module(DOORS[word]).main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    typed = f"python -m {DOORS[word]}"
+    assert f"usage: {typed} " in shown
+    assert f"example: {typed} {COMMANDS[word].example}" in shown
+    assert "zh-embedder " + word not in shown
+
+
+@pytest.mark.parametrize("door", DOORS.values())
+def test_a_door_can_be_started(door):
+    main = Path(import_module(door).__file__).read_text("utf-8").partition('if __name__ == "__main__":\n')[2]
+    assert main == "    sys.exit(main())\n"
+
+
+def test_a_tool_that_is_not_installed_is_said_so(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "data_tools"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "editable" not in repr(finder)])
+    code, out, err = run(capsys, "doctor", "--help")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: zh-embedder doctor: the package data_tools is not installed")
+
+
+def test_an_exit_code_is_the_commands_own_and_2_for_a_mistake(capsys, monkeypatch):
+    def mistaken(_):
+        raise UserError("a.jsonl:3: query: got 1, expected a string")
+
+    module = import_module("data_tools.doctor")
+    for work, code, said in (
+        (mistaken, 2, "error: a.jsonl:3: query: got 1, expected a string\n"),
+        (lambda _: 1, 1, ""),
+        (lambda _: None, 0, ""),
+    ):
+        monkeypatch.setattr(module, "run", work)
+        assert run(capsys, "doctor", "a.jsonl") == (code, "", said)
 
 
 def test_a_command_on_the_terminal_is_the_one_that_is_tested():
@@ -71,19 +139,25 @@ HEAVY = ("torch", "transformers", "datasets", "sentence_transformers", "accelera
 SAY_LOADED = """
 import sys
 from zh_embedder.cli import main
-try:
-    code = main({words})
-except SystemExit as stopped:
-    code = stopped.code
-sys.stderr.write(f"{{code}} {{sorted(set({heavy}) & set(sys.modules))}}")
+codes = []
+for words in {lines}:
+    try:
+        codes.append(main(words))
+    except SystemExit as stopped:
+        codes.append(stopped.code)
+sys.stderr.write(f"\\n{{codes}} {{sorted(set({heavy}) & set(sys.modules))}}")
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["versions"], ["versions", "--help"], ["evaluat"]], ids=str)
-def test_help_and_versions_load_nothing_heavy(words):
-    code = SAY_LOADED.format(words=words, heavy=HEAVY)
+@pytest.mark.parametrize(
+    "lines",
+    [[["--help"], [], ["evaluat"]], [["versions"], *([word, "--help"] for word in ("versions", *DOORS))]],
+    ids=["the list", "commands"],
+)
+def test_help_and_versions_load_nothing_heavy(lines):
+    code = SAY_LOADED.format(lines=lines, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stderr.splitlines()[-1] == f"{2 if words == ['evaluat'] else 0} []"
+    assert done.stderr.splitlines()[-1] == f"{[2 if words == ['evaluat'] else 0 for words in lines]} []"
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------
@@ -92,7 +166,8 @@ def test_help_and_versions_load_nothing_heavy(words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluat"], "invalid choice: 'evaluat'"),
+        (["evaluat"], "error: zh-embedder: unknown name 'evaluat'; did you mean 'evaluate'? Known: convert, doctor"),
+        (["new_base"], "did you mean 'new-base'?"),
         (["evaluate"], "the following arguments are required: --data"),
         (["encode", "encoder"], "the following arguments are required: INPUT, --output_dir"),
         (

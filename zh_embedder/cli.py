@@ -1,4 +1,4 @@
-"""The `zh-embedder` command."""
+"""The `zh-embedder` command: a table of its words."""
 
 from __future__ import annotations
 
@@ -7,98 +7,214 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 
-from zh_embedder.core.errors import exit_code
+from zh_embedder.core.errors import UserError, exit_code, unknown_name
+
+TOOLS = "data_tools"
+OWN_PARSER = ("train", "pretrain")  # Hugging Face's parser makes their flags: their modules have main(argv)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One subcommand."""
+    """One word."""
 
     text: str
-    example: str
-    module: str  # has add_arguments(parser) and run(args); loaded when the command is called
+    example: str  # what follows the word
+    module: str  # has add_arguments(parser), run(args) and perhaps DETAILS, more help; loaded when the word is typed
 
 
-COMMANDS = {
-    "export": Command(
-        "write a sentence-transformers folder and prove that it makes the same vectors",
-        "zh-embedder export data/outputs/icl my-embedder --default_task qa",
-        "zh_embedder.commands.export",
-    ),
-    "evaluate": Command(
-        "measure retrieval of one or more models on BEIR folders",
-        "zh-embedder evaluate base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
-        "zh_embedder.commands.evaluate",
-    ),
-    "metrics": Command(
-        "list the metrics with the sets that they are measured on, or explain one",
-        "zh-embedder metrics ndcg@10",
-        "zh_embedder.commands.metrics",
-    ),
-    "mteb": Command(
-        "measure a model with the official mteb package, C-MTEB by default, with our instructions",
-        "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
-        "zh_embedder.commands.mteb",
-    ),
-    "encode": Command(
-        "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",
-        "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
-        "zh_embedder.commands.encode",
-    ),
-    "losses": Command(
-        "list the losses with their options and the records they learn from, or explain one",
-        "zh-embedder losses info_nce",
-        "zh_embedder.commands.losses",
-    ),
-    "versions": Command(
-        "list the instruction versions, or show one",
-        "zh-embedder versions zh_llm_embedder",
-        "zh_embedder.commands.versions",
-    ),
+TABLE: dict[str, dict[str, Command]] = {
+    "train": {
+        "train": Command(
+            "train with the flags of run_dense.py; under torchrun, start run_dense.py",
+            "--output_dir out --train_data train.jsonl --query_encoder my-base",
+            "zh_embedder.commands.train",
+        ),
+        "pretrain": Command(
+            "pretrain on plain text; under torchrun, start -m zh_embedder.pretrain",
+            "--corpus corpus/*.txt --encoder my-base --output_dir pretrained",
+            "zh_embedder.commands.pretrain",
+        ),
+        "vocabulary": Command(
+            "build a tokenizer from a corpus: characters and frequent words",
+            "corpus/*.jsonl.zst --output_dir vocabulary --words 5000",
+            "zh_embedder.commands.vocabulary",
+        ),
+        "new-base": Command(
+            "build an untrained base from a tokenizer and a corpus, or add layers to a base",
+            "vocabulary --corpus corpus/*.jsonl.zst --output_dir base --hidden_size 320",
+            "zh_embedder.commands.new_base",
+        ),
+    },
+    "measure": {
+        "evaluate": Command(
+            "measure retrieval of one or more models on BEIR folders",
+            "base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
+            "zh_embedder.commands.evaluate",
+        ),
+        "mteb": Command(
+            "measure a model with the official mteb package, C-MTEB by default, with our instructions",
+            "data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
+            "zh_embedder.commands.mteb",
+        ),
+    },
+    "use": {
+        "encode": Command(
+            "encode files of texts into a folder of vectors; rerun the same command to resume",
+            "data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
+            "zh_embedder.commands.encode",
+        ),
+        "export": Command(
+            "write a sentence-transformers folder and prove that it makes the same vectors",
+            "data/outputs/icl my-embedder --default_task qa",
+            "zh_embedder.commands.export",
+        ),
+    },
+    "data": {
+        "convert": Command(
+            "convert published data sets to training records",
+            "cmrc2018_trial.json --from squad --task qa --output qa.jsonl.gz",
+            "data_tools.convert",
+        ),
+        "doctor": Command(
+            "check training records line by line, and write a cleaned copy",
+            "data/train --version zh_llm_embedder --eval data/qa data/law --fix cleaned --json findings.json",
+            "data_tools.doctor",
+        ),
+        "split": Command(
+            "split records into parts that share no group, no query and no positive",
+            "qa.jsonl.gz --output data/qa --ratios 0.9 0.05 0.05 --near 0.8 --eval",
+            "data_tools.split",
+        ),
+        "generate": Command(
+            "have a language model write queries for the passages of documents",
+            "docs/ --output queries.jsonl --corpus passages.jsonl --model qwen-plus --tasks qa title "
+            "--max_total_tokens 2000000",
+            "data_tools.generate_queries",
+        ),
+        "pairs": Command(
+            "build training pairs from raw text",
+            "corpus/*.jsonl.zst --output_dir pairs --max_pairs 50000 --without data/qa/test",
+            "data_tools.make_pairs",
+        ),
+        "mine": Command(
+            "mine hard negatives for training records",
+            "train.jsonl --output mined.jsonl --model BAAI/bge-large-zh-v1.5 --range 10 210 --negatives 15 "
+            "--percent 0.95",
+            "data_tools.mine_negatives",
+        ),
+        "score": Command(
+            "score the keys of records with a teacher, for distillation",
+            "train.jsonl --output scored.jsonl --method cross_encoder --model BAAI/bge-reranker-large",
+            "data_tools.score_teacher",
+        ),
+    },
+    "look up": {
+        "metrics": Command(
+            "list the metrics with the sets they apply to, or explain one",
+            "ndcg@10",
+            "zh_embedder.commands.metrics",
+        ),
+        "losses": Command(
+            "list the losses with their options and the records they learn from, or explain one",
+            "info_nce",
+            "zh_embedder.commands.losses",
+        ),
+        "versions": Command(
+            "list the instruction versions, or show one",
+            "zh_llm_embedder",
+            "zh_embedder.commands.versions",
+        ),
+    },
 }
-PRETRAIN = "pretrain on plain text (`zh-embedder pretrain --help`); under torchrun, start -m zh_embedder.pretrain"
-TRAIN = "train with the flags of run_dense.py (`zh-embedder train --help`); under torchrun, start run_dense.py"
+COMMANDS = {word: command for group in TABLE.values() for word, command in group.items()}
 
 
-def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser; only the chosen subcommand loads its module and gets its flags."""
-    parser = argparse.ArgumentParser(
-        prog="zh-embedder",
-        description="Train, measure and export Chinese text embedders for many retrieval tasks.",
-        epilog="example: zh-embedder train --output_dir out --train_data train.jsonl --query_encoder my-base",
+def overview() -> str:
+    """List the words by group."""
+    width = max(map(len, COMMANDS))
+    blocks = [
+        f"{title}:\n" + "\n".join(f"    {word:{width}}  {command.text}" for word, command in group.items())
+        for title, group in TABLE.items()
+    ]
+    return "\n\n".join(
+        [
+            "usage: zh-embedder COMMAND [FLAGS]",
+            "Train, measure and export Chinese text embedders for many retrieval tasks.",
+            *blocks,
+            f"`zh-embedder COMMAND --help` shows its flags.\nexample: zh-embedder train {COMMANDS['train'].example}\n",
+        ]
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("train", help=TRAIN, add_help=False)
-    commands.add_parser("pretrain", help=PRETRAIN, add_help=False)
-    for name, command in COMMANDS.items():
-        sub = commands.add_parser(
-            name, help=command.text, description=command.text, epilog=f"example: {command.example}"
-        )
-        if name == chosen:
-            import_module(command.module).add_arguments(sub)
+
+
+def load(word: str) -> ModuleType:
+    """Import the module of a word.
+
+    Raises:
+        UserError: the module is a data tool, and the data tools are not installed.
+    """
+    name = COMMANDS[word].module
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != TOOLS or not name.startswith(f"{TOOLS}."):
+            raise
+        raise UserError(
+            f"zh-embedder {word}: the package {TOOLS} is not installed, expected it beside zh_embedder: "
+            "pip install zh-embedder, or start in the folder of the source tree"
+        ) from None
+
+
+def build_parser(word: str, program: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of a word, with its module's flags.
+
+    Args:
+        word: in the table.
+        program: what was typed in place of `zh-embedder WORD`, such as `python -m data_tools.doctor`.
+    """
+    command, module = COMMANDS[word], load(word)
+    typed = program or f"zh-embedder {word}"
+    details: str = getattr(module, "DETAILS", "")
+    parser = argparse.ArgumentParser(
+        prog=typed,
+        description="\n\n".join(filter(None, (command.text, details.strip()))),
+        epilog=f"example: {typed} {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    from zh_embedder.commands.train import main as train
+def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
+    """Run a command; returns its exit code, or 2 for a user's mistake, which is reported without a traceback."""
     from zh_embedder.core.runtime import start_logging
 
-    if argv[:1] == ["train"]:
-        return train(argv[1:])
-    if argv[:1] == ["pretrain"]:
-        from zh_embedder.commands.pretrain import main as pretrain
+    argv = sys.argv[1:] if argv is None else list(argv)
+    codes: list[int] = []
 
-        return pretrain(argv[1:])
-    parser = build_parser(argv[0] if argv else None)
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
+    def work() -> None:
+        if word in OWN_PARSER:
+            codes.append(load(word).main(argv))
+            return
+        args = build_parser(word, program).parse_args(argv)
+        start_logging()
+        codes.append(load(word).run(args) or 0)
+
+    return exit_code(work) or codes[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command of a command line; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    word = argv[0] if argv else "--help"
+    if word in ("-h", "--help"):
+        sys.stdout.write(overview())
         return 0
-    start_logging()
-    return exit_code(lambda: import_module(COMMANDS[args.command].module).run(args))
+    if word not in COMMANDS:
+        sys.stderr.write(f"error: {unknown_name('zh-embedder', word, COMMANDS)}\n")
+        return 2
+    return call(word, argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Readers of other formats."""
+"""Conversion of published data sets."""

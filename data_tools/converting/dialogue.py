@@ -1,4 +1,4 @@
-"""Dialogues about facts (KdConv, CrossWOZ): a question with its turns -> the fact used; a later turn -> an earlier one.
+"""Dialogue readers (KdConv, CrossWOZ): a question with its turns -> the fact used; a later turn -> an earlier one.
 
 A dialogue becomes a list of `Turn`s, whatever its source; what is made of it is the same for all.
 """
@@ -11,21 +11,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from data_tools.converting.base import (
+from data_tools.converting.format_types import (
     Head,
-    Item,
     Raw,
+    ReadOptions,
     Record,
     Source,
-    Wish,
+    SourceItem,
     as_list,
     as_object,
     as_text,
     distinct,
     pick,
 )
-from data_tools.converting.base import identity as make_id
-from data_tools.converting.reading import read_document
+from data_tools.converting.format_types import identity as make_id
+from data_tools.converting.source_text import read_document
 from zh_embedder.core.errors import reject
 
 PIECE = 6  # characters of a long fact that a reply must hold in a row to count as repeating it
@@ -63,14 +63,14 @@ class Dialogue(NamedTuple):
 # ---- sources --------------------------------------------------------------------------------------------------------
 
 
-def read_kdconv(source: Source, wish: Wish) -> Iterator[Item]:
+def read_kdconv(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """KdConv: the facts of a reply are its `attrs`; those that it does not repeat are left out unless asked for."""
-    dialogues = as_list(read_document(source.path, wish.encoding), str(source.path))
+    dialogues = as_list(read_document(source.path, options.encoding), str(source.path))
     for number, raw in enumerate(dialogues):
         where = f"{source.path}[{number}]"
         messages = as_list(pick(as_object(raw, where), ("messages",), where), f"{where}: messages")
         turns = [kdconv_turn(as_object(m, where), "AB"[i % 2], f"{where}: message {i}") for i, m in enumerate(messages)]
-        yield from items(source, Dialogue(str(number), where, turns), wish)
+        yield from items(source, Dialogue(str(number), where, turns), options)
 
 
 def kdconv_turn(raw: Raw, speaker: str, where: str) -> Turn:
@@ -84,15 +84,15 @@ def kdconv_turn(raw: Raw, speaker: str, where: str) -> Turn:
     return Turn(speaker, as_text(pick(raw, ("message",), where)).strip(), tuple(dict.fromkeys(facts)))
 
 
-def read_crosswoz(source: Source, wish: Wish) -> Iterator[Item]:
+def read_crosswoz(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """CrossWOZ: the facts of a reply are what its dialogue acts inform of."""
-    dialogues = as_object(read_document(source.path, wish.encoding), str(source.path))
+    dialogues = as_object(read_document(source.path, options.encoding), str(source.path))
     for name, raw in dialogues.items():
         where = f"{source.path}: dialogue {name}"
         messages = as_list(pick(as_object(raw, where), ("messages",), where), f"{where}: messages")
         entities: dict[str, str] = {}
         turns = [crosswoz_turn(as_object(m, where), entities, f"{where}: message {i}") for i, m in enumerate(messages)]
-        yield from items(source, Dialogue(name, where, turns), wish)
+        yield from items(source, Dialogue(name, where, turns), options)
 
 
 def crosswoz_turn(raw: Raw, entities: dict[str, str], where: str) -> Turn:
@@ -117,26 +117,26 @@ def crosswoz_fact(act: Sequence[object], entities: dict[str, str]) -> tuple[str,
     return domain if slot == "名称" else entities.get(domain) or domain, slot, value
 
 
-def items(source: Source, dialogue: Dialogue, wish: Wish) -> Iterator[Item]:
+def items(source: Source, dialogue: Dialogue, options: ReadOptions) -> Iterator[SourceItem]:
     """Make of a dialogue what was asked for."""
     makers = {"convsearch": searches, "chat": recalls, "history": recalls}
-    yield from makers[wish.shape or "convsearch"](source, dialogue, wish)
+    yield from makers[options.shape or "convsearch"](source, dialogue, options)
 
 
 # ---- question with its turns -> fact --------------------------------------------------------------------------------
 
 
-def searches(source: Source, dialogue: Dialogue, wish: Wish) -> Iterator[Item]:
+def searches(source: Source, dialogue: Dialogue, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield an item for each turn: the turns before it, at most `turns` and the last, search the facts that it uses."""
     group = make_id(source, dialogue.name)
     for number, turn in enumerate(dialogue.turns):
         where = f"{dialogue.where}: turn {number + 1}"
-        facts = [f for f in turn.facts if wish.facts == "all" or turn.certain or repeats(turn.text, f[2])]
+        facts = [f for f in turn.facts if options.facts == "all" or turn.certain or repeats(turn.text, f[2])]
         reason = why_not(turn, number, facts)
         if reason:
-            yield Item(where, reason=reason)
+            yield SourceItem(where, reason=reason)
             continue
-        asked = dialogue.turns[max(0, number - 1 - wish.turns) : number]
+        asked = dialogue.turns[max(0, number - 1 - options.turns) : number]
         record: Record = {
             "query": "\n".join(t.line() for t in asked),
             "pos": distinct([f"{entity} {name}：{value}" for entity, name, value in facts]),
@@ -144,7 +144,7 @@ def searches(source: Source, dialogue: Dialogue, wish: Wish) -> Iterator[Item]:
             "id": make_id(source, dialogue.name, number),
             "group": group,
         }
-        yield Item(where, record)
+        yield SourceItem(where, record)
 
 
 def why_not(turn: Turn, number: int, facts: Sequence[object]) -> str:
@@ -180,7 +180,7 @@ def plain(text: str) -> str:
 # ---- a later turn -> an earlier exchange ----------------------------------------------------------------------------
 
 
-def recalls(source: Source, dialogue: Dialogue, wish: Wish) -> Iterator[Item]:
+def recalls(source: Source, dialogue: Dialogue, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield an item for each exchange: what is asked in it searches the exchanges before it, the last one left out."""
     group = make_id(source, dialogue.name)
     exchanges = [dialogue.turns[i : i + 2] for i in range(0, len(dialogue.turns), 2)]
@@ -190,17 +190,19 @@ def recalls(source: Source, dialogue: Dialogue, wish: Wish) -> Iterator[Item]:
         earlier = distinct(keys[: max(0, number - GAP)])
         record: Record = {"query": exchange[0].text}
         if len(earlier) < 2:
-            yield Item(where, reason="fewer than two different exchanges stand long enough before it", of=len(exchange))
+            yield SourceItem(
+                where, reason="fewer than two different exchanges stand long enough before it", of=len(exchange)
+            )
             continue
-        if wish.shape == "history":
+        if options.shape == "history":
             record["history"] = earlier
         elif (best := most_alike(exchange[0].text, earlier)) is None:
-            yield Item(where, reason="no earlier exchange stands out by its words", of=len(exchange))
+            yield SourceItem(where, reason="no earlier exchange stands out by its words", of=len(exchange))
             continue
         else:
             record |= {"pos": [earlier[best]], "neg": [key for i, key in enumerate(earlier) if i != best]}
         record |= {"answers": [t.text for t in exchange[1:]], "id": make_id(source, dialogue.name, number)}
-        yield Item(where, record | {"group": group}, of=len(exchange))
+        yield SourceItem(where, record | {"group": group}, of=len(exchange))
 
 
 def most_alike(text: str, keys: Sequence[str]) -> int | None:

@@ -1,11 +1,11 @@
-"""Source formats: a function and a row each. Add one: write `read(source, wish)` and list it in FORMATS."""
+"""Table of source formats. To add one, write `read(source, options)` and list it in FORMATS."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from data_tools.converting import dialogue, labelled, pairs, qa, records, tables, tools
-from data_tools.converting.base import Format, Head
+from data_tools.converting.format_types import Format, Head
 
 DIALOGUE_SHAPES = ("convsearch", "chat", "history")
 DIALOGUE_TASKS = {"convsearch": "convsearch", "chat": "chat", "history": "chat"}
@@ -146,3 +146,12 @@ FORMATS: Mapping[str, Format] = {row.name: row for row in _ROWS}
 def guesses(head: Head) -> list[str]:
     """Return the formats that a source may be."""
     return [name for name, row in FORMATS.items() if row.is_it(head)]
+
+
+def listing() -> str:
+    """Lay the formats out."""
+    blocks = []
+    for own in FORMATS.values():
+        shapes = f"\n    --as {' | '.join(own.shapes)}" if len(own.shapes) > 1 else ""
+        blocks.append(f"{own.name}: {own.about}{shapes}\n    {own.example}\n")
+    return "\n".join(blocks)

@@ -1,4 +1,4 @@
-"""Texts with a label each, TNEWS style: as they are, or as groups of examples with the same label."""
+"""Labelled-text readers, TNEWS style: texts as they are, or groups of examples with the same label."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from data_tools.converting.base import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
+from data_tools.converting.format_types import (
+    Head,
+    Raw,
+    ReadOptions,
+    Record,
+    Source,
+    SourceItem,
+    as_text,
+    identity,
+    pick,
+)
 from data_tools.converting.pairs import is_number, renamed
-from data_tools.converting.reading import text_lines
+from data_tools.converting.source_text import text_lines
 from data_tools.converting.tables import rows
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.sources import kind
@@ -27,38 +37,38 @@ class Labelled(NamedTuple):
     label: str
 
 
-def read_labelled(source: Source, wish: Wish) -> Iterator[Item]:
+def read_labelled(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Text and label; with `--as icl`, text -> examples with the same label, negatives with another."""
-    if wish.shape == "icl":
-        yield from example_groups(source, wish)
+    if options.shape == "icl":
+        yield from example_groups(source, options)
         return
-    for one in labelled(source, wish):
+    for one in labelled(source, options):
         if not one.label:
-            yield Item(one.where, reason=NO_LABEL)
+            yield SourceItem(one.where, reason=NO_LABEL)
             continue
-        yield Item(one.where, {"text": one.text, "label": one.label, "id": one.name, "group": one.name})
+        yield SourceItem(one.where, {"text": one.text, "label": one.label, "id": one.name, "group": one.name})
 
 
-def labelled(source: Source, wish: Wish) -> Iterator[Labelled]:
+def labelled(source: Source, options: ReadOptions) -> Iterator[Labelled]:
     """Yield the texts of a source."""
-    for number, (where, raw) in enumerate(labelled_rows(source, wish), start=1):
+    for number, (where, raw) in enumerate(labelled_rows(source, options), start=1):
         name = identity(source, raw.get("id", number))
         yield Labelled(where, name, as_text(pick(raw, TEXT, where)), as_text(pick(raw, LABEL, where)).strip())
 
 
-def labelled_rows(source: Source, wish: Wish) -> Iterator[tuple[str, Raw]]:
+def labelled_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Raw]]:
     """Yield rows; of lines without a header, `text <tab> label` or `id <tab> text <tab> label`."""
-    plain = not source.is_hub and kind(source.path) in (".tsv", ".txt") and not wish.columns
+    plain = not source.is_hub and kind(source.path) in (".tsv", ".txt") and not options.columns
     if not plain:
-        for where, row in rows(source, wish):
-            yield where, renamed(row, wish.columns, where)
+        for where, row in rows(source, options):
+            yield where, renamed(row, options.columns, where)
         return
     names: list[str] | None = None
-    for where, line in text_lines(source.path, wish.encoding):
+    for where, line in text_lines(source.path, options.encoding):
         cells = line.split("\t")
         if names is None:
             names = [cell.strip() for cell in cells]
-            if wish.header or (wish.header is None and set(names) & set(LABEL)):
+            if options.header or (options.header is None and set(names) & set(LABEL)):
                 continue
             names = ["id", "text", "label"] if len(cells) == 3 and is_number(cells[0]) else ["text", "label"]
         if len(cells) != len(names):
@@ -66,9 +76,9 @@ def labelled_rows(source: Source, wish: Wish) -> Iterator[tuple[str, Raw]]:
         yield where, dict(zip(names, cells, strict=True))
 
 
-def example_groups(source: Source, wish: Wish) -> Iterator[Item]:
+def example_groups(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield a group for each text: examples are drawn by the seed and the text's own id, so others change nothing."""
-    found = list(labelled(source, wish))
+    found = list(labelled(source, options))
     pools: dict[str, list[int]] = {}
     for row, one in enumerate(found):
         if one.label and one.text.strip():
@@ -76,25 +86,25 @@ def example_groups(source: Source, wish: Wish) -> Iterator[Item]:
     for row, one in enumerate(found):
         mine = pools.get(one.label, [])
         if not one.label:
-            yield Item(one.where, reason=NO_LABEL)
+            yield SourceItem(one.where, reason=NO_LABEL)
         elif not any(found[other].text != one.text for other in mine):
-            yield Item(one.where, reason="no other text has its label")
+            yield SourceItem(one.where, reason="no other text has its label")
         else:
-            yield Item(one.where, group_of(row, found, pools, wish))
+            yield SourceItem(one.where, group_of(row, found, pools, options))
 
 
-def group_of(row: int, found: list[Labelled], pools: dict[str, list[int]], wish: Wish) -> Record:
+def group_of(row: int, found: list[Labelled], pools: dict[str, list[int]], options: ReadOptions) -> Record:
     """Draw the examples of a text."""
     one = found[row]
-    draw = random.Random(f"{wish.seed} {one.name}")
+    draw = random.Random(f"{options.seed} {one.name}")
     same = [other for other in pools[one.label] if found[other].text != one.text]
     others = [label for label in pools if label != one.label]
-    right = draw.sample(same, min(wish.examples, len(same)))
-    wrong = [draw.choice(pools[draw.choice(others)]) for _ in range(wish.wrong_examples)] if others else []
+    right = draw.sample(same, min(options.examples, len(same)))
+    wrong = [draw.choice(pools[draw.choice(others)]) for _ in range(options.wrong_examples)] if others else []
     record: Record = {
         "query": one.text,
-        "pos": list(dict.fromkeys(example(found[other], wish) for other in right)),
-        "neg": list(dict.fromkeys(example(found[other], wish) for other in wrong)),
+        "pos": list(dict.fromkeys(example(found[other], options) for other in right)),
+        "neg": list(dict.fromkeys(example(found[other], options) for other in wrong)),
         "answers": [one.label],
         "id": one.name,
         "group": one.name,
@@ -102,12 +112,14 @@ def group_of(row: int, found: list[Labelled], pools: dict[str, list[int]], wish:
     return record
 
 
-def example(one: Labelled, wish: Wish) -> str:
+def example(one: Labelled, options: ReadOptions) -> str:
     """Lay an example out through the template."""
     try:
-        return wish.template.format(text=one.text, label=one.label)
+        return options.template.format(text=one.text, label=one.label)
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"--template: got {wish.template!r}, expected {{text}} and {{label}} in it: {error}") from None
+        raise UserError(
+            f"--template: got {options.template!r}, expected {{text}} and {{label}} in it: {error}"
+        ) from None
 
 
 def is_labelled(head: Head) -> bool:

@@ -1,12 +1,23 @@
-"""Sentence pairs with a score, and inference pairs with a label."""
+"""Sentence-pair readers: pairs with a score, and inference pairs with a label."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from data_tools.converting.base import Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity, pick
-from data_tools.converting.reading import open_text, text_lines
+from data_tools.converting.format_types import (
+    Head,
+    Raw,
+    ReadOptions,
+    Record,
+    Source,
+    SourceItem,
+    as_text,
+    distinct,
+    identity,
+    pick,
+)
+from data_tools.converting.source_text import open_text, text_lines
 from data_tools.converting.tables import rows
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.sources import kind
@@ -39,19 +50,19 @@ class Gathered:
     neg: list[str] = field(default_factory=list)
     lines: int = 0
 
-    def item(self, no_positive: str) -> Item:
+    def item(self, no_positive: str) -> SourceItem:
         """The record, or why there is none."""
         if not self.pos:
-            return Item(self.where, reason=no_positive, of=self.lines)
+            return SourceItem(self.where, reason=no_positive, of=self.lines)
         record: Record = {"query": self.query, "pos": distinct(self.pos), "neg": distinct(self.neg)}
-        return Item(self.where, record | {"id": self.name, "group": self.name}, of=self.lines)
+        return SourceItem(self.where, record | {"id": self.name, "group": self.name}, of=self.lines)
 
 
-def read_pairs(source: Source, wish: Wish) -> Iterator[Item]:
+def read_pairs(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Pairs with a score, from JSON Lines, or lines of two sentences and a score with or without a header."""
-    pairs = ((where, raw, number) for number, (where, raw) in enumerate(pair_rows(source, wish), start=1))
-    if wish.shape == "groups":
-        yield from grouped_pairs(source, wish, pairs)
+    pairs = ((where, raw, number) for number, (where, raw) in enumerate(pair_rows(source, options), start=1))
+    if options.shape == "groups":
+        yield from grouped_pairs(source, options, pairs)
         return
     for where, raw, number in pairs:
         name = identity(source, pick(raw, NAME, where) if any(n in raw for n in NAME) else number)
@@ -62,10 +73,10 @@ def read_pairs(source: Source, wish: Wish) -> Iterator[Item]:
             "id": name,
             "group": name,
         }
-        yield Item(where, record)
+        yield SourceItem(where, record)
 
 
-def grouped_pairs(source: Source, wish: Wish, pairs: Iterable[tuple[str, Raw, int]]) -> Iterator[Item]:
+def grouped_pairs(source: Source, options: ReadOptions, pairs: Iterable[tuple[str, Raw, int]]) -> Iterator[SourceItem]:
     """Make groups of pairs: what scores --threshold or more is a positive of its first sentence, else a negative."""
     found: dict[str, Gathered] = {}
     for where, raw, number in pairs:
@@ -73,23 +84,23 @@ def grouped_pairs(source: Source, wish: Wish, pairs: Iterable[tuple[str, Raw, in
         own = found.setdefault(first, Gathered(first, where, identity(source, number)))
         score = pick(raw, SCORE, where)
         try:
-            (own.pos if float(score) >= wish.threshold else own.neg).append(second)
+            (own.pos if float(score) >= options.threshold else own.neg).append(second)
         except (TypeError, ValueError):
             raise reject(f"{where}: score", score, "a number") from None
         own.lines += 1
     yield from (own.item("its first sentence has no pair that scores --threshold") for own in found.values())
 
 
-def pair_rows(source: Source, wish: Wish) -> Iterator[tuple[str, Raw]]:
+def pair_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Raw]]:
     """Yield (place, row) of pairs, those of a table without a header under our names."""
-    if source.is_hub or kind(source.path) not in (".tsv", ".txt", ".csv") or wish.columns:
-        for where, row in rows(source, wish):
-            yield where, renamed(row, wish.columns, where)
+    if source.is_hub or kind(source.path) not in (".tsv", ".txt", ".csv") or options.columns:
+        for where, row in rows(source, options):
+            yield where, renamed(row, options.columns, where)
         return
     if kind(source.path) == ".csv":
-        yield from rows(source, wish)
+        yield from rows(source, options)
         return
-    yield from pair_lines(source, wish)
+    yield from pair_lines(source, options)
 
 
 def renamed(row: Raw, columns: Mapping[str, str], where: str) -> Raw:
@@ -97,16 +108,16 @@ def renamed(row: Raw, columns: Mapping[str, str], where: str) -> Raw:
     return dict(row) | {ours: pick(row, (theirs,), where) for ours, theirs in columns.items()}
 
 
-def pair_lines(source: Source, wish: Wish) -> Iterator[tuple[str, Raw]]:
+def pair_lines(source: Source, options: ReadOptions) -> Iterator[tuple[str, Raw]]:
     """Yield pairs of lines such as `一 <tab> 二 <tab> 1`, `7 <tab> 一 <tab> 二 <tab> 1`, or with `||` between."""
     names: list[str] | None = None
-    with open_text(source.path, wish.encoding) as stream:
+    with open_text(source.path, options.encoding) as stream:
         separator = "||" if "\t" not in (first := stream.readline()) and "||" in first else "\t"
-    for where, line in text_lines(source.path, wish.encoding):
+    for where, line in text_lines(source.path, options.encoding):
         cells = [cell for cell in line.split(separator) if separator == "\t" or cell]
         if names is None:
             names = [cell.strip() for cell in cells]
-            if wish.header or (wish.header is None and not is_number(names[-1])):
+            if options.header or (options.header is None and not is_number(names[-1])):
                 continue
             names = layout(len(cells), where)
         if len(cells) != len(names):
@@ -151,16 +162,18 @@ def looks_like_lines(head: Head) -> bool:
 # ---- inference ------------------------------------------------------------------------------------------------------
 
 
-def read_inference(source: Source, wish: Wish) -> Iterator[Item]:
+def read_inference(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Premise -> what it entails, negatives what contradicts it; or pairs scored 1, 0.5 and 0."""
-    if wish.shape == "pairs":
-        yield from inference_pairs(source, wish)
+    if options.shape == "pairs":
+        yield from inference_pairs(source, options)
         return
     found: dict[str, Gathered] = {}
-    for number, (where, raw) in enumerate(pair_rows(source, wish), start=1):
+    for number, (where, raw) in enumerate(pair_rows(source, options), start=1):
         label = label_of(raw, where)
         if label is None or label == NEUTRAL:
-            yield Item(where, reason="no gold label" if label is None else "neutral: neither positive nor negative")
+            yield SourceItem(
+                where, reason="no gold label" if label is None else "neutral: neither positive nor negative"
+            )
             continue
         premise = as_text(pick(raw, FIRST, where))
         known = next((raw[name] for name in PREMISE_ID if name in raw), number)
@@ -170,12 +183,12 @@ def read_inference(source: Source, wish: Wish) -> Iterator[Item]:
     yield from (own.item("its premise entails nothing") for own in found.values())
 
 
-def inference_pairs(source: Source, wish: Wish) -> Iterator[Item]:
+def inference_pairs(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield scored pairs, grouped by premise."""
-    for number, (where, raw) in enumerate(pair_rows(source, wish), start=1):
+    for number, (where, raw) in enumerate(pair_rows(source, options), start=1):
         label = label_of(raw, where)
         if label is None:
-            yield Item(where, reason="no gold label")
+            yield SourceItem(where, reason="no gold label")
             continue
         known = next((raw[name] for name in ("id", *PREMISE_ID) if name in raw), number)
         premise = next((raw[name] for name in PREMISE_ID if name in raw), number)
@@ -186,7 +199,7 @@ def inference_pairs(source: Source, wish: Wish) -> Iterator[Item]:
             "id": identity(source, known),
             "group": identity(source, premise),
         }
-        yield Item(where, record)
+        yield SourceItem(where, record)
 
 
 def label_of(raw: Raw, where: str) -> str | None:

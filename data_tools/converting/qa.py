@@ -1,4 +1,4 @@
-"""Questions with passages: SQuAD-style JSON, BEIR folders, MS MARCO's and T2Ranking's tables."""
+"""Question readers: SQuAD-style JSON, BEIR folders, MS MARCO's and T2Ranking's tables."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_tools.converting.base import (
+from data_tools.converting.format_types import (
     Head,
-    Item,
     Raw,
+    ReadOptions,
     Record,
     Source,
-    Wish,
+    SourceItem,
     as_list,
     as_object,
     as_text,
     distinct,
     pick,
 )
-from data_tools.converting.base import identity as make_id
-from data_tools.converting.reading import read_document, text_lines
+from data_tools.converting.format_types import identity as make_id
+from data_tools.converting.source_text import read_document, text_lines
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.evaluation.read_retrieval import read_qrels, read_texts, text_of
 from zh_embedder.evaluation.set_files import identity, read_rows
@@ -36,9 +36,9 @@ QRELS_HEADER = re.compile(r"(?i)q(uery)?[-_]?id")
 # ---- SQuAD ----------------------------------------------------------------------------------------------------------
 
 
-def read_squad(source: Source, wish: Wish) -> Iterator[Item]:
+def read_squad(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Question -> passage, in SQuAD's layout or CMRC 2018's first one; grouped by article."""
-    document = read_document(source.path, wish.encoding)
+    document = read_document(source.path, options.encoding)
     articles = document.get("data") if isinstance(document, dict) else document
     for number, raw in enumerate(as_list(articles, f"{source.path}: data")):
         where = f"{source.path}: article {number + 1}"
@@ -50,14 +50,14 @@ def read_squad(source: Source, wish: Wish) -> Iterator[Item]:
             yield from questions(source, as_object(paragraph, where), group, f"{where}: paragraph {index + 1}")
 
 
-def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterator[Item]:
+def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterator[SourceItem]:
     """Yield an item for each question of a passage."""
     passage = as_text(pick(paragraph, ("context", "context_text"), where))
     for number, raw in enumerate(as_list(pick(paragraph, ("qas",), where), f"{where}: qas")):
         place = f"{where}: question {number + 1}"
         asked = as_object(raw, place)
         if asked.get("is_impossible"):
-            yield Item(place, reason="the passage holds no answer (is_impossible)")
+            yield SourceItem(place, reason="the passage holds no answer (is_impossible)")
             continue
         name = asked.get("id") or asked.get("query_id") or f"{group}-{number + 1}"
         answers = [as_text(a.get("text") if isinstance(a, dict) else a) for a in asked.get("answers") or []]
@@ -68,7 +68,7 @@ def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterato
             "id": make_id(source, name),
             "group": group,
         }
-        yield Item(place, record)
+        yield SourceItem(place, record)
 
 
 def is_squad(head: Head) -> bool:
@@ -88,7 +88,7 @@ class Judged(NamedTuple):
     negatives: Mapping[str, list[str]]
 
 
-def judged_items(source: Source, judged: Judged, where: str) -> Iterator[Item]:
+def judged_items(source: Source, judged: Judged, where: str) -> Iterator[SourceItem]:
     """Yield an item for each query, in the order of the queries' file; each query is a group of its own."""
     for name, query in judged.queries.items():
         place = f"{where}: query {name}"
@@ -96,13 +96,13 @@ def judged_items(source: Source, judged: Judged, where: str) -> Iterator[Item]:
         found = [judged.keys[key] for key in relevant if key in judged.keys]
         if not found:
             reason = "its relevant keys are not in the corpus" if relevant else "no key is judged relevant to it"
-            yield Item(place, reason=reason)
+            yield SourceItem(place, reason=reason)
             continue
         negatives = [judged.keys[key] for key in judged.negatives.get(name, []) if key in judged.keys]
         record: Record = {"query": query, "pos": distinct(found), "neg": distinct(negatives)}
         lost = len(relevant) - sum(key in judged.keys for key in relevant)
         note = "queries of which some relevant keys are not in the corpus" if lost else ""
-        yield Item(place, record | {"id": make_id(source, name), "group": make_id(source, name)}, note=note)
+        yield SourceItem(place, record | {"id": make_id(source, name), "group": make_id(source, name)}, note=note)
 
 
 def divide(qrels: Judgements, minimum: int) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -130,13 +130,13 @@ def with_mined(negatives: dict[str, list[str]], relevant: Mapping[str, list[str]
         negatives.setdefault(cells[0], []).append(key)
 
 
-def read_beir(source: Source, wish: Wish) -> Iterator[Item]:
+def read_beir(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Query -> judged passages of a BEIR folder: queries.jsonl, corpus.jsonl, qrels/SPLIT.tsv or qrels.tsv."""
     folder = source.path
     queries, _ = read_texts(existing(folder, ("queries.jsonl", "queries.jsonl.gz", "queries.jsonl.zst")))
-    path = Path(wish.qrels) if wish.qrels else beir_qrels(folder, wish.split)
-    relevant, negatives = divide(read_qrels(path), wish.min_relevance)
-    with_mined(negatives, relevant, wish.negatives)
+    path = Path(options.qrels) if options.qrels else beir_qrels(folder, options.split)
+    relevant, negatives = divide(read_qrels(path), options.min_relevance)
+    with_mined(negatives, relevant, options.negatives)
     wanted = needed(relevant, negatives)
     keys: dict[str, str] = {}
     corpus = existing(folder, ("corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst"))
@@ -180,18 +180,18 @@ def is_beir(head: Head) -> bool:
 # ---- MS MARCO, T2Ranking --------------------------------------------------------------------------------------------
 
 
-def read_msmarco(source: Source, wish: Wish) -> Iterator[Item]:
+def read_msmarco(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Query -> judged passages of tables with tabs: collection, queries, qrels; negatives where a file is named."""
-    split = wish.split or "train"
+    split = options.split or "train"
     collection = source.path
     if collection.is_dir():
         collection = existing(source.path, ("collection.tsv", "collection.tsv.gz", "corpus.tsv"))
     folder = collection.parent
-    queries = Path(wish.queries) if wish.queries else existing(folder, (f"queries.{split}.tsv", "queries.tsv"))
+    queries = Path(options.queries) if options.queries else existing(folder, (f"queries.{split}.tsv", "queries.tsv"))
     names = (f"qrels.{split}.tsv", f"qrels.retrieval.{split}.tsv", "qrels.tsv")
-    qrels = Path(wish.qrels) if wish.qrels else existing(folder, names)
-    relevant, negatives = divide(table_qrels(qrels), wish.min_relevance)
-    with_mined(negatives, relevant, wish.negatives)
+    qrels = Path(options.qrels) if options.qrels else existing(folder, names)
+    relevant, negatives = divide(table_qrels(qrels), options.min_relevance)
+    with_mined(negatives, relevant, options.negatives)
     asked = {cells[0]: cells[1] for _, cells in table_lines(queries)}
     wanted = needed(relevant, negatives)
     keys = {cells[0]: "\t".join(cells[1:]) for _, cells in table_lines(collection) if cells[0] in wanted}

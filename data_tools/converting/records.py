@@ -1,30 +1,40 @@
-"""Records that others' trainers read: FlagEmbedding's and LLM-Embedder's, which are nearly ours."""
+"""Training-record readers: FlagEmbedding's and LLM-Embedder's formats, which are nearly ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data_tools.converting.base import Head, Item, Raw, Record, Source, Wish, as_text, identity, pick
-from data_tools.converting.reading import objects
+from data_tools.converting.format_types import (
+    Head,
+    Raw,
+    ReadOptions,
+    Record,
+    Source,
+    SourceItem,
+    as_text,
+    identity,
+    pick,
+)
+from data_tools.converting.source_text import objects
 from zh_embedder.data.schema import CARRIED_FIELDS, GROUP_FIELDS
 
 KEPT = (*GROUP_FIELDS, *CARRIED_FIELDS)
 NAMES = ("id", "query_id", "qid", "_id")
 
 
-def read_flag_embedding(source: Source, wish: Wish) -> Iterator[Item]:
+def read_flag_embedding(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """FlagEmbedding: query, pos, neg, and the scores of either half."""
-    yield from kept(source, wish)
+    yield from kept(source, options)
 
 
-def read_llm_embedder(source: Source, wish: Wish) -> Iterator[Item]:
+def read_llm_embedder(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """LLM-Embedder: query, pos, neg or history, teacher_scores, answers, task."""
-    yield from kept(source, wish)
+    yield from kept(source, options)
 
 
-def kept(source: Source, wish: Wish) -> Iterator[Item]:
+def kept(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield records with an id and a group; fields that no record has are left out and counted."""
-    for number, (where, raw) in enumerate(objects(source.path, wish.encoding), start=1):
+    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
         record: Record = {name: value for name, value in raw.items() if name in KEPT and value is not None}
         record["query"] = as_text(pick(raw, ("query",), where))
         for side in ("pos", "neg"):
@@ -34,7 +44,7 @@ def kept(source: Source, wish: Wish) -> Iterator[Item]:
         record["id"] = identity(source, own)
         record["group"] = as_text(raw["group"]) if raw.get("group") is not None else record["id"]
         extra = sorted(name for name in raw if name not in (*KEPT, *NAMES))
-        yield Item(where, record, note=f"records without their fields {', '.join(extra)}" if extra else "")
+        yield SourceItem(where, record, note=f"records without their fields {', '.join(extra)}" if extra else "")
 
 
 def has_records(raw: Raw) -> bool:

@@ -1,4 +1,4 @@
-"""Rows with named columns, from JSON Lines, CSV, TSV, parquet or the hub; and records out of them."""
+"""Table readers: rows with named columns from JSON Lines, CSV, TSV, parquet or the hub, turned into records."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.converting.base import HUB, Head, Item, Raw, Record, Source, Wish, as_text, distinct, identity
-from data_tools.converting.reading import objects, open_text
+from data_tools.converting.format_types import (
+    HUB,
+    Head,
+    Raw,
+    ReadOptions,
+    Record,
+    Source,
+    SourceItem,
+    as_text,
+    distinct,
+    identity,
+)
+from data_tools.converting.source_text import objects, open_text
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.data.sources import kind
 
@@ -47,30 +58,30 @@ DIALECTS: dict[str, type[csv.Dialect]] = {".csv": Quoted, ".tsv": Plain, ".txt":
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def rows(source: Source, wish: Wish) -> Iterator[tuple[str, Record]]:
+def rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
     """Yield (place, row) of any table.
 
     Raises:
         UserError: the file is of another kind, or a row has another number of cells than the header.
     """
     if source.is_hub:
-        yield from hub_rows(source, wish)
+        yield from hub_rows(source, options)
         return
     suffix = kind(source.path.with_suffix("") if source.path.suffix == ".zip" else source.path)
     if suffix in DIALECTS:
-        yield from separated_rows(source.path, wish, DIALECTS[suffix])
+        yield from separated_rows(source.path, options, DIALECTS[suffix])
     elif suffix == ".parquet":
         yield from parquet_rows(source.path)
     elif suffix in (".jsonl", ".json"):
-        yield from objects(source.path, wish.encoding)
+        yield from objects(source.path, options.encoding)
     else:
         raise reject("INPUT", source.spec, "a .jsonl, .json, .csv, .tsv, .txt or .parquet file, or hf:NAME")
 
 
-def separated_rows(path: Path, wish: Wish, dialect: type[csv.Dialect]) -> Iterator[tuple[str, Record]]:
+def separated_rows(path: Path, options: ReadOptions, dialect: type[csv.Dialect]) -> Iterator[tuple[str, Record]]:
     """Yield rows of a CSV (quoted) or TSV (as it stands, quotes being characters there)."""
     csv.field_size_limit(sys.maxsize)
-    with open_text(path, wish.encoding, newline="") as stream:
+    with open_text(path, options.encoding, newline="") as stream:
         reader = csv.reader(stream, dialect=dialect)
         names: list[str] | None = None
         try:
@@ -78,23 +89,23 @@ def separated_rows(path: Path, wish: Wish, dialect: type[csv.Dialect]) -> Iterat
                 if not cells:
                     continue
                 if names is None:
-                    names = column_names(cells, wish)
-                    if wish.header is not False and not by_number(wish):
+                    names = column_names(cells, options)
+                    if options.header is not False and not by_number(options):
                         continue
                 yield f"{path}:{reader.line_num}", as_row(cells, names, f"{path}:{reader.line_num}")
         except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
 
 
-def by_number(wish: Wish) -> bool:
+def by_number(options: ReadOptions) -> bool:
     """Tell whether columns are named by their numbers: the file has no header then, unless it is said to."""
-    parts = [part for value in wish.columns.values() for part in value.split("+")]
-    return wish.header is not True and bool(parts) and all(part.isdigit() for part in parts)
+    parts = [part for value in options.columns.values() for part in value.split("+")]
+    return options.header is not True and bool(parts) and all(part.isdigit() for part in parts)
 
 
-def column_names(cells: Sequence[str], wish: Wish) -> list[str]:
+def column_names(cells: Sequence[str], options: ReadOptions) -> list[str]:
     """Name the columns: by the header, or by their numbers from 1."""
-    if wish.header is False or by_number(wish):
+    if options.header is False or by_number(options):
         return [str(number) for number in range(1, len(cells) + 1)]
     return [cell.strip() for cell in cells]
 
@@ -121,10 +132,10 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Record]]:
         raise UserError(f"{path}: cannot be read as parquet: {error}") from None
 
 
-def hub_rows(source: Source, wish: Wish) -> Iterator[tuple[str, Record]]:
+def hub_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
     """Yield rows of a data set on the hub: `hf:NAME` or `hf:NAME:SUBSET`, with --split (train)."""
     name, _, subset = source.spec.removeprefix(HUB).partition(":")
-    split = wish.split or "train"
+    split = options.split or "train"
     try:
         from datasets import load_dataset
 
@@ -151,28 +162,28 @@ def label_name(value: int | None, names: Sequence[str]) -> str | None:
 # ---- records --------------------------------------------------------------------------------------------------------
 
 
-def read_columns(source: Source, wish: Wish) -> Iterator[Item]:
+def read_columns(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Make records of rows whose columns the user named: `--columns query=ask pos=answer group=title`."""
-    if not wish.columns:
+    if not options.columns:
         raise UserError("--columns: is missing, expected such as query=ask pos=answer group=title")
-    yield from mapped(source, wish, dict(wish.columns))
+    yield from mapped(source, options, dict(options.columns))
 
 
-def read_known(source: Source, wish: Wish) -> Iterator[Item]:
+def read_known(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Make records of rows with sentence-transformers' column names."""
-    yield from mapped(source, wish, dict(wish.columns))
+    yield from mapped(source, options, dict(options.columns))
 
 
-def mapped(source: Source, wish: Wish, columns: dict[str, str]) -> Iterator[Item]:
+def mapped(source: Source, options: ReadOptions, columns: dict[str, str]) -> Iterator[SourceItem]:
     """Make a record of every row."""
     shape: str | None = None
-    for number, (where, row) in enumerate(rows(source, wish), start=1):
+    for number, (where, row) in enumerate(rows(source, options), start=1):
         if shape is None:
             columns = columns or recognised(row, where)
             shape = shape_of(columns)
             columns.update(numbered_negatives(columns, row))
             check_columns(columns, row, where)
-        yield Item(where, to_record(row, columns, shape, identity(source, number), wish))
+        yield SourceItem(where, to_record(row, columns, shape, identity(source, number), options))
 
 
 def recognised(row: Raw, where: str) -> dict[str, str]:
@@ -237,20 +248,20 @@ def texts(row: Raw, value: str, join: str) -> list[str]:
     return distinct([as_text(t) for one in found for t in (one if isinstance(one, list) else [one]) if t is not None])
 
 
-def to_record(row: Raw, columns: Raw, shape: str, name: str, wish: Wish) -> Record:
+def to_record(row: Raw, columns: Raw, shape: str, name: str, options: ReadOptions) -> Record:
     """Make a record of one row."""
-    own = cell(row, columns["id"], wish.join) if "id" in columns else name
+    own = cell(row, columns["id"], options.join) if "id" in columns else name
     record: Record = {}
     for field in SHAPES[shape]:
         value = columns[field]
-        record[field] = texts(row, value, wish.join) if field == "pos" else cell(row, value, wish.join)
+        record[field] = texts(row, value, options.join) if field == "pos" else cell(row, value, options.join)
     if shape == "groups":
         record["query"] = as_text(record["query"])
         for field in ("neg", "answers"):
-            if field in columns and (found := texts(row, columns[field], wish.join)):
+            if field in columns and (found := texts(row, columns[field], options.join)):
                 record[field] = found
     record["id"] = as_text(own)
-    record["group"] = as_text(cell(row, columns["group"], wish.join)) if "group" in columns else record["id"]
+    record["group"] = as_text(cell(row, columns["group"], options.join)) if "group" in columns else record["id"]
     if "task" in columns:
         record["task"] = as_text(row[columns["task"]])
     return record

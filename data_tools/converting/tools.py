@@ -1,4 +1,4 @@
-"""Function-calling sets: a request -> the tools that it needs, as `name：description`."""
+"""Function-calling readers: a request -> the tools that it needs, as `name：description`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.converting.base import (
+from data_tools.converting.format_types import (
     Head,
-    Item,
     Raw,
+    ReadOptions,
     Record,
     Source,
-    Wish,
+    SourceItem,
     as_list,
     as_object,
     as_text,
     distinct,
     pick,
 )
-from data_tools.converting.base import identity as make_id
-from data_tools.converting.reading import objects, parse
+from data_tools.converting.format_types import identity as make_id
+from data_tools.converting.source_text import objects, parse
 from zh_embedder.core.errors import UserError
 
 SPEAKER = re.compile(r"^(user|system|assistant)\s*[:：]\s*", re.MULTILINE)
@@ -29,16 +29,16 @@ REPEAT = re.compile(r"_\d+$")
 ANSWERS = "possible_answer"
 
 
-def read_acebench(source: Source, wish: Wish) -> Iterator[Item]:
+def read_acebench(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """ACEBench: requests with candidate tools; the gold ones are in a file of the same name under possible_answer/."""
-    path = Path(wish.answers) if wish.answers else source.path.parent / ANSWERS / source.path.name
+    path = Path(options.answers) if options.answers else source.path.parent / ANSWERS / source.path.name
     if not path.is_file():
         raise UserError(f"{source.path}: no answers at {path}, expected them there, or --answers FILE")
-    gold = {as_text(pick(raw, ("id",), where)): raw for where, raw in objects(path, wish.encoding)}
-    for where, raw in objects(source.path, wish.encoding):
+    gold = {as_text(pick(raw, ("id",), where)): raw for where, raw in objects(path, options.encoding)}
+    for where, raw in objects(source.path, options.encoding):
         name = as_text(pick(raw, ("id",), where))
         if name not in gold:
-            yield Item(where, reason=f"no answer in {path.name}")
+            yield SourceItem(where, reason=f"no answer in {path.name}")
             continue
         truth = pick(gold[name], ("ground_truth",), f"{path}: {name}")
         called = [key for part in (truth if isinstance(truth, list) else [truth]) for key in as_object(part, where)]
@@ -47,9 +47,9 @@ def read_acebench(source: Source, wish: Wish) -> Iterator[Item]:
         yield tool_item(make_id(source, name), request, described(tools, where), called, where)
 
 
-def read_tool_calls(source: Source, wish: Wish) -> Iterator[Item]:
+def read_tool_calls(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Query, tools and answers in one object, as in xlam: tools and answers are lists, or JSON of them."""
-    for number, (where, raw) in enumerate(objects(source.path, wish.encoding), start=1):
+    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
         tools = described(listed(pick(raw, ("tools", "functions"), where), f"{where}: tools"), where)
         calls = listed(pick(raw, ("answers", "tool_calls"), where), f"{where}: answers")
         called = [as_text(pick(function_of(as_object(call, where)), ("name",), where)) for call in calls]
@@ -78,13 +78,13 @@ def described(tools: list[Any], where: str) -> dict[str, str]:
     return found
 
 
-def tool_item(name: str, request: str, tools: Mapping[str, str], called: list[str], where: str) -> Item:
+def tool_item(name: str, request: str, tools: Mapping[str, str], called: list[str], where: str) -> SourceItem:
     """Make a record of a request: positives are the tools called, negatives the other candidates."""
     gold = distinct([key if key in tools else REPEAT.sub("", key) for key in called])
     if not gold:
-        return Item(where, reason="no tool is called")
+        return SourceItem(where, reason="no tool is called")
     if any(key not in tools for key in gold):
-        return Item(where, reason="a tool that is called is not among the candidates")
+        return SourceItem(where, reason="a tool that is called is not among the candidates")
     record: Record = {
         "query": request,
         "pos": [tools[key] for key in gold],
@@ -92,7 +92,7 @@ def tool_item(name: str, request: str, tools: Mapping[str, str], called: list[st
         "id": name,
         "group": "+".join(sorted(gold)),
     }
-    return Item(where, record)
+    return SourceItem(where, record)
 
 
 def last_request(question: str) -> str:

@@ -1,1 +1,1 @@
-"""The doctor's checks and fixes."""
+"""Checks and fixes of training records."""

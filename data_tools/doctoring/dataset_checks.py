@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset as a whole: the records of one task in one file.
+"""Dataset checks: the records of one task in one file, looked at together.
 
 A profile holds numbers (31 bytes a record, and 8 for each style that it shows) and bounded samples, no texts of all.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
-from data_tools.doctoring.record_checks import FILE_SHIFT, OTHER, STYLES, Check, Item, Settings, shown
+from data_tools.doctoring.record_checks import FILE_SHIFT, OTHER, STYLES, Check, CheckedRecord, DoctorSettings, excerpt
 from zh_embedder.losses.teacher_temperature import entropy_shares, find_temperature
 
 SAMPLE = 2000  # texts of each side, or scored records, that are kept
@@ -81,7 +81,7 @@ class Profile:
     positives: int = 0
     heads: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
 
-    def add(self, item: Item) -> None:
+    def add(self, item: CheckedRecord) -> None:
         """Take a record up."""
         self.count += 1
         self.positives += len(item.pos)
@@ -101,7 +101,7 @@ class Profile:
         if item.scores is not None and len(item.scores) > 1:
             self._add_scores(item, list(item.scores))
 
-    def _add_styles(self, item: Item) -> None:
+    def _add_styles(self, item: CheckedRecord) -> None:
         looks = list(item.texts())
         for index, (usual, other) in enumerate(self.styles):
             ways = {one.styles[index] for _, one in looks}
@@ -111,9 +111,9 @@ class Profile:
                 other.append(item.place)
                 if len(self.examples[index]) < SAMPLE:
                     name, one = next((name, one) for name, one in looks if one.styles[index] == 1)
-                    self.examples[index][item.place] = f" ({name}: {shown(OTHER_WAY[index](one.text), 12)})"
+                    self.examples[index][item.place] = f" ({name}: {excerpt(OTHER_WAY[index](one.text), 12)})"
 
-    def _add_scores(self, item: Item, scores: list[float]) -> None:
+    def _add_scores(self, item: CheckedRecord, scores: list[float]) -> None:
         self.scored += 1
         if len(self.scores) < SAMPLE:
             self.scores.append(scores)
@@ -133,11 +133,11 @@ def count_head(heads: Counter[str], text: str) -> None:
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def mixture(name: str) -> Callable[[Profile, Settings], Iterator[Where]]:
+def mixture(name: str) -> Callable[[Profile, DoctorSettings], Iterator[Where]]:
     """Make the check of one style: each record that does it the rarer way, or one finding where there is no rule."""
     index = list(STYLES).index(name)
 
-    def find(profile: Profile, settings: Settings) -> Iterator[Where]:
+    def find(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
         both = profile.styles[index]
         rarer = int(len(both[1]) <= len(both[0]))
         few, many = len(both[rarer]), len(both[1 - rarer])
@@ -152,13 +152,13 @@ def mixture(name: str) -> Callable[[Profile, Settings], Iterator[Where]]:
     return find
 
 
-def small_dataset(profile: Profile, settings: Settings) -> Iterator[Where]:
+def small_dataset(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """Fewer records than a step takes: they are cycled, and repeats masked."""
     if profile.count < settings.step_batch:
         yield profile.first, f"task {profile.task}: {profile.count} records, a step takes {settings.step_batch}"
 
 
-def shared_prefix(profile: Profile, settings: Settings) -> Iterator[Where]:
+def shared_prefix(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """Nearly all queries, or keys, begin alike: perhaps with an instruction that the version does not know."""
     for side, heads in enumerate(profile.heads):
         if profile.count < MIN_RECORDS or not heads:
@@ -166,7 +166,7 @@ def shared_prefix(profile: Profile, settings: Settings) -> Iterator[Where]:
         head, count = heads.most_common(1)[0]
         if len(head) == HEAD and count >= SHARED * (profile.count, profile.positives)[side]:
             sample = [text for text in profile.samples[side].kept if text.startswith(head)]
-            yield profile.first, f"{count:,} {SIDES[side]} texts begin with {shown(common(sample), 60)}"
+            yield profile.first, f"{count:,} {SIDES[side]} texts begin with {excerpt(common(sample), 60)}"
 
 
 def common(texts: list[str]) -> str:
@@ -181,7 +181,7 @@ def common(texts: list[str]) -> str:
     return prefix
 
 
-def teacher_flat(profile: Profile, settings: Settings) -> Iterator[Where]:
+def teacher_flat(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """Scores so close together that the target is nearly uniform at the temperature of training."""
     telling = [own for own in profile.scores if max(own) > min(own)]
     if len(telling) < MIN_RECORDS:
@@ -197,7 +197,7 @@ def teacher_flat(profile: Profile, settings: Settings) -> Iterator[Where]:
         )
 
 
-def temperature_of(task: str, settings: Settings) -> float:
+def temperature_of(task: str, settings: DoctorSettings) -> float:
     """Return the teacher temperature that the version sets for a task, else the flag's."""
     version = settings.version
     spec = None if version is None else version.tasks.get(task, version.default)
@@ -205,14 +205,14 @@ def temperature_of(task: str, settings: Settings) -> float:
     return float(own) if isinstance(own, int | float) else settings.teacher_temperature
 
 
-def teacher_disagrees(profile: Profile, settings: Settings) -> Iterator[Where]:
+def teacher_disagrees(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """In most records a negative has the best score: turned around, or the positives are none."""
     if profile.scored >= MIN_RECORDS and profile.beaten > profile.scored / 2:
         share = profile.beaten / profile.scored
         yield profile.first, f"task {profile.task}: in {share:.0%} of the scored records a negative beats all positives"
 
 
-def truncated(profile: Profile, settings: Settings) -> Iterator[Where]:
+def truncated(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """A share of the texts that loses its end."""
     if settings.tokenizer is None:
         return
@@ -225,7 +225,7 @@ def truncated(profile: Profile, settings: Settings) -> Iterator[Where]:
             yield profile.first, f"task {profile.task}: {share:.0%} of {name} texts are cut at {flag}"
 
 
-def length_outlier(profile: Profile, settings: Settings) -> Iterator[Where]:
+def length_outlier(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """Texts far longer, or queries far shorter, than the others of their dataset."""
     for side, name in enumerate(SIDES):
         lengths = np.asarray(profile.lengths[side])
@@ -247,7 +247,7 @@ def length_outlier(profile: Profile, settings: Settings) -> Iterator[Where]:
                 yield line, f"a {name} of {lengths[one]:,} characters, the median is {np.exp(middle):,.0f}"
 
 
-def label_imbalance(profile: Profile, settings: Settings) -> Iterator[Where]:
+def label_imbalance(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """Labels of which one is ten times as frequent as another, or has nearly all texts."""
     if profile.count < MIN_RECORDS or not profile.labels or len(profile.labels) >= MAX_LABELS:
         return
@@ -256,7 +256,7 @@ def label_imbalance(profile: Profile, settings: Settings) -> Iterator[Where]:
         yield profile.first, f"task {profile.task}: label {most!r} has {many:,} texts, {least!r} has {few:,}"
 
 
-DatasetCheck = Check[Callable[[Profile, Settings], Iterator[Where]]]
+DatasetCheck = Check[Callable[[Profile, DoctorSettings], Iterator[Where]]]
 DATASET_CHECKS: Mapping[str, DatasetCheck] = {
     "width_letters": Check(INFO, "letters or digits in the rarer width of the dataset", mixture("letters and digits")),
     "width_punctuation": Check(INFO, "punctuation in the rarer width of the dataset", mixture("punctuation")),

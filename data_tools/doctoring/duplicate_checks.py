@@ -1,4 +1,4 @@
-"""What can be wrong between records: copies, and records that contradict each other.
+"""Duplicate checks: copies, and records that contradict each other.
 
 Only digests are kept: 40 bytes a record, 16 for each of its keys, so a million records of 8 keys take about 170 MB.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
-from data_tools.doctoring.record_checks import Item, Look
+from data_tools.doctoring.record_checks import CheckedRecord, Look
 from data_tools.shared.near_texts import pair
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import GROUP
@@ -90,7 +90,7 @@ class Claims:
 
 
 @dataclass(slots=True)
-class Seen:
+class DuplicateIndex:
     """Digests of all records."""
 
     records: Column = field(default_factory=Column)
@@ -99,7 +99,7 @@ class Seen:
     queries: Claims = field(default_factory=Claims)  # which positives a query has
     verdicts: Claims = field(default_factory=Claims)  # which score a pair has, which label a text has
 
-    def add(self, item: Item) -> None:
+    def add(self, item: CheckedRecord) -> None:
         """Take a record up. Tasks are apart: what answers a question is not what continues it."""
         query = pair(text_hash(item.task or ""), item.query.digest)
         keys = pair(together(item.pos), together(item.neg))

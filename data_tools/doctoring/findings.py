@@ -1,4 +1,4 @@
-"""What the doctor found: counted without limit, kept up to one, shown as lines and as a table."""
+"""Findings: counted without limit, kept up to one, printed as lines and as a table."""
 
 from __future__ import annotations
 

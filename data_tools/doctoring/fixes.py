@@ -1,4 +1,4 @@
-"""A cleaned copy of files with what can be mended safely, and a ledger of every change.
+"""Safe fixes: a cleaned copy of files, and a ledger of every change.
 
 Safe is what no reader of the data could want otherwise: invisible characters, an instruction that training adds itself,
 a negative that is a positive, a copy, a record that is measured later. What needs judgement (a wrong decoding, near
@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.doctoring.record_checks import FILE_SHIFT, Settings, instruction_of, look
-from data_tools.doctoring.survey import Plan, Survey, every_line, kind_of
+from data_tools.doctoring.record_checks import FILE_SHIFT, DoctorSettings, instruction_of, look
+from data_tools.doctoring.survey import FixPlan, Survey, every_line, kind_of
 from data_tools.doctoring.text_checks import mojibake
 from data_tools.shared.near_texts import pair
 from data_tools.shared.record_files import as_line, lines_to
@@ -53,8 +53,8 @@ class Place:
     file: str
     line: int
     place: int
-    plan: Plan
-    settings: Settings
+    plan: FixPlan
+    settings: DoctorSettings
 
     def change(self, kind: str, action: str, name: str, before: str, after: str | None = None) -> Change:
         """Make a line of the ledger."""
@@ -172,7 +172,7 @@ def drop_keys(raw: Raw, place: Place) -> Iterator[Change]:
         for index, kind in reasons:
             yield place.change(kind, "dropped key", f"{side}[{index}]", texts[index])
         if reasons:
-            cut(raw, side, {index for index, _ in reasons})
+            remove_keys(raw, side, {index for index, _ in reasons})
 
 
 def unwanted(raw: Raw, side: str, place: Place) -> Iterator[tuple[int, str]]:
@@ -199,7 +199,7 @@ def unwanted(raw: Raw, side: str, place: Place) -> Iterator[tuple[int, str]]:
         seen.add(own)
 
 
-def cut(raw: Raw, side: str, gone: set[int]) -> None:
+def remove_keys(raw: Raw, side: str, gone: set[int]) -> None:
     """Take keys out of a side, and what goes with them: scores of either spelling, rows of the corpus."""
     counts = [len(raw[name]) if isinstance(raw.get(name), list) else 0 for name in ("pos", "neg")]
     count, first, both = len(raw[side]), counts[0] if side == "neg" else 0, sum(counts)

@@ -1,4 +1,4 @@
-"""Texts of evaluation sets in training records: copies, letter for letter or nearly."""
+"""Leak checks: texts of evaluation sets in training records, exact or nearly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
-from data_tools.doctoring.record_checks import Item, Look, Settings, shown
+from data_tools.doctoring.record_checks import CheckedRecord, DoctorSettings, Look, excerpt
 from data_tools.shared.near_texts import Known, NearIndex, normal
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import PAIR
@@ -31,7 +31,7 @@ class EvalTexts:
     gold: NearIndex  # keys that are right for a query
     others: frozenset[int]  # digests of all other keys
 
-    def find(self, item: Item) -> Iterator[tuple[str, str]]:
+    def find(self, item: CheckedRecord) -> Iterator[tuple[str, str]]:
         """Yield (kind, message) of what a record shares with the sets."""
         paired = item.kind == PAIR  # both texts of a pair are queries
         for one in [item.query, *(item.pos if paired else [])]:
@@ -41,21 +41,21 @@ class EvalTexts:
         for name, one in item.texts():
             negative = name.startswith("neg")
             if one.digest in self.others or (negative and one.digest in self.gold.texts):
-                yield "shared_key", f"{name} is a key of an evaluation set: {shown(one.text)}"
+                yield "shared_key", f"{name} is a key of an evaluation set: {excerpt(one.text)}"
 
 
 def leak(kind: str, index: NearIndex, one: Look) -> Iterator[tuple[str, str]]:
     """Yield a text's own leak."""
     if (known := index.texts.get(one.digest)) is not None:
-        yield kind, f"{shown(one.text)} is one of {known.where}"
+        yield kind, f"{excerpt(one.text)} is one of {known.where}"
     elif (found := index.find(one.normal)) is not None:
         yield (
             f"{kind}_near",
-            f"{shown(one.text)} is {found[1]:.2f} like one of {found[0].where}: {shown(found[0].text)}",
+            f"{excerpt(one.text)} is {found[1]:.2f} like one of {found[0].where}: {excerpt(found[0].text)}",
         )
 
 
-def read_eval_texts(specs: Sequence[str], settings: Settings) -> EvalTexts:
+def read_eval_texts(specs: Sequence[str], settings: DoctorSettings) -> EvalTexts:
     """Read evaluation sets of any kind.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What can be wrong with a text or with a record by itself: a function and a table row for each kind.
+"""Record checks: a function and a table row for each kind of finding in a text or record by itself.
 
 A check of a text is `find(text) -> what was found, or None`; one of a record is `find(item, settings) -> messages`.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from data_tools.doctoring import text_checks as encodings
+from data_tools.doctoring import text_checks
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
 from data_tools.doctoring.text_checks import Style
 from data_tools.shared.near_texts import near, normal
@@ -23,15 +23,15 @@ MIN_TO_RANK = 3  # negatives: below it, a positive that scores lowest is no sign
 MIN_INSTRUCTION = 4  # characters
 TEXTS_REMEMBERED = 1 << 15  # the same keys come again: most are looked at once
 STYLES: Mapping[str, Callable[[str], Style]] = {
-    "letters and digits": encodings.letters,
-    "punctuation": encodings.marks,
-    "script": encodings.script,
+    "letters and digits": text_checks.letter_width,
+    "punctuation": text_checks.mark_width,
+    "script": text_checks.script,
 }
 
 OTHER: Mapping[str, Callable[[str], str]] = {  # what shows that a text does it the second way
-    "letters and digits": lambda text: "".join(encodings.FULL_LETTERS.findall(text)),
-    "punctuation": lambda text: "".join(encodings.HALF_MARKS.findall(text)),
-    "script": encodings.traditional,
+    "letters and digits": lambda text: "".join(text_checks.FULL_LETTERS.findall(text)),
+    "punctuation": lambda text: "".join(text_checks.HALF_MARKS.findall(text)),
+    "script": text_checks.traditional,
 }
 
 Find = TypeVar("Find")
@@ -47,7 +47,7 @@ class Check(Generic[Find]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class DoctorSettings:
     """What the training will be like, so far as the data must fit it."""
 
     instructions: tuple[str, ...] = ()  # of the version, or of all known ones
@@ -73,7 +73,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class CheckedRecord:
     """One record that the format allows."""
 
     file: str
@@ -101,9 +101,9 @@ class Item:
             yield f"neg[{index}]", look
 
 
-def item_of(row: Row, file: str, place: int) -> Item:
+def item_of(row: Row, file: str, place: int) -> CheckedRecord:
     """Look at a checked row."""
-    return Item(
+    return CheckedRecord(
         file=file,
         place=place,
         kind=row["kind"],
@@ -120,7 +120,7 @@ def item_of(row: Row, file: str, place: int) -> Item:
 @lru_cache(maxsize=TEXTS_REMEMBERED)
 def look(text: str) -> Look:
     """Look at a text. Of one that was decoded wrongly nothing else is said: all else comes of that."""
-    plain, broken = normal(text), encodings.mojibake(text)
+    plain, broken = normal(text), text_checks.mojibake(text)
     checks = () if broken else TEXT_CHECKS.items()
     found = [("mojibake", broken), *((kind, check.find(text)) for kind, check in checks if kind != "mojibake")]
     return Look(
@@ -142,10 +142,10 @@ def short(text: str) -> str | None:
 
 TextCheck = Check[Callable[[str], str | None]]
 TEXT_CHECKS: Mapping[str, TextCheck] = {
-    "mojibake": Check(ERROR, "text that was decoded wrongly", encodings.mojibake),
-    "control": Check(WARNING, "control and invisible characters", encodings.control),
-    "private_use": Check(INFO, "characters that only one font knew", encodings.private),
-    "markup": Check(INFO, "HTML tags or entities", encodings.markup),
+    "mojibake": Check(ERROR, "text that was decoded wrongly", text_checks.mojibake),
+    "control": Check(WARNING, "control and invisible characters", text_checks.control),
+    "private_use": Check(INFO, "characters that only one font knew", text_checks.private),
+    "markup": Check(INFO, "HTML tags or entities", text_checks.markup),
     "short_text": Check(WARNING, "a text of one character, or without letter or digit", short),
 }
 
@@ -153,22 +153,22 @@ TEXT_CHECKS: Mapping[str, TextCheck] = {
 # ---- records --------------------------------------------------------------------------------------------------------
 
 
-def unknown_task(item: Item, settings: Settings) -> Iterator[str]:
+def unknown_task(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """A task that the version has no instruction for."""
     version = settings.version
     if version is not None and version.default is None and item.task not in version.tasks:
         yield f"task {item.task!r} is not in version {version.name}: {', '.join(sorted(version.tasks))}"
 
 
-def negative_is_positive(item: Item, settings: Settings) -> Iterator[str]:
+def negative_is_positive(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """A negative that is a positive, letter for letter or but for case, width, white space and punctuation."""
     positives = {one.digest: index for index, one in enumerate(item.pos)}
     for index, one in enumerate(item.neg):
         if one.digest in positives:
-            yield f"neg[{index}] is pos[{positives[one.digest]}]: {shown(one.text)}"
+            yield f"neg[{index}] is pos[{positives[one.digest]}]: {excerpt(one.text)}"
 
 
-def negative_near_positive(item: Item, settings: Settings) -> Iterator[str]:
+def negative_near_positive(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """A negative that says nearly the same as a positive, in nearly the same words."""
     digests = {one.digest for one in item.pos}
     for index, one in enumerate(item.neg):
@@ -176,29 +176,29 @@ def negative_near_positive(item: Item, settings: Settings) -> Iterator[str]:
             continue
         for at, positive in enumerate(item.pos):
             if (alike := near(one.normal, positive.normal, settings.near)) is not None:
-                yield f"neg[{index}] is {alike:.2f} like pos[{at}]: {shown(one.text)} / {shown(positive.text)}"
+                yield f"neg[{index}] is {alike:.2f} like pos[{at}]: {excerpt(one.text)} / {excerpt(positive.text)}"
                 break
 
 
-def query_is_key(item: Item, settings: Settings) -> Iterator[str]:
+def query_is_key(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """A key that is the query itself: nothing to learn from as a positive, wrong as a negative."""
     if item.kind == GROUP:
         for name, one in item.texts():
             if name != "query" and one.digest == item.query.digest:
-                yield f"{name} is the query itself: {shown(one.text)}"
+                yield f"{name} is the query itself: {excerpt(one.text)}"
 
 
-def repeated_key(item: Item, settings: Settings) -> Iterator[str]:
+def repeated_key(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """The same text twice among the positives, or among the negatives."""
     for side, looks in (("pos", item.pos), ("neg", item.neg)):
         seen: dict[int, int] = {}
         for index, one in enumerate(looks):
             if one.digest in seen:
-                yield f"{side}[{index}] is {side}[{seen[one.digest]}] again: {shown(one.text)}"
+                yield f"{side}[{index}] is {side}[{seen[one.digest]}] again: {excerpt(one.text)}"
             seen.setdefault(one.digest, index)
 
 
-def baked_instruction(item: Item, settings: Settings) -> Iterator[str]:
+def baked_instruction(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """An instruction that stands in the text already: training would put it there twice."""
     for name, one in item.texts():
         if one.text.startswith(settings.instructions) and (
@@ -212,13 +212,13 @@ def instruction_of(text: str, instructions: Sequence[str]) -> str | None:
     return next((one for one in instructions if text.startswith(one)), None)
 
 
-def teacher_constant(item: Item, settings: Settings) -> Iterator[str]:
+def teacher_constant(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """All keys have the same score: nothing to learn from."""
     if item.scores and len(item.scores) > 1 and max(item.scores) == min(item.scores):
         yield f"all {len(item.scores)} teacher scores are {item.scores[0]:g}"
 
 
-def teacher_reversed(item: Item, settings: Settings) -> Iterator[str]:
+def teacher_reversed(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """Scores in the order neg then pos, or of distance where likeness is meant."""
     if not item.scores or not item.pos or len(item.neg) < MIN_TO_RANK:
         return
@@ -229,14 +229,14 @@ def teacher_reversed(item: Item, settings: Settings) -> Iterator[str]:
         yield f"the last negative scores best ({negatives[-1]:g}), the positives {max(positives):g}: neg before pos?"
 
 
-def few_negatives(item: Item, settings: Settings) -> Iterator[str]:
+def few_negatives(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
     """Fewer negatives than a group takes: some are used twice, or drawn from other records."""
     size = settings.train_group_size
     if size and item.kind == GROUP and len(item.neg) < size - 1:
         yield f"{len(item.neg)} negatives, --train_group_size {size} wants {size - 1}"
 
 
-RecordCheck = Check[Callable[[Item, Settings], Iterator[str]]]
+RecordCheck = Check[Callable[[CheckedRecord, DoctorSettings], Iterator[str]]]
 RECORD_CHECKS: Mapping[str, RecordCheck] = {
     "unknown_task": Check(ERROR, "a task that the version does not know", unknown_task),
     "negative_is_positive": Check(ERROR, "a negative equal to a positive, normalised", negative_is_positive),
@@ -250,6 +250,6 @@ RECORD_CHECKS: Mapping[str, RecordCheck] = {
 }
 
 
-def shown(text: str, length: int = 24) -> str:
+def excerpt(text: str, length: int = 24) -> str:
     """Return the beginning of a text, on one line."""
     return repr(text if len(text) <= length else f"{text[:length]}…")

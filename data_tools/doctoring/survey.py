@@ -1,4 +1,4 @@
-"""The doctor's pass over files: every line once, then what only all of them together can tell."""
+"""Survey of files: each line checked once, then what only all lines together can show."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.doctoring.dataset_checks import DATASET_CHECKS, LINE, Profile
-from data_tools.doctoring.duplicate_checks import REPEAT_KINDS, Seen
+from data_tools.doctoring.duplicate_checks import REPEAT_KINDS, DuplicateIndex
 from data_tools.doctoring.findings import ERROR, INFO, Findings
 from data_tools.doctoring.leak_checks import LEAK_KINDS, EvalTexts
-from data_tools.doctoring.record_checks import FILE_SHIFT, RECORD_CHECKS, TEXT_CHECKS, Item, Settings, item_of
+from data_tools.doctoring.record_checks import (
+    FILE_SHIFT,
+    RECORD_CHECKS,
+    TEXT_CHECKS,
+    CheckedRecord,
+    DoctorSettings,
+    item_of,
+)
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import GROUP_FIELDS, LABELLED_FIELDS, PAIR_FIELDS, parse_line
@@ -39,7 +46,7 @@ DROPPED_KINDS = ("duplicate_record", "leak_query", "leak_key", "leak_query_near"
 
 
 @dataclass(slots=True)
-class Plan:
+class FixPlan:
     """What a cleaned copy leaves out, as far as a record by itself does not tell; never limited."""
 
     drop: dict[int, str] = field(default_factory=dict)  # place -> kind
@@ -51,12 +58,12 @@ class Survey:
     """All that a pass finds."""
 
     files: Sequence[Path]
-    settings: Settings
+    settings: DoctorSettings
     evals: EvalTexts | None = None
     findings: Findings = field(default_factory=lambda: Findings(SEVERITY))
     profiles: dict[tuple[int, str], Profile] = field(default_factory=dict)
-    seen: Seen = field(default_factory=Seen)
-    plan: Plan = field(default_factory=Plan)
+    seen: DuplicateIndex = field(default_factory=DuplicateIndex)
+    plan: FixPlan = field(default_factory=FixPlan)
     records: int = 0
 
     def run(self) -> Survey:
@@ -96,7 +103,7 @@ class Survey:
         if self.records == before:
             self.findings.add(file, 1, "schema", "the file holds no records")
 
-    def _look(self, item: Item) -> None:
+    def _look(self, item: CheckedRecord) -> None:
         for name, one in item.texts():
             for kind, found in one.defects:
                 self.findings.add(item.file, item.line, kind, f"{name}: {found}")

@@ -1,4 +1,4 @@
-"""What went wrong with the characters of a text: wrong decoding, control characters, script, width, markup."""
+"""Text checks: wrong decoding, control characters, script, width, markup."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ def scripts() -> tuple[frozenset[str], frozenset[str]] | None:
 Style = int | None  # 0 and 1 are the two ways; None: a text shows neither
 
 
-def letters(text: str) -> Style:
+def letter_width(text: str) -> Style:
     """1 where letters or digits are full-width, 0 where all are half-width."""
     if FULL_LETTERS.search(text):
         return 1
     return 0 if HALF_LETTERS.search(text) else None
 
 
-def marks(text: str) -> Style:
+def mark_width(text: str) -> Style:
     """1 where marks between Chinese characters are mostly half-width, 0 where they are full-width."""
     half = len(HALF_MARKS.findall(text))
     full = len(FULL_MARKS.findall(text)) if half else bool(FULL_MARKS.search(text))

@@ -1,1 +1,1 @@
-"""Documents to queries."""
+"""Queries for documents, written by a language model."""

@@ -1,4 +1,4 @@
-"""Documents as people have them, read into blocks below their headings: a row of READERS for each kind of file."""
+"""Document readers: files as blocks below their headings, a row of READERS for each kind of file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.converting.reading import find_encoding, opened
-from data_tools.generating.html_blocks import Block, Outline, Page, read_page
+from data_tools.converting.source_text import find_encoding, opened
+from data_tools.generating.html_blocks import Outline, Page, TextBlock, read_page
 from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.errors import UserError, nearest, reject, summarise
 from zh_embedder.core.progress import with_bar
@@ -40,7 +40,7 @@ class Document:
 
     name: str  # its path below the folder that was given; of JSON Lines with the line's id
     title: str  # may be ""
-    blocks: Sequence[Block]
+    blocks: Sequence[TextBlock]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def read_json_lines(path: Path, name: str) -> Read:
         if not isinstance(title, str):
             raise reject(f"{where}: title", title, "a string")
         own = next((raw[field] for field in ("id", "_id") if raw.get(field) is not None), where.rpartition(":")[2])
-        blocks = [Block(line.strip()) for line in text.splitlines() if line.strip()]
+        blocks = [TextBlock(line.strip()) for line in text.splitlines() if line.strip()]
         documents.append(Document(f"{name}#{own}", title, blocks))
     return Read(documents, {})
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint, through the `openai` client: what can go wrong there, in four words.
+"""OpenAI-compatible endpoint, through the `openai` client, and the four outcomes of a request.
 
 Answered, or: refused (this request will never do), unanswered (it may do later), or a mistake of the user's (stop).
 The client itself waits and tries again on 408, 409, 429 and 5xx and where no connection comes about.
@@ -36,7 +36,7 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class EndpointSettings:
     """What every request carries, and how patient to be."""
 
     model: str
@@ -91,7 +91,7 @@ class Reply:
     cut: bool  # it ended because of `max_tokens`
 
 
-def connect(settings: Settings) -> AsyncOpenAI:
+def connect(settings: EndpointSettings) -> AsyncOpenAI:
     """Make the client.
 
     Raises:
@@ -128,7 +128,7 @@ def is_near(url: str | None) -> bool:
         return host == "localhost" or host.endswith((".local", ".internal"))
 
 
-async def ask(client: AsyncOpenAI, settings: Settings, messages: Sequence[Mapping[str, str]]) -> Reply:
+async def ask(client: AsyncOpenAI, settings: EndpointSettings, messages: Sequence[Mapping[str, str]]) -> Reply:
     """Send one request.
 
     Raises:
@@ -162,7 +162,7 @@ def said(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}{cause}".split())[:300]
 
 
-async def send(client: AsyncOpenAI, settings: Settings, messages: Sequence[Mapping[str, str]]) -> Reply:
+async def send(client: AsyncOpenAI, settings: EndpointSettings, messages: Sequence[Mapping[str, str]]) -> Reply:
     """Send a request and read its answer, whole or as a stream."""
     wanted: dict[str, Any] = {
         "model": settings.model,

@@ -1,4 +1,4 @@
-"""From what a model wrote to records: which queries are kept, and why the others are not. A rule is a row of RULES."""
+"""Query filters: which generated queries become records, and why others do not. A rule is a row of RULES."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Written
-from data_tools.mining.rules import trigram_jaccard
+from data_tools.mining.false_negatives import trigram_jaccard
 from zh_embedder.core.options import at_least
 from zh_embedder.text.words import letters
 
@@ -25,7 +25,7 @@ MEANING = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class FilterLimits:
     """How strict to be."""
 
     shortest: int = 4  # letters
@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Query:
+class GeneratedQuery:
     """A query that a model wrote for a passage, and what became of it."""
 
     text: str
@@ -55,25 +55,25 @@ class Query:
     rank: int | None = None  # of its passage, where the round trip was made
 
 
-Rule = Callable[[Query, Limits], bool]
+Rule = Callable[[GeneratedQuery, FilterLimits], bool]
 
 
-def is_short(query: Query, limits: Limits) -> bool:
+def is_short(query: GeneratedQuery, limits: FilterLimits) -> bool:
     """Tell a query with hardly a letter."""
     return len(letters(query.text)) < limits.shortest
 
 
-def is_long(query: Query, limits: Limits) -> bool:
+def is_long(query: GeneratedQuery, limits: FilterLimits) -> bool:
     """Tell a query that is a text."""
     return len(query.text) > limits.longest
 
 
-def refers(query: Query, limits: Limits) -> bool:
+def refers(query: GeneratedQuery, limits: FilterLimits) -> bool:
     """Tell a query that speaks of its passage."""
     return any(word in query.text for word in limits.refuse)
 
 
-def is_copied(query: Query, limits: Limits) -> bool:
+def is_copied(query: GeneratedQuery, limits: FilterLimits) -> bool:
     """Tell a query that is a piece of its passage."""
     own = letters(query.text)
     return 0 < limits.copied <= len(own) and own in letters(query.passage.body)
@@ -82,16 +82,16 @@ def is_copied(query: Query, limits: Limits) -> bool:
 RULES: Mapping[str, Rule] = {"short": is_short, "long": is_long, "refers": refers, "copied": is_copied}
 
 
-def judged(answers: Iterable[tuple[Passage, str, Sequence[Written]]], limits: Limits) -> list[Query]:
+def judged(answers: Iterable[tuple[Passage, str, Sequence[Written]]], limits: FilterLimits) -> list[GeneratedQuery]:
     """Judge queries by themselves and by those before them in their document.
 
     Equal queries of several passages are all kept here: their passages become positives of one record.
     """
-    found: list[Query] = []
-    earlier: defaultdict[tuple[str, str], list[Query]] = defaultdict(list)
+    found: list[GeneratedQuery] = []
+    earlier: defaultdict[tuple[str, str], list[GeneratedQuery]] = defaultdict(list)
     for passage, task, written in answers:
         for one in written:
-            query = Query(one.query, task, passage, one.answer)
+            query = GeneratedQuery(one.query, task, passage, one.answer)
             query.reason = next((name for name, rule in RULES.items() if rule(query, limits)), "")
             if not query.reason:
                 before = earlier[task, passage.document]
@@ -101,14 +101,14 @@ def judged(answers: Iterable[tuple[Passage, str, Sequence[Written]]], limits: Li
     return found
 
 
-def repeats(query: Query, other: Query, limits: Limits) -> bool:
+def repeats(query: GeneratedQuery, other: GeneratedQuery, limits: FilterLimits) -> bool:
     """Tell near copies; the same words for another passage are no copy but a second positive."""
     if letters(query.text) == letters(other.text):
         return query.passage.id == other.passage.id
     return limits.near < 1 and trigram_jaccard(query.text, other.text) > limits.near
 
 
-def return_trip(queries: Sequence[Query], ranks: Sequence[int | None], limits: Limits) -> None:
+def apply_round_trip(queries: Sequence[GeneratedQuery], ranks: Sequence[int | None], limits: FilterLimits) -> None:
     """Refuse queries whose passage does not stand among the first; None: not found at all."""
     for query, rank in zip(queries, ranks, strict=True):
         query.rank = rank
@@ -116,9 +116,9 @@ def return_trip(queries: Sequence[Query], ranks: Sequence[int | None], limits: L
             query.reason = NOT_FOUND
 
 
-def records_of(queries: Sequence[Query], name: str) -> Iterator[dict[str, Any]]:
+def records_of(queries: Sequence[GeneratedQuery], name: str) -> Iterator[dict[str, Any]]:
     """Yield records: queries of one task with the same letters are one, with all their passages as positives."""
-    merged: defaultdict[tuple[str, str], list[Query]] = defaultdict(list)
+    merged: defaultdict[tuple[str, str], list[GeneratedQuery]] = defaultdict(list)
     for query in queries:
         if not query.reason:
             merged[query.task, letters(query.text)].append(query)
@@ -134,7 +134,7 @@ def records_of(queries: Sequence[Query], name: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def refused_rows(queries: Sequence[Query]) -> Iterator[dict[str, Any]]:
+def refused_rows(queries: Sequence[GeneratedQuery]) -> Iterator[dict[str, Any]]:
     """Yield the queries that are in no record, with the reason."""
     for query in queries:
         if query.reason:
@@ -153,7 +153,7 @@ class Summary:
     reasons: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, queries: Sequence[Query]) -> Summary:
+    def of(cls, queries: Sequence[GeneratedQuery]) -> Summary:
         """Count."""
         reasons = Counter(query.reason for query in queries if query.reason)
         return cls(len(queries), len(queries) - reasons.total(), reasons)

@@ -1,4 +1,4 @@
-"""Marked-up text as blocks below their headings. Markdown and Word files come through here too, as HTML.
+"""HTML blocks: marked-up text below its headings. Markdown and Word files come through here too.
 
 What a page has around its text (nav, footer, aside, forms) is left out, and its letters are counted.
 """
@@ -29,7 +29,7 @@ BREAK = "\x00"  # <br>, until white space is collapsed
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TextBlock:
     """A paragraph, a list item, a table or a piece of code."""
 
     text: str
@@ -40,7 +40,7 @@ class Block:
 class Outline:
     """The headings that are open while a text is read, and the blocks so far."""
 
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[TextBlock] = field(default_factory=list)
     open: list[tuple[int, str]] = field(default_factory=list)  # (level, text)
 
     def heading(self, level: int, text: str) -> None:
@@ -52,7 +52,7 @@ class Outline:
     def add(self, text: str) -> None:
         """Add a block, if there is something in it."""
         if text.strip():
-            self.blocks.append(Block(text, tuple(heading for _, heading in self.open)))
+            self.blocks.append(TextBlock(text, tuple(heading for _, heading in self.open)))
 
 
 def one_line(text: str) -> str:
@@ -145,7 +145,7 @@ class Page:
     """What was read of a page."""
 
     title: str  # its first top heading, else its <title>, else nothing
-    blocks: list[Block]
+    blocks: list[TextBlock]
     left_out: int  # letters of nav, footer and the like
 
 

@@ -1,4 +1,4 @@
-"""What an endpoint has answered, kept line by line as it comes, so that nothing is paid twice.
+"""Answer ledger: what an endpoint has answered, kept line by line as it comes, so that nothing is paid twice.
 
 A line is written whole or, when the process is killed, cut: the cut one is dropped when the file is opened again.
 """

@@ -1,4 +1,4 @@
-"""Documents cut into passages: at sentence ends, below their headings, with whole sentences repeated as overlap.
+"""Passages of documents: cut at sentence ends, below their headings, with whole sentences repeated as overlap.
 
 The passages of a document without their overlaps are its text: nothing is lost.
 """
@@ -19,7 +19,7 @@ BETWEEN = " > "  # headings
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class PassageSize:
     """How long passages are, in characters."""
 
     longest: int = 400  # overlap included, headings not
@@ -73,7 +73,7 @@ class Section:
     text: str
 
 
-def sections(document: Document, size: Size) -> list[Section]:
+def sections(document: Document, size: PassageSize) -> list[Section]:
     """Return the text by headings; short sections of one parent are joined, their headings in the text then."""
     found: list[Section] = []
     for headings, blocks in groupby(document.blocks, key=lambda block: block.headings):
@@ -85,7 +85,7 @@ def sections(document: Document, size: Size) -> list[Section]:
     return found
 
 
-def join(one: Section, other: Section, size: Size) -> Section | None:
+def join(one: Section, other: Section, size: PassageSize) -> Section | None:
     """Join a short section with the next one, if both together are a passage."""
     if len(one.text) >= size.shortest:
         return None
@@ -108,7 +108,7 @@ def shared(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
     return tuple(one[:common])
 
 
-def pack(parts: Sequence[str], size: Size) -> Iterator[tuple[str, str]]:
+def pack(parts: Sequence[str], size: PassageSize) -> Iterator[tuple[str, str]]:
     """Yield (overlap, own text) of passages about equally long, so that none is a mere rest.
 
     A passage takes sentences until it reaches its share of what is left, and never more than `size.longest`.
@@ -137,7 +137,7 @@ def tail(text: str, longest: int) -> str:
     return "" if kept == text else kept
 
 
-def cut(document: Document, size: Size) -> list[Passage]:
+def cut_into_passages(document: Document, size: PassageSize) -> list[Passage]:
     """Cut a document.
 
     Args:

@@ -1,4 +1,4 @@
-"""The text of PDF files as blocks: running heads go, wrapped lines are joined, bookmarks and chapters are headings."""
+"""PDF text as blocks: running heads removed, wrapped lines joined, bookmarks and chapters as headings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from unicodedata import east_asian_width
 
-from data_tools.generating.html_blocks import Block, Outline, one_line
+from data_tools.generating.html_blocks import Outline, TextBlock, one_line
 from zh_embedder.core.errors import UserError
 from zh_embedder.text.words import letters
 
@@ -50,7 +50,7 @@ def unwrapped(lines: Sequence[str]) -> str:
     return "\n".join(line.strip() for line in lines)
 
 
-def read_pdf(path: Path) -> tuple[list[Block], int]:
+def read_pdf(path: Path) -> tuple[list[TextBlock], int]:
     """Read a PDF; returns its blocks, and how many lines were left out as running heads.
 
     Raises:
@@ -90,7 +90,7 @@ def edge(page: Sequence[str], at: int) -> str:
     return re.sub(r"\d+", "#", one_line(page[at]))
 
 
-def blocks_of(lines: Iterable[str], marks: dict[str, int] | None = None) -> list[Block]:
+def blocks_of(lines: Iterable[str], marks: dict[str, int] | None = None) -> list[TextBlock]:
     """Make paragraphs of lines: one ends with a line that is short and ends a sentence, or before a heading.
 
     Args:

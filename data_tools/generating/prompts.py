@@ -1,4 +1,4 @@
-"""What a language model is asked for a passage, and what is read out of its answer."""
+"""Prompts for a passage, and the parsing of answers."""
 
 from __future__ import annotations
 

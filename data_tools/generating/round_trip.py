@@ -1,4 +1,4 @@
-"""The way back: at which rank does a query find the passage that it was written for?
+"""Round-trip ranks: at which rank a query finds the passage that it was written for.
 
 Source: the consistency filter of Promptagator (Dai et al. 2022, arXiv 2209.11755), which keeps rank 1 of a trained
 retriever. BM25 stands in for one here, so that the default keeps far more: what shares few words with its passage is
@@ -14,14 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from data_tools.generating.filters import Query
+    from data_tools.generating.filters import GeneratedQuery
     from zh_embedder.evaluation.model import Model
 
 BM25 = "bm25"
 
 
 def ranks_of(
-    queries: Sequence[Query], keys: Sequence[str], *, hits: int, model: Model | None = None, words: str = "jieba"
+    queries: Sequence[GeneratedQuery],
+    keys: Sequence[str],
+    *,
+    hits: int,
+    model: Model | None = None,
+    words: str = "jieba",
 ) -> list[int | None]:
     """Search for every query.
 
@@ -56,7 +61,7 @@ def load_retriever(name: str) -> Model | None:
     return None if name == BM25 else Model.load(name)
 
 
-def by_words(queries: Sequence[Query], keys: Sequence[str], hits: int, words: str) -> NDArray[np.int64]:
+def by_words(queries: Sequence[GeneratedQuery], keys: Sequence[str], hits: int, words: str) -> NDArray[np.int64]:
     """Search by BM25; (Q, H) rows of keys."""
     from zh_embedder.search.bm25 import build_bm25
 
@@ -64,7 +69,7 @@ def by_words(queries: Sequence[Query], keys: Sequence[str], hits: int, words: st
     return index.search([query.text for query in queries], hits, show_progress=True)[1]
 
 
-def by_vectors(queries: Sequence[Query], keys: Sequence[str], hits: int, model: Model) -> NDArray[np.int64]:
+def by_vectors(queries: Sequence[GeneratedQuery], keys: Sequence[str], hits: int, model: Model) -> NDArray[np.int64]:
     """Search by a model, with the instructions of each task; (Q, H) rows of keys."""
     from zh_embedder.evaluation.model import KEY, QUERY
     from zh_embedder.search.exact import search

@@ -1,4 +1,4 @@
-"""A sample of passages as one page: the queries that were kept, and those that were not and why. Asks no server."""
+"""Sample page: for some passages, the queries kept, and those refused with the reason."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
-from data_tools.generating.filters import MEANING, Query, Summary
+from data_tools.generating.filters import MEANING, GeneratedQuery, Summary
 from data_tools.shared.html_page import cells, overview, page
 
 
-def write_page(title: str, queries: Sequence[Query], *, passages: int, seed: int) -> str:
+def write_page(title: str, queries: Sequence[GeneratedQuery], *, passages: int, seed: int) -> str:
     """Return the page of some passages, drawn with a seed, in their order."""
-    by_passage: defaultdict[str, list[Query]] = defaultdict(list)
+    by_passage: defaultdict[str, list[GeneratedQuery]] = defaultdict(list)
     for query in queries:
         by_passage[query.passage.id].append(query)
     drawn = set(random.Random(seed).sample(sorted(by_passage), min(passages, len(by_passage))))
@@ -23,7 +23,7 @@ def write_page(title: str, queries: Sequence[Query], *, passages: int, seed: int
     return page(title, overview(said, dict(summary.reasons.most_common()), MEANING) + sections)
 
 
-def section(queries: Sequence[Query]) -> str:
+def section(queries: Sequence[GeneratedQuery]) -> str:
     """Lay out a passage with its queries."""
     passage = queries[0].passage
     rows = "".join(map(row, sorted(queries, key=lambda query: bool(query.reason))))
@@ -33,7 +33,7 @@ def section(queries: Sequence[Query]) -> str:
     )
 
 
-def row(query: Query) -> str:
+def row(query: GeneratedQuery) -> str:
     """Lay out a query."""
     rank = f"#{query.rank}" if query.rank else ""
     answer = f"（{query.answer}）" if query.answer else ""

@@ -1,4 +1,4 @@
-"""The audit of mining as one page: for a sample of queries what was taken, what was refused and why. Asks no server."""
+"""Audit page: for a sample of queries, the negatives taken, and those refused with the reason."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from data_tools.mining.blocks import NONE, SHORT, SHORT_REFUSED, SHORT_TAKEN, Settings
-from data_tools.mining.rules import CROSS_ENCODER, MEANING, REPEATED, RULES, Limits
+from data_tools.mining.blocks import NONE, SHORT, SHORT_REFUSED, SHORT_TAKEN, MiningSettings
+from data_tools.mining.false_negatives import CROSS_ENCODER, MEANING, REPEATED, RULES, RefusalLimits
 from data_tools.shared.html_page import cells, overview, page
 
 WARNING = "warning"
 MANY = 0.05  # of the records: so many with too few negatives are worth a warning
 WEAK = "a model that tells keys apart better (a weak one scores all alike), "
-REMEDIES: Mapping[str, tuple[Callable[[Limits, Settings], str], str]] = {  # rule -> its option, and what helps
+REMEDIES: Mapping[
+    str, tuple[Callable[[RefusalLimits, MiningSettings], str], str]
+] = {  # rule -> its option, and what helps
     "percent": (lambda limits, _: f"--percent {limits.percent:g}", f"a higher --percent, {WEAK}"),
     "margin": (lambda limits, _: f"--margin {limits.margin:g}", f"a smaller --margin, {WEAK}"),
     "near_positive": (lambda limits, _: f"--max_overlap {limits.overlap:g}", "a higher --max_overlap, "),
@@ -23,7 +25,7 @@ REMEDIES: Mapping[str, tuple[Callable[[Limits, Settings], str], str]] = {  # rul
 }
 
 
-def advice(counts: Mapping[str, int], settings: Settings) -> str | None:
+def advice(counts: Mapping[str, int], settings: MiningSettings) -> str | None:
     """Say which option left many records without enough negatives, and what helps; None where few are short.
 
     Args:

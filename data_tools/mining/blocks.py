@@ -1,4 +1,4 @@
-"""Mining by blocks of records: a block is found, judged and written as a whole; what a killed run has finished is kept.
+"""Mining by blocks of records: each block is searched, judged and written as a whole, and survives a restart.
 
     .OUT.mining/settings.json      what decides the result; another run with other settings is refused
     .OUT.mining/pool-00/texts      keys (data_tools.mining.pools)
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.mining.choose import Choice, PairScorer, choose, draw_order
-from data_tools.mining.finders import FINDERS, Asked, Pool, drawn, rows_of
-from data_tools.mining.pools import Known, Record
-from data_tools.mining.rules import Candidate, Limits, Query
+from data_tools.mining.false_negatives import Candidate, JudgedQuery, RefusalLimits
+from data_tools.mining.finders import FINDERS, Asked, Pool, draw_rows, rows_of
+from data_tools.mining.pools import MiningRecord, PositiveIndex
+from data_tools.mining.selection import Choice, PairScorer, choose, draw_order
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
 from zh_embedder.core.similarity import one_with_many
@@ -40,7 +40,7 @@ SHORT_TAKEN, SHORT_REFUSED = "short_taken", "short_refused_"  # of those records
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class MiningSettings:
     """How negatives are mined, beside where from."""
 
     method: str = "dense"
@@ -52,16 +52,16 @@ class Settings:
     keep_neg: bool = False
     seed: int = 0
     block: int = 1024
-    limits: Limits = Limits()
+    limits: RefusalLimits = RefusalLimits()
     cross_margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class BlockContext:
     """What a block is mined with."""
 
-    settings: Settings
-    known: Known
+    settings: MiningSettings
+    known: PositiveIndex
     pools: Mapping[str | None, Pool]
     audited: frozenset[int]  # numbers of records that the audit shows
     model: Model | None = None
@@ -69,7 +69,9 @@ class Tools:
     query_prompt: str | None = None  # instead of the model's
 
 
-def mine_block(tools: Tools, records: Sequence[Record]) -> tuple[Counter[str], list[dict[str, Any]], list[str]]:
+def mine_block(
+    tools: BlockContext, records: Sequence[MiningRecord]
+) -> tuple[Counter[str], list[dict[str, Any]], list[str]]:
     """Mine for some records.
 
     Returns:
@@ -95,7 +97,7 @@ def mine_block(tools: Tools, records: Sequence[Record]) -> tuple[Counter[str], l
     return counts, audit, lines
 
 
-def mined(record: Record, choice: Choice, settings: Settings, counts: Counter[str]) -> dict[str, Any]:
+def mined(record: MiningRecord, choice: Choice, settings: MiningSettings, counts: Counter[str]) -> dict[str, Any]:
     """Return a record with its new negatives, counting what was done; scores of other negatives go."""
     kept = record.neg if settings.keep_neg else []
     old = set(kept)
@@ -110,7 +112,7 @@ def mined(record: Record, choice: Choice, settings: Settings, counts: Counter[st
     return {**{name: value for name, value in record.raw.items() if name not in stale}, "neg": neg}
 
 
-def candidates(tools: Tools, task: str | None, records: Sequence[Record]) -> list[Choice]:
+def candidates(tools: BlockContext, task: str | None, records: Sequence[MiningRecord]) -> list[Choice]:
     """Find the candidates of a task's records; none is judged yet."""
     settings, pool, model = tools.settings, tools.pools[task], tools.model
     vectors = None if model is None or pool.vectors is None else query_vectors(model, records, task, tools.query_prompt)
@@ -120,7 +122,7 @@ def candidates(tools: Tools, task: str | None, records: Sequence[Record]) -> lis
     scores = positive_scores(model, records, task, vectors) if model is not None and vectors is not None else None
     return [
         Choice(
-            query=Query(
+            query=JudgedQuery(
                 text=record.query,
                 positives=record.pos,
                 known=frozenset(tools.known.of(record.query)),
@@ -135,7 +137,11 @@ def candidates(tools: Tools, task: str | None, records: Sequence[Record]) -> lis
 
 
 def coming(
-    settings: Settings, pool: Pool, record: Record, rows: NDArray[np.int64], vector: NDArray[np.float32] | None
+    settings: MiningSettings,
+    pool: Pool,
+    record: MiningRecord,
+    rows: NDArray[np.int64],
+    vector: NDArray[np.float32] | None,
 ) -> Iterator[Candidate]:
     """Yield a record's candidates in the order in which they are judged."""
     window = rows if settings.method == "random" else rows[settings.first : settings.last]
@@ -144,7 +150,7 @@ def coming(
     ranked = ((first + place + 1, int(window[place])) for place in order)
     filling: Iterator[tuple[int, int]] = iter(())
     if settings.fill:
-        more = drawn(len(pool.texts), 4 * settings.negatives + len(rows), seed=settings.seed, number=record.number)
+        more = draw_rows(len(pool.texts), 4 * settings.negatives + len(rows), seed=settings.seed, number=record.number)
         filling = ((0, row) for row in more.tolist() if row not in set(window.tolist()))
     scores: dict[int, float] = {}
     if vector is not None and pool.vectors is not None:
@@ -159,7 +165,9 @@ def coming(
 # ---- vectors of records ---------------------------------------------------------------------------------------------
 
 
-def query_vectors(model: Model, records: Sequence[Record], task: str | None, asked: str | None) -> NDArray[np.float32]:
+def query_vectors(
+    model: Model, records: Sequence[MiningRecord], task: str | None, asked: str | None
+) -> NDArray[np.float32]:
     """Vectors of the records' queries, (Q, D), each behind its own `prompt`, the one asked for, or the task's."""
     encoder, prompt, limit = model.side(QUERY, task)
     prompt = prompt if asked is None else asked
@@ -168,7 +176,7 @@ def query_vectors(model: Model, records: Sequence[Record], task: str | None, ask
 
 
 def positive_scores(
-    model: Model, records: Sequence[Record], task: str | None, queries: NDArray[np.float32]
+    model: Model, records: Sequence[MiningRecord], task: str | None, queries: NDArray[np.float32]
 ) -> list[list[float]]:
     """Scores of each record's positives."""
     encoder, prompt, limit = model.side(KEY, task)
@@ -185,7 +193,7 @@ def positive_scores(
 # ---- audit and ledger -----------------------------------------------------------------------------------------------
 
 
-def audit_entry(record: Record, choice: Choice) -> dict[str, Any]:
+def audit_entry(record: MiningRecord, choice: Choice) -> dict[str, Any]:
     """What the audit shows of a record."""
     scores: list[float | None] = [*choice.query.scores] or [None] * len(record.pos)
     return {
@@ -193,20 +201,22 @@ def audit_entry(record: Record, choice: Choice) -> dict[str, Any]:
         "task": record.task,
         "query": record.query[:SHOWN_TEXT],
         "pos": [{"text": text[:SHOWN_TEXT], "score": score} for text, score in zip(record.pos, scores, strict=True)],
-        "taken": [shown(candidate) for candidate in choice.taken],
-        "refused": [{**shown(candidate), "reason": reason} for candidate, reason in choice.refused[:SHOWN_REFUSED]],
+        "taken": [audit_candidate(candidate) for candidate in choice.taken],
+        "refused": [
+            {**audit_candidate(candidate), "reason": reason} for candidate, reason in choice.refused[:SHOWN_REFUSED]
+        ],
         "refused_in_all": len(choice.refused),
     }
 
 
-def shown(candidate: Candidate) -> dict[str, Any]:
+def audit_candidate(candidate: Candidate) -> dict[str, Any]:
     """What the audit shows of a candidate."""
     return {"rank": candidate.rank, "score": candidate.score, "text": candidate.text[:SHOWN_TEXT]}
 
 
 def audited_numbers(records: int, count: int, seed: int) -> frozenset[int]:
     """Draw the records that the audit shows."""
-    return frozenset(drawn(records, count, seed=seed, number=records).tolist())
+    return frozenset(draw_rows(records, count, seed=seed, number=records).tolist())
 
 
 def block_file(folder: Path, block: int) -> Path:

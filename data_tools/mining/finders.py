@@ -1,4 +1,4 @@
-"""How candidates are found: by vectors, by words, by both, or at random. A finder is a function and a row of FINDERS.
+"""Candidate search: by vectors, by words, by both, or at random. A finder is a function and a row of FINDERS.
 
 Shapes: Q queries, K keys of the pool, D dimensions, H hits.
 """
@@ -81,10 +81,10 @@ def fuse(rankings: Sequence[Rows]) -> Rows:
 
 def at_random(pool: Pool, asked: Asked, hits: int) -> list[Rows]:
     """Draw keys, each at most once; what is drawn depends on the seed and the record's number alone."""
-    return [drawn(len(pool.texts), hits, seed=asked.seed, number=number) for number in asked.numbers]
+    return [draw_rows(len(pool.texts), hits, seed=asked.seed, number=number) for number in asked.numbers]
 
 
-def drawn(keys: int, count: int, *, seed: int, number: int) -> Rows:
+def draw_rows(keys: int, count: int, *, seed: int, number: int) -> Rows:
     """Draw rows for a record, each at most once."""
     rng = np.random.default_rng([seed, number])
     return rng.choice(keys, size=min(count, keys), replace=False).astype(np.int64)

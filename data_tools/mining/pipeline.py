@@ -1,4 +1,4 @@
-"""The steps of mining: read and check, write the pools, encode and index them, mine block by block, join."""
+"""Mining pipeline: records checked, pools written, encoded and indexed, blocks mined and joined."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from data_tools.mining.blocks import (
     OTHERS,
     SHORT,
     STALE_COUNT,
-    Settings,
-    Tools,
+    BlockContext,
+    MiningSettings,
     audited_numbers,
     block_file,
     join_blocks,
     mine_block,
     write_block,
 )
-from data_tools.mining.choose import PairScorer
+from data_tools.mining.false_negatives import CROSS_ENCODER, RULES
 from data_tools.mining.finders import WITH_VECTORS, WITH_WORDS, Pool
 from data_tools.mining.pools import (
     KEYS,
     STARTS,
-    Known,
-    Record,
+    MiningRecord,
+    PositiveIndex,
     Texts,
     corpus_texts,
     records_of,
@@ -39,7 +39,7 @@ from data_tools.mining.pools import (
     texts_of,
     write_texts,
 )
-from data_tools.mining.rules import CROSS_ENCODER, RULES
+from data_tools.mining.selection import PairScorer
 from data_tools.shared.ranks import in_turn, start_ranks
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
@@ -71,7 +71,7 @@ class Job:
 
     files: Sequence[Path]
     output: Path
-    settings: Settings
+    settings: MiningSettings
     corpus: Sequence[Path] = ()
     model: str | None = None
     instruct: bool = True
@@ -132,7 +132,7 @@ def mine(job: Job) -> None:
             encode_pool(job, model, task, roots[task], folder)
     in_turn(lambda: build_indexes(job, roots, folders) if first else None)
     pools = {task: open_pool(job, roots[task], folders[task], model) for task in known.tasks}
-    tools = Tools(
+    tools = BlockContext(
         job.settings,
         known,
         pools,
@@ -184,7 +184,7 @@ def as_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def finish(job: Job, known: Known) -> None:
+def finish(job: Job, known: PositiveIndex) -> None:
     """Write the output, the audit and the log."""
     blocks = -(-known.records // job.settings.block)
     counts, entries = join_blocks(job.folder, blocks, job.output)
@@ -226,7 +226,7 @@ def pool_folder(job: Job, number: int) -> Path:
     return job.folder / f"pool-{0 if job.corpus else number:02}"
 
 
-def write_pools(job: Job, known: Known) -> None:
+def write_pools(job: Job, known: PositiveIndex) -> None:
     """Write the keys of every pool that is not there yet."""
     for number, task in enumerate(known.tasks):
         folder = pool_folder(job, number) / "texts"
@@ -308,7 +308,7 @@ def load_scorer(job: Job) -> PairScorer | None:
 # ---- blocks ---------------------------------------------------------------------------------------------------------
 
 
-def mine_blocks(job: Job, tools: Tools) -> None:
+def mine_blocks(job: Job, tools: BlockContext) -> None:
     """Mine this rank's blocks that are not there yet."""
     rank, ranks = world()
     with Bar(tools.known.records, shown=rank == 0) as bar:
@@ -319,7 +319,7 @@ def mine_blocks(job: Job, tools: Tools) -> None:
             bar.advance(len(records))
 
 
-def blocks_of(job: Job) -> Iterator[tuple[int, list[Record]]]:
+def blocks_of(job: Job) -> Iterator[tuple[int, list[MiningRecord]]]:
     """Cut the records into blocks, in their order."""
     records, number = records_of(job.files), 0
     while some := list(islice(records, job.settings.block)):

@@ -1,4 +1,4 @@
-"""What negatives are mined from: every key once, in a file that is read line by line, and what the records know.
+"""Key pools: every candidate once, in a file that is read line by line, and the positives of all records.
 
     texts/keys.jsonl    {"id": "0", "text": ...}, a key a line; row r of a pool is line r
     texts/starts.npy    (K + 1,) where each line begins, so that any key is read without the others
@@ -33,7 +33,7 @@ CACHED = 8192  # texts: a block's queries and their neighbours are looked at aga
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class MiningRecord:
     """A line of the input."""
 
     number: int  # among all records of all files
@@ -58,7 +58,7 @@ class Record:
         return [answer for answer in self.raw.get("answers") or [] if answer]
 
 
-def records_of(files: Sequence[Path], *, show_progress: bool = False) -> Iterator[Record]:
+def records_of(files: Sequence[Path], *, show_progress: bool = False) -> Iterator[MiningRecord]:
     """Yield the records of all files in their order.
 
     Raises:
@@ -70,7 +70,7 @@ def records_of(files: Sequence[Path], *, show_progress: bool = False) -> Iterato
             row = group_row(raw, where)
             if not row["pos"]:
                 raise reject(f"{where}: pos", raw.get("pos"), "at least one text: negatives are mined for a positive")
-            yield Record(number, where, raw, row["pos"], row["neg"])
+            yield MiningRecord(number, where, raw, row["pos"], row["neg"])
             number += 1
 
 
@@ -81,7 +81,7 @@ def normalised(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PositiveIndex:
     """What one pass over the records tells."""
 
     records: int
@@ -98,7 +98,7 @@ class Known:
         return self.positives.get(text_hash(normalised(query)), set())
 
 
-def scan(files: Sequence[Path], *, show_progress: bool = False) -> Known:
+def scan(files: Sequence[Path], *, show_progress: bool = False) -> PositiveIndex:
     """Read all records once: are they right, which tasks are there, and what is positive for whom.
 
     Raises:
@@ -114,7 +114,7 @@ def scan(files: Sequence[Path], *, show_progress: bool = False) -> Known:
         count += 1
     if not count:
         raise UserError(f"FILES: no records in {', '.join(map(str, files))}")
-    return Known(count, tuple(tasks), positives, frozenset().union(*positives.values()))
+    return PositiveIndex(count, tuple(tasks), positives, frozenset().union(*positives.values()))
 
 
 def texts_of(files: Sequence[Path], task: str | None) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""What several tools use."""
+"""Parts that several tools use."""

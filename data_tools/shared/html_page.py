@@ -1,4 +1,4 @@
-"""The frame of the pages that the tools write: one style, light and dark, nothing fetched from anywhere."""
+"""Frame of the tools' HTML pages: one style, light and dark, nothing loaded from a server."""
 
 from __future__ import annotations
 

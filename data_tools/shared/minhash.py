@@ -1,4 +1,4 @@
-"""Texts that nearly repeat each other, found by MinHash over their character n-grams: signatures in memory, no texts.
+"""MinHash near-duplicates over character n-grams: signatures in memory, no texts.
 
 A signature is the least of each of P random hashes over the n-grams of a text: two texts agree in each with the
 probability of their Jaccard similarity (Broder 1997). Signatures are cut into bands; texts that agree in all rows of

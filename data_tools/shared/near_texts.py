@@ -1,4 +1,4 @@
-"""Texts that are equal but for their spelling, and nearly equal ones: normalisation, digests, Jaccard, MinHash.
+"""Near-duplicate comparison: normalisation, digests, Jaccard, MinHash.
 
 Only digests of training texts are kept (8 bytes each); texts are kept of evaluation sets alone.
 """

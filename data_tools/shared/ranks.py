@@ -1,4 +1,4 @@
-"""Tools on several ranks of torchrun: how they find each other and wait for each other."""
+"""Ranks of torchrun in tools: how they find each other and wait for each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of JSON Lines as the tools read and write them: streams, with progress, whole or not at all."""
+"""Record files: JSON Lines read and written as streams, with progress, whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What texts share, letter by letter: sets of runs of N letters, as 64-bit hashes.
+"""Character shingles: sets of runs of N letters, as 64-bit hashes, to tell what texts share.
 
 Letters and digits are compared folded, without white space and punctuation, as everywhere (`segment.letters`).
 """

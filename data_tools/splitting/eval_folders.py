@@ -1,4 +1,4 @@
-"""BEIR folders out of record files: queries, every key that the records name as corpus, judgements."""
+"""Evaluation folders in BEIR's layout, from record files: queries, every key that the records name, judgements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proof of a split, computed anew from the files that were written: what two parts have in common."""
+"""Split proof, computed anew from the files that were written: what two parts have in common."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Proof:
         yield "proof: " + ("holds" if self.holds else "FAILS")
 
 
-class Seen:
+class PartsByText:
     """Which part has a text, by hash."""
 
     def __init__(self) -> None:
@@ -77,8 +77,8 @@ def prove(written: Mapping[str, Sequence[Path]], *, near: float | None, groups_p
         near: similarity from which texts count as near-duplicates; None does not look.
         groups_per_file: a group's name counts within files of one name.
     """
-    seen = {kind: Seen() for kind in KINDS}
-    negatives = Seen()
+    seen = {kind: PartsByText() for kind in KINDS}
+    negatives = PartsByText()
     texts = Collection() if near is not None else None
     for number, (part, files) in enumerate(written.items()):
         for path in files:
@@ -104,7 +104,7 @@ def prove(written: Mapping[str, Sequence[Path]], *, near: float | None, groups_p
     return Proof(shared, checked, near, pairs, crossing(negatives, seen["positives"], list(written)))
 
 
-def crossing(negatives: Seen, positives: Seen, names: Sequence[str]) -> dict[str, int]:
+def crossing(negatives: PartsByText, positives: PartsByText, names: Sequence[str]) -> dict[str, int]:
     """Count, for each part, the positives of other parts that are negatives there."""
     counts = dict.fromkeys(names, 0)
     for key, parts in positives.parts.items():

@@ -1,4 +1,4 @@
-"""Scores that are kept by the hash of all that decides them: one SQLite file, and one of each rank while they work.
+"""Score cache, by the hash of all that decides a score: one SQLite file, and one of each rank while they work.
 
 OUT.scores.sqlite          read by all ranks, written by the first alone while the others wait
 OUT.scores.sqlite.rank-1   what rank 1 scores; goes into the file above at the end, or when the next run starts

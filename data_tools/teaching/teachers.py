@@ -1,4 +1,4 @@
-"""Teachers: what scores a key for a query. A teacher is a class and a row of TEACHERS.
+"""Teacher models: cross-encoder, language model, embedder. A teacher is a class and a row of TEACHERS.
 
 language_model: score(key) = max over answers a of (1/|a|) sum_t log p(a_t | prompt(key, query), a_<t): the tokens of
 the answer alone count, as in LLM-Embedder's `run_lm_score.py`; `--reduction sum` leaves out the 1/|a|.

@@ -15,13 +15,13 @@ from zh_embedder.bases.vocabulary import (
     Counts,
     choose_pieces,
     common_characters,
-    main,
     make_tokenizer,
     shares,
     simplified,
     unknown_share,
 )
 from zh_embedder.core.errors import UserError
+from zh_embedder.vocabulary import main
 
 LINES = ["我们在北京大学学习人工智能", "北京大学的学生在学习中文", "学习人工智能要用 gpu 和 gpu 服务器", "今天天气很好"]
 

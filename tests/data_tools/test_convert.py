@@ -7,12 +7,14 @@ import zipfile
 
 import pytest
 
-from data_tools.convert import convert, main, parser
+from data_tools import convert
+from data_tools.convert import main
 from data_tools.converting.dialogue import most_alike, repeats
 from data_tools.converting.formats import FORMATS
 from data_tools.converting.tools import last_request
 from data_tools.shared.record_files import read_records
 from tests.jsonl import write as write_lines
+from zh_embedder.cli import build_parser
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.schema import parse_line
 
@@ -45,7 +47,7 @@ def write(path, text, encoding="utf-8"):
 def run(tmp_path, *words, name="out.jsonl"):
     """The records that a command writes, each of them valid."""
     output = tmp_path / "out" / name
-    assert convert(parser().parse_args([*map(str, words), "--output", str(output)])) == 0
+    convert.run(build_parser("convert").parse_args([*map(str, words), "--output", str(output)]))
     records = [record for _, record in read_records(output)]
     for record in records:
         assert parse_line(json.dumps(record, ensure_ascii=False), "out")[1] == set()

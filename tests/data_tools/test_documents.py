@@ -6,16 +6,16 @@ import logging
 import pytest
 
 from data_tools.generating.documents import read_documents
-from data_tools.generating.html_blocks import Block, one_line, read_page
+from data_tools.generating.html_blocks import TextBlock, one_line, read_page
 from data_tools.generating.pdf_text import chapter_level, unwrapped, without_running_heads
 from zh_embedder.core.errors import UserError
 
 SERVICE, PRICE = ("对象存储手册",), ("对象存储手册", "价格")
 BLOCKS = [
-    Block("对象存储保存任意大小的文件。", SERVICE),
-    Block("每个文件有一个名字。", SERVICE),
-    Block("按用量计费。", PRICE),
-    Block("区域 | 单价\n北京 | 0.12 元", PRICE),
+    TextBlock("对象存储保存任意大小的文件。", SERVICE),
+    TextBlock("每个文件有一个名字。", SERVICE),
+    TextBlock("按用量计费。", PRICE),
+    TextBlock("区域 | 单价\n北京 | 0.12 元", PRICE),
 ]
 
 
@@ -94,7 +94,7 @@ def test_word_headings_in_styles_of_ones_own_are_headings(tmp_path):
     own.add_paragraph("总则", style="1级标题")
     own.add_paragraph("正文。")
     own.save(tmp_path / "a.docx")
-    assert read_one(tmp_path / "a.docx").blocks == [Block("正文。", ("总则",))]
+    assert read_one(tmp_path / "a.docx").blocks == [TextBlock("正文。", ("总则",))]
 
 
 def make_pdf(path, pages, marks=()):
@@ -127,12 +127,12 @@ def test_pdf_lines_are_joined_running_heads_go_and_bookmarks_are_headings(tmp_pa
     document = read_one(tmp_path / "手册.pdf")
     assert document.title == "手册"
     assert document.blocks == [
-        Block("对象存储保存任意大小的文件，每个文件有一个名字，名字在同一个容器里不能重复。", ("概述",)),
-        Block(
+        TextBlock("对象存储保存任意大小的文件，每个文件有一个名字，名字在同一个容器里不能重复。", ("概述",)),
+        TextBlock(
             "按用量计费，每个月的第一天结算上一个月的用量，余额不足时会先发出提醒，再暂停服务。",
             ("概述", "第二章 价格"),
         ),
-        Block("其余见合同，合同与本手册不一致时以合同为准，合同没有写明的以手册为准。", ("概述", "第二章 价格")),
+        TextBlock("其余见合同，合同与本手册不一致时以合同为准，合同没有写明的以手册为准。", ("概述", "第二章 价格")),
     ]
     assert "left out: 6 lines of running heads" in caplog.text
 
@@ -142,9 +142,9 @@ def test_plain_text_has_paragraphs_and_chapters(tmp_path):
     blocks = read_one(written(tmp_path / "a.txt", text)).blocks
     chapter = ("第一章 总则",)
     assert blocks == [
-        Block("第一条 为了规范市场，\n制定本法。", chapter),
-        Block("第二条 适用。", chapter),
-        Block("第三条 另定。", (*chapter, "第二节 分则")),
+        TextBlock("第一条 为了规范市场，\n制定本法。", chapter),
+        TextBlock("第二条 适用。", chapter),
+        TextBlock("第三条 另定。", (*chapter, "第二节 分则")),
     ]
 
 
@@ -153,8 +153,8 @@ def test_json_lines_are_a_document_each(tmp_path):
     with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as stream:
         stream.write(lines)
     first, second = read_documents([str(tmp_path / "a.jsonl.gz")])
-    assert (first.name, first.title, first.blocks) == ("a.jsonl.gz#1", "题", [Block("甲。"), Block("乙。")])
-    assert (second.name, second.blocks) == ("a.jsonl.gz#x", [Block("丙。")])
+    assert (first.name, first.title, first.blocks) == ("a.jsonl.gz#1", "题", [TextBlock("甲。"), TextBlock("乙。")])
+    assert (second.name, second.blocks) == ("a.jsonl.gz#x", [TextBlock("丙。")])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_heading_ends_those_of_its_level_and_below(tmp_path):
 
 def test_a_front_matter_gives_the_title_and_is_no_text(tmp_path):
     document = read_one(written(tmp_path / "a.md", "---\ntitle: 手册\ntags: [a]\n---\n正文。\n"))
-    assert (document.title, document.blocks) == ("手册", [Block("正文。")])
+    assert (document.title, document.blocks) == ("手册", [TextBlock("正文。")])
 
 
 def test_files_are_named_below_their_folder_and_other_kinds_are_said(tmp_path, caplog):
@@ -249,11 +249,11 @@ def test_white_space_collapses_as_chinese_is_written(text, line):
 
 def test_line_breaks_of_a_page_stay_and_deep_nesting_does_not_matter():
     page = read_page("<div>" * 3000 + "甲<br/>乙" + "</div>" * 3000)
-    assert page.blocks == [Block("甲\n乙")]
+    assert page.blocks == [TextBlock("甲\n乙")]
 
 
 def test_code_keeps_its_lines():
-    assert read_page("<pre>\na = 1\n  b = 2\n</pre>").blocks == [Block("a = 1\n  b = 2")]
+    assert read_page("<pre>\na = 1\n  b = 2\n</pre>").blocks == [TextBlock("a = 1\n  b = 2")]
 
 
 @pytest.mark.parametrize(

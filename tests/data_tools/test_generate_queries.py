@@ -8,11 +8,11 @@ import time
 import pytest
 
 from data_tools.generate_queries import main
-from data_tools.generating.ask_all import Budget, Request
-from data_tools.generating.filters import Limits, Query, judged, records_of
+from data_tools.generating.filters import FilterLimits, GeneratedQuery, judged, records_of
 from data_tools.generating.ledger import Entry, Ledger
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import PROMPTS, Garbage, Written, read_answer, read_prompts
+from data_tools.generating.requests import Budget, Request
 from data_tools.generating.round_trip import load_retriever, ranks_of
 from examples.from_documents.recorded_endpoint import Endpoint, recorded, write_documents
 from tests.processes import forked, start
@@ -464,27 +464,27 @@ OTHER = Passage("d#2", "d", (), "", "块存储挂在云主机上，像一块硬�
     ],
 )
 def test_queries_are_judged_by_themselves(query, reason):
-    (found,) = judged([(PASSAGE, "qa", [Written(query)])], Limits(longest=40, refuse=["本文"], copied=20))
+    (found,) = judged([(PASSAGE, "qa", [Written(query)])], FilterLimits(longest=40, refuse=["本文"], copied=20))
     assert found.reason == reason
 
 
 def test_near_copies_within_a_document_are_refused_and_other_tasks_are_apart():
     first, second = "对象存储里单个文件最大可以有多大", "对象存储里单个文件最大可以有多大呢"
     answers = [(PASSAGE, "qa", [Written(first), Written(second)]), (PASSAGE, "title", [Written(second)])]
-    assert [query.reason for query in judged(answers, Limits())] == ["", "repeated", ""]
-    assert [query.reason for query in judged(answers, Limits(near=1.0))] == ["", "", ""]
+    assert [query.reason for query in judged(answers, FilterLimits())] == ["", "repeated", ""]
+    assert [query.reason for query in judged(answers, FilterLimits(near=1.0))] == ["", "", ""]
     elsewhere = Passage("e#1", "e", (), "", "x")
     answers = [(PASSAGE, "qa", [Written(first)]), (elsewhere, "qa", [Written(second)])]
-    assert [query.reason for query in judged(answers, Limits())] == ["", ""]
+    assert [query.reason for query in judged(answers, FilterLimits())] == ["", ""]
 
 
 def test_one_query_of_two_passages_is_one_record_with_two_positives():
     answers = [(PASSAGE, "qa", [Written("文件最大多大？", "五十太")]), (OTHER, "qa", [Written("文件最大多大")])]
-    (record,) = records_of(judged(answers, Limits()), "q")
+    (record,) = records_of(judged(answers, FilterLimits()), "q")
     assert record["pos"] == [PASSAGE.key, OTHER.key]
     assert record["answers"] == ["五十太"]
     assert (
-        judged([(PASSAGE, "qa", [Written("文件最大多大？"), Written("文件最大多大")])], Limits())[1].reason
+        judged([(PASSAGE, "qa", [Written("文件最大多大？"), Written("文件最大多大")])], FilterLimits())[1].reason
         == "repeated"
     )
 
@@ -507,7 +507,7 @@ def test_ranks_are_those_of_the_retriever(tiny_bert):
 
     keys = [text_of(city, dish) for city, dish in CITIES.items()]
     passages = [Passage(f"{n}#1", str(n), (), "", key) for n, key in enumerate(keys)]
-    queries = [Query(f"{city}早晨", "qa", passage) for city, passage in zip(CITIES, passages, strict=True)]
+    queries = [GeneratedQuery(f"{city}早晨", "qa", passage) for city, passage in zip(CITIES, passages, strict=True)]
     assert ranks_of(queries, keys, hits=3) == [1] * len(keys)  # its city is in no other passage
     encoder = Encoder.from_pretrained(tiny_bert)
     scores = encoder.encode([query.text for query in queries]) @ encoder.encode(keys).T

@@ -6,17 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from data_tools.make_pairs import (
-    Recipe,
-    Sample,
-    document_pairs,
-    fragments,
-    main,
-    sentences,
-    span_pair,
-    turn_pairs,
-    windows,
-)
+from data_tools.make_pairs import main
+from data_tools.pairing.pair_kinds import Recipe, document_pairs, fragments, span_pair, turn_pairs
+from data_tools.pairing.pipeline import Reservoir
+from data_tools.pairing.windows import bare_sentences, windows
 from data_tools.shared.shingles import Shingles, hashes
 from tests.jsonl import read, write
 from zh_embedder.core.errors import UserError
@@ -35,19 +28,19 @@ def rng():
 
 def test_sentences_lose_nothing_but_white_space():
     text = "他说：“好！”然后走了。 真的吗？\n第二行没有句号"
-    assert sentences(text) == ["他说：“好！”", "然后走了。", "真的吗？", "第二行没有句号"]
-    assert "".join(sentences(TEXT)) == TEXT
+    assert bare_sentences(text) == ["他说：“好！”", "然后走了。", "真的吗？", "第二行没有句号"]
+    assert "".join(bare_sentences(TEXT)) == TEXT
 
 
 def test_windows_are_neighbouring_sentences_each_once():
-    cut = windows(sentences(TEXT), rng())
+    cut = windows(bare_sentences(TEXT), rng())
     assert "".join("".join(window) for window in cut) == TEXT
     assert all(len("".join(window)) <= 350 for window in cut)
     assert len({len("".join(window)) for window in cut}) > 3
 
 
 def test_a_span_comes_from_its_window_and_is_taken_out_of_it():
-    window = sentences(TEXT)[:5]
+    window = bare_sentences(TEXT)[:5]
     for seed in range(50):
         query, key = span_pair(window, Recipe(remove=1.0), random.Random(seed))
         rests = ["".join(part for part in window if part is not source) for source in window if query in source]
@@ -62,7 +55,7 @@ def test_a_window_of_one_sentence_is_not_emptied():
 
 
 def test_fragments_stand_in_their_window():
-    window = sentences(TEXT)[:5]
+    window = bare_sentences(TEXT)[:5]
     for seed in range(50):
         assert all(piece in "".join(window) for piece in fragments(window, random.Random(seed)).split())
 
@@ -98,7 +91,7 @@ def test_titles_go_in_front_of_the_share_that_is_asked_for():
 def test_a_sample_is_drawn_alike_from_the_whole_stream():
     found = np.zeros(20)
     for seed in range(400):
-        sample = Sample(5, random.Random(seed))
+        sample = Reservoir(5, random.Random(seed))
         for index in range(20):
             sample.add("", ("span", str(index), ""))
         assert len(sample.kept) == 5

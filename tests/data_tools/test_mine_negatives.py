@@ -8,15 +8,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_tools.mine_negatives import build_parser, main, window_of
+from data_tools.mine_negatives import main, window_of
 from data_tools.mining.audit_page import advice
-from data_tools.mining.blocks import Settings
-from data_tools.mining.choose import Choice, choose
+from data_tools.mining.blocks import MiningSettings
+from data_tools.mining.false_negatives import Candidate, JudgedQuery, RefusalLimits
 from data_tools.mining.finders import fuse
 from data_tools.mining.pools import Texts, write_texts
-from data_tools.mining.rules import Candidate, Limits, Query
+from data_tools.mining.selection import Choice, choose
 from tests.jsonl import read, write
 from tests.processes import finish, forked, start
+from zh_embedder.cli import build_parser
 from zh_embedder.models.encoder import Encoder
 
 SECONDS = 20
@@ -128,9 +129,9 @@ def test_reciprocal_ranks_are_fused_as_by_hand():
 
 def test_a_cross_encoder_takes_candidates_back_until_enough_are_left():
     coming = iter([Candidate(i, i, f"候选{i}", None) for i in range(1, 9)])
-    choice = Choice(Query("问", ["答"]), coming, wanted=3)
+    choice = Choice(JudgedQuery("问", ["答"]), coming, wanted=3)
     scores = {"答": 5.0, "候选1": 9.0, "候选3": 5.0, "候选4": 4.6}
-    choose([choice], Limits(), scorer=lambda pairs: [scores.get(key, 0.0) for _, key in pairs], cross_margin=0.5)
+    choose([choice], RefusalLimits(), scorer=lambda pairs: [scores.get(key, 0.0) for _, key in pairs], cross_margin=0.5)
     assert [c.row for c in choice.taken] == [2, 5, 6]
     assert [(c.row, why) for c, why in choice.refused] == [
         (1, "cross_encoder"),
@@ -146,7 +147,7 @@ def test_a_key_is_read_from_the_middle_of_the_file_whatever_it_holds(tmp_path):
 
 
 def test_the_flags_of_the_ancestors_are_understood(tmp_path):
-    parse = build_parser().parse_args
+    parse = build_parser("mine").parse_args
     assert window_of(parse(["--input_file", "a", "--output_file", "b", "--range_for_sampling", "10-210"])) == (10, 210)
     assert window_of(parse(["a", "--hits", "200", "--max_neg_num", "100", "--output", "b"])) == (0, 200)
     assert window_of(parse(["a", "--output", "b"])) == (10, 210)
@@ -197,7 +198,7 @@ def counted(**counts):
 
 
 def test_records_left_short_are_blamed_on_the_option_that_refused_most_of_their_candidates():
-    settings = Settings(negatives=10, limits=Limits(percent=0.9, margin=0.1), cross_margin=0.5)
+    settings = MiningSettings(negatives=10, limits=RefusalLimits(percent=0.9, margin=0.1), cross_margin=0.5)
     assert advice(counted(short=5), settings) is None
     short = {"short": 20, "without": 7, "short_taken": 40, "short_refused_percent": 50, "short_refused_positive": 10}
     said = advice(counted(**short, percent=50, margin=9999), settings)

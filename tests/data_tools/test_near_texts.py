@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from data_tools.doctoring.duplicate_checks import Seen
+from data_tools.doctoring.duplicate_checks import DuplicateIndex
 from data_tools.doctoring.record_checks import item_of
-from data_tools.doctoring.text_checks import control, letters, markup, mojibake, script
+from data_tools.doctoring.text_checks import control, letter_width, markup, mojibake, script
 from data_tools.shared.near_texts import Known as KnownText
 from data_tools.shared.near_texts import NearIndex, alike, grams, jaccard, near, normal
 from tests.data_tools.test_doctor import POSITIVE, record, sentence
@@ -43,7 +43,7 @@ def test_scripts_and_widths_of_single_texts():
         None,
         0,
     ]
-    assert [letters(t) for t in ("ＧＰＴ", "GPT", "模型")] == [1, 0, None]
+    assert [letter_width(t) for t in ("ＧＰＴ", "GPT", "模型")] == [1, 0, None]
 
 
 def test_numbers_and_negations_make_other_facts_of_nearly_equal_texts():
@@ -67,7 +67,7 @@ def test_the_index_finds_what_comparing_with_all_finds():
 
 
 def test_no_text_is_kept_of_training_records():
-    seen = Seen()
+    seen = DuplicateIndex()
     row, _ = parse_line(json.dumps(record()), "a:1")
     seen.add(item_of(row, "a", 1))
     columns = [seen.records, seen.positives, seen.negatives, seen.queries.subjects, seen.verdicts.subjects]

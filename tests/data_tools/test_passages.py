@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 
 from data_tools.generating.documents import Document
-from data_tools.generating.html_blocks import Block
-from data_tools.generating.passages import Passage, Size, cut, pack, pieces
+from data_tools.generating.html_blocks import TextBlock
+from data_tools.generating.passages import Passage, PassageSize, cut_into_passages, pack, pieces
 from zh_embedder.core.errors import UserError
 
 
 def document(*blocks, title=""):
-    return Document("d.md", title, [Block(text, headings) for text, headings in blocks])
+    return Document("d.md", title, [TextBlock(text, headings) for text, headings in blocks])
 
 
 def test_pieces_lose_nothing():
@@ -36,8 +36,8 @@ def test_passages_without_their_overlaps_are_the_text():
         for _ in range(rng.randint(1, 8)):
             text = "".join(rng.choice("甲乙丙丁戊，。！") for _ in range(rng.randint(1, 300)))
             blocks.append((text, tuple(rng.choice("AB") for _ in range(rng.randint(0, 2)))))
-        size = Size(rng.choice([40, 100, 300]), rng.choice([0, 10, 20]), rng.choice([0, 20]))
-        found = cut(document(*blocks), size)
+        size = PassageSize(rng.choice([40, 100, 300]), rng.choice([0, 10, 20]), rng.choice([0, 20]))
+        found = cut_into_passages(document(*blocks), size)
         plain = "".join(passage.own for passage in found).translate(dict.fromkeys(map(ord, "\nAB> ")))
         assert plain == "".join(text for text, _ in blocks)
         assert all(len(passage.overlap + passage.own) <= size.longest for passage in found)
@@ -46,7 +46,7 @@ def test_passages_without_their_overlaps_are_the_text():
 
 def test_overlaps_are_the_last_sentences_of_the_passage_before():
     text = "".join(f"第{number}句有十个字整。" for number in range(1, 10))  # 9 characters each
-    found = cut(document((text, ())), Size(60, 20, 0))
+    found = cut_into_passages(document((text, ())), PassageSize(60, 20, 0))
     assert len(found) == 2
     assert [passage.overlap for passage in found] == ["", *(p.own[-18:] for p in found[:-1])]
     assert "".join(passage.own for passage in found) == text
@@ -54,45 +54,51 @@ def test_overlaps_are_the_last_sentences_of_the_passage_before():
 
 def test_a_passage_is_never_repeated_whole():
     text = "".join(f"第{number}句有十个字整。" for number in range(1, 10))
-    found = cut(document((text, ())), Size(40, 20, 0))
+    found = cut_into_passages(document((text, ())), PassageSize(40, 20, 0))
     assert all(before.own not in after.overlap for before, after in pairwise(found))
 
 
 def test_passages_are_about_equally_long():
     parts = ["一二三四五六七八九。"] * 11  # 110 characters in passages of at most 50: not 50, 50, 10
-    lengths = [len(own) for _, own in pack(parts, Size(50, 0, 0))]
+    lengths = [len(own) for _, own in pack(parts, PassageSize(50, 0, 0))]
     assert sum(lengths) == 110
     assert lengths == [40, 40, 30]
 
 
 def test_what_is_left_is_shared_out_anew_after_every_passage():
     parts = ["一" * 39 + "。", "二" * 24 + "。", "三" * 24 + "。", "四" * 9 + "。"]
-    assert [len(own) for _, own in pack(parts, Size(50, 0, 0))] == [40, 25, 35]  # not 40, 50, 10
+    assert [len(own) for _, own in pack(parts, PassageSize(50, 0, 0))] == [40, 25, 35]  # not 40, 50, 10
 
 
 def test_sections_that_are_long_enough_stay_apart_though_they_would_fit_together():
     blocks = [("甲" * 60, ("手册", "一")), ("乙" * 60, ("手册", "二"))]
-    assert [passage.headings[-1] for passage in cut(document(*blocks), Size(200, 0, 50))] == ["一", "二"]
+    assert [passage.headings[-1] for passage in cut_into_passages(document(*blocks), PassageSize(200, 0, 50))] == [
+        "一",
+        "二",
+    ]
 
 
 def test_headings_stand_above_the_text_once():
     blocks = [("甲" * 60 + "。", ("手册",)), ("乙" * 60 + "。", ("手册", "价格"))]
-    keys = [passage.key for passage in cut(document(*blocks, title="手册"), Size(100, 0, 50))]
+    keys = [passage.key for passage in cut_into_passages(document(*blocks, title="手册"), PassageSize(100, 0, 50))]
     assert keys == ["手册\n" + "甲" * 60 + "。", "手册 > 价格\n" + "乙" * 60 + "。"]
-    (other,) = cut(document(("甲。", ("第一章",)), title="民法"), Size(100, 0, 50))
+    (other,) = cut_into_passages(document(("甲。", ("第一章",)), title="民法"), PassageSize(100, 0, 50))
     assert other.key == "民法 > 第一章\n甲。"
 
 
 def test_short_sections_join_the_next_with_their_headings_in_the_text():
     blocks = [("甲。", ("手册", "一")), ("乙。", ("手册", "二")), ("丙" * 60 + "。", ("手册", "三"))]
-    (found,) = cut(document(*blocks), Size(200, 0, 50))
+    (found,) = cut_into_passages(document(*blocks), PassageSize(200, 0, 50))
     assert found.headings == ("手册",)
     assert found.own == "一\n甲。\n二\n乙。\n三\n" + "丙" * 60 + "。"
 
 
 def test_a_short_section_that_fits_nowhere_stays_alone():
     blocks = [("甲。", ("一",)), ("乙" * 99 + "。", ("二",))]
-    assert [passage.headings for passage in cut(document(*blocks), Size(100, 0, 50))] == [("一",), ("二",)]
+    assert [passage.headings for passage in cut_into_passages(document(*blocks), PassageSize(100, 0, 50))] == [
+        ("一",),
+        ("二",),
+    ]
 
 
 def test_the_key_of_a_text_without_headings_is_the_text():
@@ -110,4 +116,4 @@ def test_the_key_of_a_text_without_headings_is_the_text():
 )
 def test_sizes_that_cannot_be_are_refused(values, message):
     with pytest.raises(UserError, match=message):
-        Size(*values)
+        PassageSize(*values)

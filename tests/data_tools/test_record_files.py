@@ -1,10 +1,8 @@
-"""What the tools read and write: every compression, whole or not at all, one message for a mistake."""
+"""What the tools read and write: every compression, whole or not at all."""
 
 import pytest
 
-from data_tools.shared.command import call, make_parser
 from data_tools.shared.record_files import find_records, lines_to, read_records, write_records
-from zh_embedder.core.errors import UserError
 
 RECORDS = [{"query": "问一", "pos": ["答\n一"], "task": "qa"}, {"query": "问二", "pos": ["答\u2028二"]}]
 
@@ -25,15 +23,3 @@ def test_a_crash_leaves_what_was_there(tmp_path, name):
         raise RuntimeError
     assert len(list(read_records(tmp_path / name))) == 2
     assert [p.name for p in tmp_path.iterdir()] == [name]
-
-
-def test_a_mistake_is_one_message_and_code_2_and_findings_are_the_works_own_code(capsys):
-    def mistaken(_):
-        raise UserError("a.jsonl:3: query: got 1, expected a string")
-
-    parser = make_parser("doctor", "Looks.", "a.jsonl")
-    assert call(parser, mistaken, []) == 2
-    assert capsys.readouterr().err == "error: a.jsonl:3: query: got 1, expected a string\n"
-    assert call(parser, lambda _: 1, []) == 1
-    assert call(parser, lambda _: None, []) == 0
-    assert "example: python -m data_tools.doctor a.jsonl" in parser.format_help()

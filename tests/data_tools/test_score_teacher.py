@@ -6,11 +6,13 @@ import shutil
 import pytest
 import torch
 
-from data_tools.score_teacher import advice, histogram, main
+from data_tools.score_teacher import main, options_of
 from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
+from data_tools.teaching.score_summary import advice, histogram
 from data_tools.teaching.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
 from tests.jsonl import write
 from tests.processes import finish, forked, start
+from zh_embedder.cli import build_parser
 from zh_embedder.core.errors import UserError
 from zh_embedder.losses.teacher_temperature import entropy_shares
 from zh_embedder.models.cross_encoder import batches
@@ -233,8 +235,7 @@ def command(folder, model, name):
 
 
 def test_every_rank_scores_its_chunks_in_the_batches_of_a_single_process(tmp_path, tiny_bert, monkeypatch):
-    from data_tools import score_teacher
-    from data_tools.teaching import teachers
+    from data_tools.teaching import pipeline, teachers
 
     asked = []
     real = teachers.Embedder.scores
@@ -242,13 +243,13 @@ def test_every_rank_scores_its_chunks_in_the_batches_of_a_single_process(tmp_pat
     words = [str(word) for word in command(tmp_path, tiny_bert, "one.jsonl")[2:]]
     assert main(words) == 0
     alone, batches_of = asked.copy(), []
-    args = score_teacher.build_parser().parse_args(words)
+    options = options_of(build_parser("score").parse_args(words))
     teacher = teachers.Embedder.load(TeacherSettings(model=str(tiny_bert), dtype="fp32"))
     for rank in (1, 0, 2):  # in any order: they know nothing of each other
         asked.clear()
-        monkeypatch.setattr(score_teacher, "world", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr(pipeline, "world", lambda rank=rank: (rank, 3))
         cache = Cache(tmp_path / f"rank{rank}")
-        score_teacher.score_share([tmp_path / "in.jsonl"], teacher, "id", cache, args)
+        pipeline.score_share(options.files, teacher, "id", cache, options)
         batches_of.append((rank, asked.copy()))
         cache.close()
     own = dict(batches_of)
@@ -272,8 +273,7 @@ def test_scores_that_ranks_left_are_taken_over_once(tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_of_which_one_was_killed_write_what_one_process_does(tmp_path, tiny_bert, monkeypatch):
-    from data_tools import score_teacher
-    from data_tools.teaching import teachers
+    from data_tools.teaching import pipeline, teachers
 
     one = [str(word) for word in command(tmp_path, tiny_bert, "one.jsonl")[2:]]
     assert main(one) == 0
@@ -290,8 +290,8 @@ def test_two_ranks_of_which_one_was_killed_write_what_one_process_does(tmp_path,
     Cache(kept).close()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(teachers.Embedder, "scores", dies)
-        patched.setattr(score_teacher, "world", lambda: (1, 2))
-        patched.setattr(score_teacher, "start_ranks", lambda: 1)
+        patched.setattr(pipeline, "world", lambda: (1, 2))
+        patched.setattr(pipeline, "start_ranks", lambda: 1)
         main(two[2:])
     assert file_of_rank(kept, 1).is_file()
     assert f"takes over {sum(calls[:2])} scores" in finish(start([*forked(2), *two], tmp_path))

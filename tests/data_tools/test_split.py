@@ -6,9 +6,11 @@ import random
 
 import pytest
 
+from data_tools import split
 from data_tools.shared.record_files import read_records, write_records
-from data_tools.split import main, parser, split
+from data_tools.split import main
 from data_tools.splitting.proof import prove
+from zh_embedder.cli import build_parser
 from zh_embedder.core.errors import UserError
 from zh_embedder.data.source_groups import Unions, draw_groups
 from zh_embedder.evaluation.read_retrieval import read_retrieval_set
@@ -29,7 +31,7 @@ def record(number, *, query=None, pos=None, group=None, neg=(), task="qa"):
 
 
 def run(folder, files, *words):
-    return split(parser().parse_args([*map(str, files), "--output", str(folder), *map(str, words)]))
+    return split.run(build_parser("split").parse_args([*map(str, files), "--output", str(folder), *map(str, words)]))
 
 
 def part(folder, name):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zh_embedder.bases.vocabulary import main as build_vocabulary
 from zh_embedder.models.encoder import Encoder, load_encoder
-from zh_embedder.pretraining.saturation import IDLE
-from zh_embedder.pretraining.static_base import LEAST, document_frequency, main, passages, piece_vectors, weights
+from zh_embedder.new_base import main
+from zh_embedder.pretraining.static_base import IDLE, LEAST, document_frequency, passages, piece_vectors, weights
+from zh_embedder.vocabulary import main as build_vocabulary
 
 LINES = [
     "我们在北京大学学习人工智能。",
@@ -114,8 +114,7 @@ def test_new_layers_learn(made, tmp_path):
         (["--layers", "-1"], "--layers: got -1"),
         (["--hidden_size", "64", "--heads", "4"], "--corpus: got None"),
         (["--hidden_size", "20"], "--hidden_size: got 20, expected 40 or more"),
-        (["--saturate", "-1"], "--saturate: got -1"),
-        (["--saturate", "0.3"], "--layers: got 0"),
+        (["--passages", "0"], "--passages: got 0"),
     ],
 )
 def test_wrong_flags_are_refused(made, tmp_path, capsys, flags, said):

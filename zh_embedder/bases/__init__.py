@@ -1,1 +1,1 @@
-"""Where bases come from: names, folder formats, vocabularies, random weights."""
+"""Base models: names, folder formats, vocabularies, random weights."""

@@ -1,6 +1,8 @@
-"""A table of single characters as the `Precompiled` normaliser of the tokenizers library reads it.
+"""Character map: a table of single characters, as the `Precompiled` normaliser of the tokenizers library reads it.
 
-It lies inside tokenizer.json, so that every reader of the file folds Traditional into Simplified characters.
+It lies inside tokenizer.json, so that every reader of the file folds Traditional into Simplified characters. Plain
+`Replace` normalisers, one for each of 4,098 characters, give the same texts a thousand times slower (20 ms instead of
+0.02 ms for 276 characters), and none of our libraries writes such a table.
 The format is SentencePiece's: the size of a trie in bytes (little-endian uint32), the trie, and the replacements, each
 ended by a zero byte. The trie is a double array of uint32 units as the Darts-clone library lays it out: a unit holds
 the byte that leads to it (bits 0 to 7), whether its node ends a key (bit 8), and an offset (bits 10 to 30); the

@@ -1,4 +1,4 @@
-"""The folder format of sentence-transformers, as frozen data: what we write into encoder folders and read from any.
+"""Folder format of sentence-transformers, as frozen data: what we write into encoder folders and read from any.
 
 We write the older schema (module types under `sentence_transformers.models`, one boolean per pooling mode), which old
 and new readers and servers all understand. A folder without these files would silently be mean-pooled.

@@ -1,4 +1,4 @@
-"""Names of bases: those that come with the package, those of hubs, and what to do where one cannot be loaded."""
+"""Base names: packaged bases, hub names, and what to do where one cannot be loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small Chinese BERT with random weights, built in code: for demos, tests and benchmarks where no base is at hand."""
+"""Tiny Chinese BERT with random weights, built in code: for demos, tests and benchmarks without a base at hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build a tokenizer from a corpus: characters and frequent words as WordPieces, Traditional read as Simplified.
+"""Vocabularies from a corpus: characters and frequent words as WordPieces, Traditional read as Simplified.
 
 Characters of the corpus and of the common character sets are pieces, and so are its most frequent words: Chinese ones
 as jieba cuts them, Latin ones, numbers. A text is cut greedily, the longest piece first; a character that is no piece
@@ -8,7 +8,6 @@ The files of a corpus count the same, however large they are.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import string
@@ -22,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.bases.charsmap import charsmap
-from zh_embedder.core.errors import UserError, exit_code, reject
+from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside
-from zh_embedder.data.text_files import find_texts, spread
+from zh_embedder.data.text_files import spread
 from zh_embedder.text.tokens import save_tokenizer
 from zh_embedder.text.words import tokenizer as jieba_tokenizer
 
@@ -37,7 +36,6 @@ ALWAYS = (
     "abcdefghijklmnopqrstuvwxyz0123456789" + string.punctuation + "。、《》〈〉“”‘’「」『』【】〔〕—·・─•"
     "αβγδεζηθικλμνξοπρστυφχψω°‰±×÷−≈≠≤≥∞∑√∵∴∶∠△←→↑↓■□●○◎★☆▲§€£¥©®"
 )
-EXAMPLE = "python -m zh_embedder.vocabulary corpus/*.jsonl.zst --output_dir vocabulary --words 5000"
 
 
 # ---- what a text becomes before it is cut --------------------------------------------------------------------------
@@ -217,57 +215,3 @@ def unknown_share(tokenizer: Any, texts: Iterator[str]) -> float:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         unknown, total = unknown + ids.count(tokenizer.unk_token_id), total + len(ids)
     return unknown / max(1, total)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m zh_embedder.vocabulary", description=__doc__, epilog=f"example: {EXAMPLE}"
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "corpus", nargs="+", help="files, folders or globs: JSON Lines with `text`, or a text a line; .gz, .zst"
-    )
-    parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="the tokenizer's folder; replaced if it is there"
-    )
-    parser.add_argument("--words", type=int, default=5000, metavar="N", help="Chinese words as pieces (%(default)s)")
-    parser.add_argument(
-        "--latin", type=int, default=1000, metavar="N", help="Latin words and numbers as pieces (%(default)s)"
-    )
-    parser.add_argument(
-        "--min_count", type=int, default=20, metavar="N", help="of a character to be a piece (%(default)s)"
-    )
-    parser.add_argument("--documents", type=int, metavar="N", help="count at most N texts of each file, evenly spread")
-    parser.add_argument(
-        "--keep_traditional", action="store_true", help="do not read Traditional characters as Simplified"
-    )
-    return parser
-
-
-def run(args: argparse.Namespace) -> None:
-    """Build the tokenizer that the flags ask for."""
-    for name in ("words", "latin"):
-        if getattr(args, name) < 0:
-            raise reject(f"--{name}", getattr(args, name), "0 or more")
-    for name in ("min_count", "documents"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise reject(f"--{name}", getattr(args, name), "1 or more")
-    build(
-        find_texts(args.corpus),
-        Path(args.output_dir).expanduser(),
-        words=args.words,
-        latin=args.latin,
-        min_count=args.min_count,
-        documents=args.documents,
-        fold=not args.keep_traditional,
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    from zh_embedder.core.runtime import start_logging
-
-    args = make_parser().parse_args(argv)
-    start_logging()
-    return exit_code(lambda: run(args))

@@ -1,1 +1,1 @@
-"""Pretraining on plain text, and bases made from nothing."""
+"""Pretraining on plain text, and untrained bases."""

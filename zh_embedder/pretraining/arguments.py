@@ -1,4 +1,4 @@
-"""The flags of pretraining: corpus, base, objective; the others are those of every run."""
+"""Pretraining flags: corpus, base, objective; the others are those of every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of a corpus -> batches for masked-language modelling: the plan of an epoch by tokens, masks, layout.
+"""Pretraining batches: windows packed by tokens, masks, layout, and the plan of an epoch.
 
 The plan is a function of (lengths, seed, epoch), masks of (seed, epoch, row): ranks, workers and resuming change
 nothing. Rows are global: those of the second file stand behind those of the first.

@@ -1,4 +1,4 @@
-"""Corpora for pretraining: files of documents as windows of token ids, made once and memory-mapped.
+"""Pretraining corpora: files of documents as windows of token ids, made once and memory-mapped.
 
 A prepared file is a folder named by everything that decides what it holds, so that ranks and later runs find it.
 Shapes: N windows, T tokens of all of them together.

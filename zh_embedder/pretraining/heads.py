@@ -1,4 +1,4 @@
-"""From states to words: the output layer of masked-language models, and RetroMAE's decoder.
+"""Pretraining heads: the output layer of masked-language models, and RetroMAE's decoder.
 
 The output layer is tied to the word embeddings, as in every BERT-like model, and sees predicted tokens alone.
 

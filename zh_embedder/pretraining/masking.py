@@ -1,4 +1,4 @@
-"""Which tokens of a window are hidden and predicted: pure functions of the window and a generator.
+"""Token masking: pure functions of a window and a generator.
 
 Devlin et al. 2019 (arXiv 1810.04805): of what is predicted 80 % is replaced by the mask token, 10 % by random tokens,
 and 10 % stays. Whole words are hidden together (Cui et al. 2019, arXiv 1906.08101): half a Chinese word gives the other

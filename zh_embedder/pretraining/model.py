@@ -1,4 +1,4 @@
-"""The module that pretrains: an encoder, its output layer, and for RetroMAE a decoder; saved as an encoder folder.
+"""Pretraining model: an encoder, its output layer, and for RetroMAE a decoder; saved as an encoder folder.
 
 Shapes: N windows, T tokens of all of them together, M predicted tokens, H hidden size.
 """

@@ -1,4 +1,4 @@
-"""Encoders with random weights to pretrain: by sizes, or by the configuration of a folder."""
+"""Random encoders to pretrain: by sizes, or by the configuration of a folder."""
 
 from __future__ import annotations
 

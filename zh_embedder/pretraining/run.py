@@ -1,4 +1,4 @@
-"""Pretraining: a corpus and a base, or random weights, in; an encoder folder out.
+"""Pretraining runs: a corpus and a base, or random weights, in; an encoder folder out.
 
 What it writes goes on in `run_dense.py --query_encoder` and loads in sentence-transformers.
 """

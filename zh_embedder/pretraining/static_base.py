@@ -1,18 +1,17 @@
-"""A base that nobody has pretrained: a BERT whose vectors mean something before its first step.
+"""Untrained bases: a BERT whose vectors mean something before its first step.
 
 A text's vector begins as the sum of its pieces' vectors, rare pieces counting more: nearly orthogonal random
 directions, weighted by inverse document frequency in a corpus. BERT normalises the length of every token's state, so
 weights cannot be lengths: a piece of small weight has most of its length in two dimensions, which the last
 normalisation leaves out. Layers begin as the identity: what they add to a state is zero until it is learnt. So layers
-can also be put onto a base that was trained without them. The first one may begin as
-BM25's saturation of repeated words.
+can also be put onto a base that was trained without them.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zh_embedder.core.errors import exit_code, reject
-from zh_embedder.data.text_files import find_texts, spread
+from zh_embedder.core.errors import reject
+from zh_embedder.core.options import at_least
+from zh_embedder.data.text_files import spread
 from zh_embedder.models.encoder import Encoder, load_encoder
-from zh_embedder.models.folders import encoder_folder
 from zh_embedder.models.spec import EncoderSpec
-from zh_embedder.pretraining.saturation import IDLE, REST, add_codes, saturate
 from zh_embedder.text.tokens import tokenize
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE = "python -m zh_embedder.new_base vocabulary --corpus corpus/*.jsonl.zst --output_dir base --hidden_size 320"
+IDLE = slice(0, 20)  # dimensions that the last normalisation leaves out. Of these:
+REST = slice(0, 2)  # what a piece does not weigh, with opposite signs
 PASSAGE = 300  # characters of a passage in which a piece counts once
 LEAST, MOST = 0.02, 0.6  # weight of a piece that stands everywhere, and of one that stands nowhere
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """Sizes of a base, and the seed of its random weights."""
+
+    hidden_size: int = 320  # of a new base; one that gets layers keeps its own
+    layers: int = 0
+    heads: int = 5
+    intermediate: int = 768
+    positions: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"layers": 0, "hidden_size": 2 * IDLE.stop, "heads": 1, "intermediate": 1, "positions": 3}
+        for name, limit in least.items():
+            at_least(name, getattr(self, name), limit)
 
 
 def passages(paths: Sequence[Path], count: int) -> Iterator[str]:
@@ -101,9 +117,7 @@ def last_norm(backbone: Any) -> Any:
     return layers[-1].output.LayerNorm if len(layers) else backbone.embeddings.LayerNorm
 
 
-def make_backbone(
-    tokenizer: Any, *, hidden: int, layers: int, heads: int, intermediate: int, positions: int, seed: int
-) -> Any:
+def make_backbone(tokenizer: Any, hidden: int, shape: Shape) -> Any:
     """Return a BERT with layers that are the identity, and positions of no effect.
 
     Raises:
@@ -111,22 +125,22 @@ def make_backbone(
     """
     from transformers import BertConfig, BertModel
 
-    if hidden % heads:
-        raise reject("--heads", heads, f"a divisor of the width, {hidden}")
+    if hidden % shape.heads:
+        raise reject("--heads", shape.heads, f"a divisor of the width, {hidden}")
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
-        max_position_embeddings=positions,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=shape.positions,
         type_vocab_size=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(shape.seed)
         backbone = BertModel(config)  # with its pooler, which readers of the folder would report as missing
     with torch.no_grad():
         backbone.embeddings.position_embeddings.weight.zero_()
@@ -150,116 +164,43 @@ def grow(old: Any, new: Any) -> None:
             norm.bias.zero_()
 
 
-def begin_layers(backbone: Any, tokenizer: Any, args: argparse.Namespace) -> None:
-    """Let the first layer begin as more than the identity, where that is asked for.
-
-    Raises:
-        UserError: the base has no dimensions free for it.
-    """
-    if args.saturate:
-        norm = last_norm(backbone)
-        if norm.weight[IDLE].any() or norm.bias[IDLE].any():
-            raise reject(
-                "--saturate", args.saturate, f"a base of `new_base`, whose first {IDLE.stop} dimensions say nothing"
-            )
-        add_codes(backbone.embeddings, first=tokenizer.cls_token_id, seed=args.seed)
-        saturate(backbone.encoder.layer[0], heads=args.heads, rate=args.saturate)
-
-
 def plain_spec(positions: int, pooling: str = "mean") -> EncoderSpec:
     """Return what a base says of itself: no instructions, whatever it was trained with, and texts as long as can be."""
     return EncoderSpec(pooling=pooling, query_max_length=positions, key_max_length=positions)
 
 
-def build(args: argparse.Namespace) -> Encoder:
-    """Make the base that the flags ask for."""
+def deepen(source: Path, shape: Shape) -> Encoder:
+    """Return a base or run with more layers and without instructions; its vectors stay what they are.
+
+    Raises:
+        UserError: the source has more layers than are asked for.
+    """
+    old = load_encoder(str(source), flag="SOURCE")
+    new = make_backbone(old.tokenizer, old.config.hidden_size, shape)
+    if len(new.encoder.layer) < len(old.backbone.encoder.layer):
+        raise reject("--layers", shape.layers, f"at least {len(old.backbone.encoder.layer)}, those of {source}")
+    grow(old.backbone, new)
+    return Encoder(new, old.tokenizer, plain_spec(shape.positions, old.spec.pooling))
+
+
+def build(source: Path, corpus: Sequence[Path], shape: Shape, *, count: int = 40_000, power: float = 1.5) -> Encoder:
+    """Make a base of a tokenizer.
+
+    Args:
+        source: the tokenizer's folder.
+        corpus: files in which pieces are counted.
+        shape: sizes.
+        count: passages of the corpus to count in.
+        power: of the weights of pieces.
+    """
     from transformers import AutoTokenizer
 
-    source = Path(encoder_folder(args.source))
-    shape = {name: getattr(args, name) for name in ("layers", "heads", "intermediate", "positions", "seed")}
-    if (source / "config.json").is_file():
-        old = load_encoder(str(source), flag="SOURCE")
-        new = make_backbone(old.tokenizer, hidden=old.config.hidden_size, **shape)
-        if len(new.encoder.layer) < len(old.backbone.encoder.layer):
-            raise reject("--layers", args.layers, f"at least {len(old.backbone.encoder.layer)}, those of {source}")
-        if args.saturate and len(old.backbone.encoder.layer):
-            raise reject(
-                "--saturate", args.saturate, f"a SOURCE without layers, as pieces of {source} lose their codes in them"
-            )
-        grow(old.backbone, new)
-        begin_layers(new, old.tokenizer, args)
-        return Encoder(new, old.tokenizer, plain_spec(args.positions, old.spec.pooling))
-    if not args.corpus:
-        raise reject("--corpus", args.corpus, "files to count pieces in, as SOURCE is a tokenizer and no base")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    frequency, total = document_frequency(tokenizer, passages(find_texts(args.corpus), args.passages))
-    weight = weights(frequency, total, power=args.power, special=tokenizer.all_special_ids)
-    backbone = make_backbone(tokenizer, hidden=args.hidden_size, **shape)
+    frequency, total = document_frequency(tokenizer, passages(corpus, count))
+    weight = weights(frequency, total, power=power, special=tokenizer.all_special_ids)
+    backbone = make_backbone(tokenizer, shape.hidden_size, shape)
     with torch.no_grad():
-        backbone.embeddings.word_embeddings.weight.copy_(piece_vectors(weight, args.hidden_size, seed=args.seed))
+        backbone.embeddings.word_embeddings.weight.copy_(piece_vectors(weight, shape.hidden_size, seed=shape.seed))
         last_norm(backbone).weight[IDLE] = 0
-    begin_layers(backbone, tokenizer, args)
     logger.info("pieces counted in %d passages; mean weight %.3f", total, float(weight.mean()))
-    return Encoder(backbone, tokenizer, plain_spec(args.positions))
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    parser = argparse.ArgumentParser(prog="python -m zh_embedder.new_base", description=__doc__)
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, f"example: {EXAMPLE}"
-    parser.add_argument(
-        "source",
-        help="a tokenizer's folder; or a run or base made here: it gets more layers, and loses its instructions",
-    )
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="where to; replaced if it is there")
-    parser.add_argument(
-        "--corpus", nargs="+", metavar="FILE", help="texts in which pieces are counted, as `vocabulary` takes"
-    )
-    parser.add_argument(
-        "--passages", type=int, default=40000, metavar="N", help="of the corpus, to count in (%(default)s)"
-    )
-    parser.add_argument("--power", type=float, default=1.5, help="of the weights of pieces (%(default)s)")
-    parser.add_argument(
-        "--hidden_size", type=int, default=320, metavar="N", help="dimensions of a new base (%(default)s)"
-    )
-    parser.add_argument(
-        "--layers", type=int, default=0, metavar="N", help="layers, the base's own included (%(default)s)"
-    )
-    parser.add_argument("--heads", type=int, default=5, metavar="N", help="attention heads (%(default)s)")
-    parser.add_argument(
-        "--intermediate", type=int, default=768, metavar="N", help="width of feed-forward layers (%(default)s)"
-    )
-    parser.add_argument(
-        "--saturate",
-        type=float,
-        default=0.0,
-        metavar="R",
-        help="let the first layer begin as BM25's saturation of repeated words, k = 1 / R (0: as the identity)",
-    )
-    parser.add_argument(
-        "--positions", type=int, default=512, metavar="N", help="tokens of a text, at most (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
-    return parser
-
-
-def run(args: argparse.Namespace) -> None:
-    """Build a base and write its folder."""
-    least = {"passages": 1, "hidden_size": 2 * IDLE.stop, "heads": 1, "intermediate": 1, "positions": 3, "saturate": 0}
-    least["layers"] = 1 if args.saturate else 0
-    for name, limit in least.items():
-        if getattr(args, name) < limit:
-            raise reject(f"--{name}", getattr(args, name), f"{limit} or more")
-    encoder = build(args)
-    encoder.save(args.output_dir)
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    logger.info("%s: %d parameters, %d layers of %d", args.output_dir, parameters, args.layers, encoder.dimension)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    from zh_embedder.core.runtime import start_logging
-
-    args = make_parser().parse_args(argv)
-    start_logging()
-    return exit_code(lambda: run(args))
+    return Encoder(backbone, tokenizer, plain_spec(shape.positions))

@@ -1,4 +1,4 @@
-"""The Trainer of pretraining: what a step learns, and how windows held out are measured."""
+"""Pretraining trainer: the loss of a step, and the measurement of held-out windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents -> windows of tokens that a model has positions for: cut at sentence ends, and nothing is lost.
+"""Document windows: cut at sentence ends to the model's positions; nothing is lost.
 
 The windows of a document, one behind the other, are its tokens. Shapes: T tokens of a document.
 """

@@ -1,4 +1,4 @@
-"""From what a reader made to a record that training takes: texts cleaned as asked for, empty ones out, each counted."""
+"""Record cleaning: texts normalised on request, empty and repeated ones removed, each counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data_tools.converting.base import Item, Record
+from data_tools.converting.format_types import Record, SourceItem
 from zh_embedder.core.errors import UserError, reject
 
 Clean = Callable[[str], str]
@@ -65,7 +65,7 @@ class Finisher:
     task: str | None = None  # of records that name none
     override: bool = False  # or of all
 
-    def __call__(self, item: Item) -> Finished:
+    def __call__(self, item: SourceItem) -> Finished:
         """Finish one record."""
         if item.record is None:
             return Finished(None, item.reason)

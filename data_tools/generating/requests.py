@@ -1,4 +1,4 @@
-"""Ask an endpoint about passages: many requests at a time, within a budget, every answer in the ledger at once."""
+"""Requests for passages: many at a time, within a budget, every answer in the ledger at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from data_tools.generating.endpoint import Refused, Reply, Settings, Unanswered, ask, characters, connect
+from data_tools.generating.endpoint import EndpointSettings, Refused, Reply, Unanswered, ask, characters, connect
 from data_tools.generating.ledger import ANSWERED, GARBAGE, REFUSED, Entry, Ledger, request_key
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Garbage, Message, Prompts, Written, read_answer
@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class RequestPolicy:
     """How to ask."""
 
     concurrency: int = 8
@@ -107,7 +107,7 @@ class Budget:
 
 
 def requests_for(
-    passages: Sequence[Passage], tasks: Sequence[str], prompts: Prompts, settings: Settings, count: int
+    passages: Sequence[Passage], tasks: Sequence[str], prompts: Prompts, settings: EndpointSettings, count: int
 ) -> list[Request]:
     """Lay out every request, in the order of the passages."""
     found = []
@@ -122,8 +122,8 @@ def requests_for(
 class Run:
     """The requests of one start, and what came of them."""
 
-    settings: Settings
-    plan: Plan
+    settings: EndpointSettings
+    plan: RequestPolicy
     budget: Budget
     ledger: Ledger
     client: AsyncOpenAI
@@ -235,7 +235,7 @@ def state_of(reply: Reply) -> str:
     return ANSWERED
 
 
-def open_requests(requests: Sequence[Request], ledger: Ledger, plan: Plan) -> list[Request]:
+def open_requests(requests: Sequence[Request], ledger: Ledger, plan: RequestPolicy) -> list[Request]:
     """Return what is still to be asked, shuffled: a run that stops at its budget has asked about all documents."""
     done = {key for key, entry in ledger.entries.items() if entry.state == ANSWERED or not plan.retry}
     left = list({request.key: request for request in requests if request.key not in done}.values())
@@ -243,7 +243,9 @@ def open_requests(requests: Sequence[Request], ledger: Ledger, plan: Plan) -> li
     return left
 
 
-def ask_all(requests: Sequence[Request], ledger: Ledger, settings: Settings, plan: Plan, budget: Budget) -> None:
+def ask_all(
+    requests: Sequence[Request], ledger: Ledger, settings: EndpointSettings, plan: RequestPolicy, budget: Budget
+) -> None:
     """Ask about everything that the ledger does not know yet.
 
     Raises:
@@ -267,7 +269,9 @@ def ask_all(requests: Sequence[Request], ledger: Ledger, settings: Settings, pla
         logger.warning("the budget is used up: %s requests are left unasked", f"{unasked(requests, ledger):,}")
 
 
-async def ask_these(left: Sequence[Request], ledger: Ledger, settings: Settings, plan: Plan, budget: Budget) -> Run:
+async def ask_these(
+    left: Sequence[Request], ledger: Ledger, settings: EndpointSettings, plan: RequestPolicy, budget: Budget
+) -> Run:
     """Ask with as many workers as may ask at a time."""
     async with connect(settings) as client:
         with Bar(len(left), name="asking", unit="requests") as bar:

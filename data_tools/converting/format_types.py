@@ -1,4 +1,4 @@
-"""What every source format speaks: what was asked for, what an item of a source became, and what a format is."""
+"""Format types: the options of readers, the items that they yield, and the row of a format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Raw = Mapping[str, Any]
 HUB = "hf:"  # in front of the name of a data set on the hub
 
 
-class Item(NamedTuple):
+class SourceItem(NamedTuple):
     """What came of one unit of a source, or of several that became one record."""
 
     where: str
@@ -43,7 +43,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class ReadOptions:
     """What the user asked for: the flags of `convert` that readers look at, with their defaults."""
 
     task: str | None = None
@@ -85,7 +85,7 @@ class Format:
     about: str
     example: str
     unit: str  # what is counted in the source
-    read: Callable[[Source, Wish], Iterator[Item]]
+    read: Callable[[Source, ReadOptions], Iterator[SourceItem]]
     shapes: tuple[str, ...] = ("groups",)  # what --as chooses from, the default first
     tasks: Mapping[str, str] = field(default_factory=dict)  # shape -> task, where a shape has an unmistakable one
     carries_task: bool = False  # records name their own task

@@ -1,4 +1,4 @@
-"""Which candidates may not be negatives, and why. A rule is a function and a row of RULES; rules are pure.
+"""False-negative rules: which candidates must not become negatives. A rule is a pure function and a row of RULES.
 
 A candidate is refused by the first rule that speaks: cheap ones first.
 """
@@ -24,7 +24,7 @@ REFERENCES: Mapping[str, Callable[[Sequence[float]], float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RefusalLimits:
     """How strict to be. None switches a rule off."""
 
     margin: float | None = None  # below the positive by so much
@@ -40,7 +40,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class JudgedQuery:
     """What a candidate is judged by."""
 
     text: str
@@ -60,15 +60,15 @@ class Candidate:
     score: float | None = None
 
 
-Rule = Callable[[Query, Candidate, Limits], bool]
+Rule = Callable[[JudgedQuery, Candidate, RefusalLimits], bool]
 
 
-def is_positive(query: Query, candidate: Candidate, limits: Limits) -> bool:
+def is_positive(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
     """Tell whether it is a positive of this query, in this record or another, up to case, width and punctuation."""
     return text_hash(normalised(candidate.text)) in query.known
 
 
-def is_query(query: Query, candidate: Candidate, limits: Limits) -> bool:
+def is_query(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
     """Tell whether it is the query itself."""
     return normalised(candidate.text) == normalised(query.text)
 
@@ -84,14 +84,14 @@ def trigram_jaccard(one: str, other: str) -> float:
     return overlap(trigrams(one), trigrams(other))
 
 
-def is_near_positive(query: Query, candidate: Candidate, limits: Limits) -> bool:
+def is_near_positive(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
     """Tell whether it nearly repeats a positive of the record."""
     return limits.overlap < 1 and any(
         trigram_jaccard(candidate.text, text) > limits.overlap for text in query.positives
     )
 
 
-def holds_answer(query: Query, candidate: Candidate, limits: Limits) -> bool:
+def holds_answer(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
     """Tell whether it holds one of the answers, folded; `filter_answers` of LLM-Embedder."""
     if not limits.answers or not query.answers:
         return False
@@ -99,14 +99,14 @@ def holds_answer(query: Query, candidate: Candidate, limits: Limits) -> bool:
     return any(fold(answer) in text for answer in query.answers)
 
 
-def within_margin(query: Query, candidate: Candidate, limits: Limits) -> bool:
+def within_margin(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
     """Tell whether score > positive - margin."""
     if limits.margin is None or candidate.score is None or not query.scores:
         return False
     return candidate.score > REFERENCES[limits.reference](query.scores) - limits.margin
 
 
-def above_percent(query: Query, candidate: Candidate, limits: Limits) -> bool:
+def above_percent(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
     """Tell whether score > positive * percent (NV-Retriever, arXiv 2407.15831: TopK-PercPos).
 
     For scores below zero, where that would let in what scores above the positive, the distance counts instead:
@@ -139,6 +139,6 @@ MEANING = {
 }
 
 
-def refusal(query: Query, candidate: Candidate, limits: Limits) -> str | None:
+def refusal(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> str | None:
     """Return the first rule that refuses a candidate, None where none does."""
     return next((name for name, rule in RULES.items() if rule(query, candidate, limits)), None)

@@ -1,4 +1,4 @@
-"""From candidates to negatives: in the order drawn, each is refused with a reason or taken, until there are enough."""
+"""Selection of negatives: candidates taken or refused in the order drawn, until there are enough."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data_tools.mining.false_negatives import (
+    CROSS_ENCODER,
+    REFERENCES,
+    REPEATED,
+    Candidate,
+    JudgedQuery,
+    RefusalLimits,
+    refusal,
+)
 from data_tools.mining.pools import normalised
-from data_tools.mining.rules import CROSS_ENCODER, REFERENCES, REPEATED, Candidate, Limits, Query, refusal
 from zh_embedder.core.hashing import text_hash
 
 PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]  # (query, key) -> score
@@ -18,14 +26,14 @@ PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]  # (query, k
 class Choice:
     """What was taken for one query, and what refused and why."""
 
-    query: Query
+    query: JudgedQuery
     coming: Iterator[Candidate]
     wanted: int
     taken: list[Candidate] = field(default_factory=list)
     refused: list[tuple[Candidate, str]] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)  # hashes of what was taken, normalised
 
-    def fill(self, limits: Limits) -> list[Candidate]:
+    def fill(self, limits: RefusalLimits) -> list[Candidate]:
         """Look at further candidates until there are enough or none are left; returns those that are new."""
         first = len(self.taken)
         while len(self.taken) < self.wanted and (candidate := next(self.coming, None)) is not None:
@@ -51,7 +59,7 @@ def draw_order(count: int, *, seed: int, number: int, shuffled: bool) -> list[in
 
 
 def choose(
-    choices: Sequence[Choice], limits: Limits, *, scorer: PairScorer | None = None, cross_margin: float = 0.0
+    choices: Sequence[Choice], limits: RefusalLimits, *, scorer: PairScorer | None = None, cross_margin: float = 0.0
 ) -> None:
     """Fill every choice; with a cross-encoder, those that it refuses make room for further candidates.
 
@@ -74,7 +82,9 @@ def choose(
         new = [(choice, own) for choice, _ in new if (own := choice.fill(limits))]
 
 
-def positive_bars(choices: Sequence[Choice], limits: Limits, scorer: PairScorer, margin: float) -> dict[int, float]:
+def positive_bars(
+    choices: Sequence[Choice], limits: RefusalLimits, scorer: PairScorer, margin: float
+) -> dict[int, float]:
     """Greatest score that a candidate of each choice may have."""
     pairs = [(choice.query.text, text) for choice in choices for text in choice.query.positives]
     scores = iter(scorer(pairs))

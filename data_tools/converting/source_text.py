@@ -1,4 +1,4 @@
-"""Bytes of sources as text and JSON: encodings found and said, zip files opened, places kept for messages."""
+"""Source text: encodings found and logged, zip files opened, JSON read with places for error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.converting.base import Head, Raw, Record
+from data_tools.converting.format_types import Head, Raw, Record
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.data.schema import check_surrogates
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes

@@ -1,0 +1,99 @@
+"""Split pipeline: census, assignment, part files, evaluation folders, proof."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.splitting.assignment import assign
+from data_tools.splitting.census import SLACK, Census, take_census
+from data_tools.splitting.eval_folders import write_eval_sets
+from data_tools.splitting.part_files import check_places, outputs, write_parts
+from data_tools.splitting.proof import prove
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import write_json
+from zh_embedder.data.source_groups import sizes_of
+
+logger = logging.getLogger(__name__)
+
+Wanted = Mapping[str, float | int | None]  # part -> its share, its count, or None for the rest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitOptions:
+    """What to split, and how."""
+
+    files: Sequence[Path]
+    folder: Path
+    wanted: Wanted
+    near: float | None = None
+    groups_per_file: bool = False
+    clean_negatives: bool = False
+    eval_folders: bool = False
+    corpus: Sequence[Path] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.near is not None and not SLACK < self.near <= 1:
+            raise reject("--near", self.near, "a similarity up to 1, such as 0.8")
+        if self.corpus and not self.eval_folders:
+            raise UserError("--corpus: stands without --eval, whose folders it is for")
+
+
+def split(options: SplitOptions) -> bool:
+    """Split; returns whether the proof holds.
+
+    Raises:
+        UserError: anything that the user can fix.
+    """
+    names, folder = list(options.wanted), options.folder
+    places = outputs(options.files, folder, names)
+    check_places(options.files, places)
+    census = take_census(
+        options.files,
+        near=options.near,
+        groups_per_file=options.groups_per_file,
+        clean_negatives=options.clean_negatives,
+        seed=options.seed,
+    )
+    parts = assign(census, options.wanted)
+    written = dict(zip(names, write_parts(options.files, places, parts, census), strict=True))
+    later = {name: written[name] for name in names[1:]}
+    sets = write_eval_sets(later, options.corpus) if options.eval_folders else []
+    report = describe(census, parts, names) | {"eval": [str(path) for path in sets]}
+    proof = prove(written, near=options.near, groups_per_file=options.groups_per_file)
+    write_json(folder / "split.json", {"seed": options.seed, "near": options.near, **report, "proof": proof.as_dict()})
+    for line in (*lines_of(report), *proof.lines()):
+        logger.info("%s", line)
+    return proof.holds
+
+
+def describe(census: Census, parts: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
+    """Count records and groups of each part and dataset."""
+    counted = {
+        name: {
+            "records": int((parts == number).sum()),
+            "groups": len(np.unique(census.groups[parts == number])),
+            "datasets": {
+                dataset: int(((parts == number) & (census.datasets == d)).sum())
+                for d, dataset in enumerate(census.names)
+            },
+        }
+        for number, name in enumerate(names)
+    }
+    largest = max(sizes_of(census.groups).values())
+    return {"parts": counted, "largest_group": largest}
+
+
+def lines_of(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is said of the parts."""
+    for name, part in report["parts"].items():
+        each = ", ".join(f"{dataset} {count:,}" for dataset, count in part["datasets"].items())
+        yield f"{name}: {part['records']:,} records in {part['groups']:,} groups ({each})"
+    yield f"the largest group of records that belong together: {report['largest_group']:,}"

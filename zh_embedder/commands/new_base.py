@@ -1,0 +1,54 @@
+"""`zh-embedder new-base`: an untrained base from a tokenizer and a corpus, or more layers for a base."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from zh_embedder.core.errors import reject
+from zh_embedder.core.options import at_least
+
+logger = logging.getLogger(__name__)
+
+DETAILS = """\
+A text's vector begins as the sum of its pieces' vectors: nearly orthogonal random directions, weighted by inverse
+document frequency in the corpus. Layers begin as the identity: what they add to a state is zero until it is learnt. So
+layers can also be put onto a base that was trained without them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add = parser.add_argument
+    add("source", help="a tokenizer's folder; or a run or base made here: it gets more layers, loses its instructions")
+    add("--output_dir", required=True, metavar="DIR", help="where to; replaced if it is there")
+    add("--corpus", nargs="+", metavar="FILE", help="texts in which pieces are counted, as `vocabulary` takes")
+    add("--passages", type=int, default=40000, metavar="N", help="of the corpus, to count in (%(default)s)")
+    add("--power", type=float, default=1.5, help="of the weights of pieces (%(default)s)")
+    add("--hidden_size", type=int, default=320, metavar="N", help="dimensions of a new base (%(default)s)")
+    add("--layers", type=int, default=0, metavar="N", help="layers, the base's own included (%(default)s)")
+    add("--heads", type=int, default=5, metavar="N", help="attention heads (%(default)s)")
+    add("--intermediate", type=int, default=768, metavar="N", help="width of feed-forward layers (%(default)s)")
+    add("--positions", type=int, default=512, metavar="N", help="tokens of a text, at most (%(default)s)")
+    add("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build a base and write its folder."""
+    from zh_embedder.data.text_files import find_texts
+    from zh_embedder.models.folders import encoder_folder
+    from zh_embedder.pretraining.static_base import Shape, build, deepen
+
+    at_least("passages", args.passages, 1)
+    names = ("hidden_size", "layers", "heads", "intermediate", "positions", "seed")
+    shape = Shape(**{name: getattr(args, name) for name in names})
+    source = Path(encoder_folder(args.source))
+    if (source / "config.json").is_file():
+        encoder = deepen(source, shape)
+    elif args.corpus:
+        encoder = build(source, find_texts(args.corpus), shape, count=args.passages, power=args.power)
+    else:
+        raise reject("--corpus", args.corpus, "files to count pieces in, as SOURCE is a tokenizer and no base")
+    encoder.save(args.output_dir)
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    logger.info("%s: %d parameters, %d layers of %d", args.output_dir, parameters, shape.layers, encoder.dimension)
