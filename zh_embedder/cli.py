@@ -33,7 +33,7 @@ TABLE: dict[str, dict[str, Command]] = {
         ),
         "pretrain": Command(
             "pretrain on plain text; under torchrun, start -m zh_embedder.pretrain",
-            "--corpus corpus/*.txt --encoder my-base --output_dir pretrained",
+            "--corpus corpus/*.txt --query_encoder my-base --output_dir pretrained",
             "zh_embedder.commands.pretrain",
         ),
         "vocabulary": Command(
