@@ -76,10 +76,10 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is said without a traceback."""
+    """Run a subcommand. Returns the exit code: 2 for a user's mistake, which is reported without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     from zh_embedder.commands.train import main as train
-    from zh_embedder.core.runtime import start_logging
+    from zh_embedder.core.runtime import parse_command
 
     if argv[:1] == ["train"]:
         return train(argv[1:])
@@ -88,11 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return pretrain(argv[1:])
     parser = build_parser(argv[0] if argv else None)
-    args = parser.parse_args(argv)
-    if args.command is None:
+    if not argv:
         parser.print_help()
         return 0
-    start_logging()
+    args = parse_command(argv[0], parser, argv)
     return exit_code(lambda: import_module(COMMANDS[args.command].module).run(args))
 
 

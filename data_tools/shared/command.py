@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 from zh_embedder.core.errors import exit_code
 
 Work = Callable[[argparse.Namespace], int | None]
+WORDS = {"mine_negatives": "mine", "score_teacher": "score", "generate_queries": "generate", "make_pairs": "pairs"}
 
 
 def make_parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
@@ -29,10 +29,10 @@ def make_parser(name: str, doc: str | None, example: str) -> argparse.ArgumentPa
 
 def call(parser: argparse.ArgumentParser, work: Work, argv: Sequence[str] | None = None) -> int:
     """Parse a command line and do the work; returns the exit code: the work's own, or 2 for a user's mistake."""
-    from zh_embedder.core.runtime import start_logging
+    from zh_embedder.core.runtime import parse_command
 
-    args = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
-    start_logging()
+    tool = parser.prog.rpartition(".")[2]
+    args = parse_command(WORDS.get(tool, tool), parser, argv)
     codes: list[int] = []
     failed = exit_code(lambda: codes.append(work(args) or 0))
     return failed or (codes[0] if codes else 0)

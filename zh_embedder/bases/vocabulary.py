@@ -266,8 +266,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from zh_embedder.core.runtime import start_logging
+    from zh_embedder.core.runtime import parse_command
 
-    args = make_parser().parse_args(argv)
-    start_logging()
+    args = parse_command("vocabulary", make_parser(), argv)
     return exit_code(lambda: run(args))

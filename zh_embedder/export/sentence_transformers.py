@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from zh_embedder.bases.folder_format import MODULES
 from zh_embedder.core.errors import UserError, exit_code, unknown_name
-from zh_embedder.core.runtime import quiet_deepspeed
+from zh_embedder.core.runtime import parse_command, quiet_deepspeed
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import KEY_SUFFIX
@@ -243,5 +243,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
     parser = argparse.ArgumentParser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
     add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = parse_command("export", parser, argv)
     return exit_code(lambda: run(args))

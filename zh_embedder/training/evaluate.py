@@ -114,7 +114,7 @@ def read_watched(args: EvalArguments, held_out: Sequence[RetrievalSet], *, data_
     names = [data.name for data in (*sets, *([canary] if canary else []))]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--eval_data: {', '.join(twice)}: two sets have this name, expected other folder names")
-    return Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25_baseline)
+    return Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25)
 
 
 def read_one(path: Path, args: EvalArguments) -> EvalSet:
