@@ -29,21 +29,33 @@ EXAMPLE = "data/train --version zh_llm_embedder --eval data/qa data/law --fix cl
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = make_parser("doctor", __doc__, EXAMPLE)
-    parser.add_argument("files", nargs="+", metavar="FILES", help="files, folders or globs of training records")
-    parser.add_argument("--version", help="name or file: tasks and instructions; without it, those of all known ones")
-    parser.add_argument("--eval", nargs="+", default=[], metavar="DIR", help="sets that must not be in the records")
-    parser.add_argument("--query_encoder", help="model or folder whose tokenizer counts lengths; without it none are")
-    parser.add_argument("--query_max_length", type=int, default=256, help="tokens (256)")
-    parser.add_argument("--key_max_length", type=int, default=256, help="tokens (256)")
-    parser.add_argument("--train_group_size", type=int, help="keys of a query: says where negatives are too few")
-    parser.add_argument("--per_device_train_batch_size", type=int, default=16, help="queries of a rank (16)")
-    parser.add_argument("--ranks", type=int, default=1, help="processes that will train (1)")
-    parser.add_argument("--teacher_temperature", type=float, default=1.0, help="where the version sets none (1)")
-    parser.add_argument("--near", type=float, default=0.85, help="likeness of a negative to a positive (0.85)")
-    parser.add_argument("--leak_near", type=float, default=0.8, help="likeness to an evaluation text (0.8)")
-    parser.add_argument("--show", type=int, default=3, help="findings shown of each kind (3)")
+    parser.add_argument("files", nargs="+", metavar="FILES", help="training records: files, folders or globs")
+    parser.add_argument("--version", help="instruction version, by name or file (default: all known ones)")
+    parser.add_argument(
+        "--eval", nargs="+", default=[], metavar="DIR", help="evaluation sets that must not appear in the records"
+    )
+    parser.add_argument(
+        "--query_encoder", help="model or folder whose tokenizer measures lengths (default: lengths are not checked)"
+    )
+    parser.add_argument("--query_max_length", type=int, default=256, help="maximum tokens of a query")
+    parser.add_argument("--key_max_length", type=int, default=256, help="maximum tokens of a key")
+    parser.add_argument(
+        "--train_group_size", type=int, help="keys per query in training: reports records with too few negatives"
+    )
+    parser.add_argument("--per_device_train_batch_size", type=int, default=16, help="queries per step on each device")
+    parser.add_argument("--ranks", type=int, default=1, help="number of training processes")
+    parser.add_argument(
+        "--teacher_temperature", type=float, default=1.0, help="temperature where the version sets none"
+    )
+    parser.add_argument(
+        "--near", type=float, default=0.85, help="similarity at which a negative is a near-copy of a positive"
+    )
+    parser.add_argument(
+        "--leak_near", type=float, default=0.8, help="similarity at which a text leaks from an evaluation set"
+    )
+    parser.add_argument("--show", type=int, default=3, help="number of findings to show of each kind")
     parser.add_argument("--fix", metavar="OUT", help=f"write cleaned files to OUT/{FOLDER}, changes to OUT/{LEDGER}")
-    parser.add_argument("--json", metavar="FILE", help="write all findings")
+    parser.add_argument("--json", metavar="FILE", help="also write all findings as JSON")
     return parser
 
 

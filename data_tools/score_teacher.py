@@ -33,7 +33,7 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.options import at_least, choose
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import group_row
-from zh_embedder.losses.teacher_temperature import entropy_shares, find_temperature
+from zh_embedder.losses.teacher_temperature import ENTROPY, entropy_shares, find_temperature
 
 if TYPE_CHECKING:
     from data_tools.teaching.teachers import Item, Teacher
@@ -43,7 +43,6 @@ logger = logging.getLogger("data_tools.score_teacher")  # __name__ is __main__ u
 METHODS = ("cross_encoder", "language_model", "embedder")
 REDUCTIONS = ("mean", "sum")
 OLD = ("teacher_scores", "pos_scores", "neg_scores")
-ENTROPY = 0.5  # of the targets, as a share of the greatest: run_dense.py's --teacher_entropy
 SAMPLE = 20_000  # records that the histogram and the temperature look at
 BINS, WIDTH = 12, 40
 EXAMPLE = "train.jsonl --output scored.jsonl --method cross_encoder --model BAAI/bge-reranker-large"
@@ -172,17 +171,32 @@ def build_parser() -> argparse.ArgumentParser:
     """Declare the flags."""
     parser = make_parser("score_teacher", __doc__, EXAMPLE)
     parser.add_argument("files", nargs="+", metavar="FILES", help="records with pos and neg, or history")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="records with teacher_scores")
-    parser.add_argument("--method", default="cross_encoder", metavar="NAME", help=", ".join(METHODS))
-    parser.add_argument("--model", "--model_name_or_path", required=True, metavar="MODEL", help="folder or hub name")
-    parser.add_argument("--prompts", type=Path, metavar="YAML", help="of tasks, for a language model")
-    parser.add_argument("--reduction", default="mean", help="over an answer's tokens: mean or sum (%(default)s)")
-    parser.add_argument("--max_length", type=int, help="tokens (512; of a language model 2048)")
-    parser.add_argument("--tokens_per_batch", type=int, default=8192, help="padding included (%(default)s)")
-    parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16, fp16")
-    parser.add_argument("--chunk", type=int, default=128, help="records scored and kept at a time (%(default)s)")
-    parser.add_argument("--cache", type=Path, metavar="FILE", help="of scores; by default OUTPUT.scores.sqlite")
-    parser.add_argument("--teacher_entropy", type=float, default=ENTROPY, help="of the targets (%(default)s)")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="file for the records with their teacher_scores"
+    )
+    parser.add_argument(
+        "--method", default="cross_encoder", metavar="NAME", help=f"kind of teacher: {', '.join(METHODS)}"
+    )
+    parser.add_argument("--model", required=True, metavar="MODEL", help="teacher model: a folder or hub name")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="YAML", help="YAML file of the tasks' prompts, for a language model"
+    )
+    parser.add_argument("--reduction", default="mean", help="how to combine an answer's tokens: mean or sum")
+    parser.add_argument("--max_length", type=int, help="maximum tokens (default: 512; for a language model 2048)")
+    parser.add_argument("--tokens_per_batch", type=int, default=8192, help="tokens per batch, including padding")
+    parser.add_argument(
+        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range"
+    )
+    parser.add_argument("--chunk", type=int, default=128, help="records to score and save at a time")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FILE", help="file for the cache of scores (default: OUTPUT.scores.sqlite)"
+    )
+    parser.add_argument(
+        "--teacher_entropy",
+        type=float,
+        default=ENTROPY,
+        help="target entropy of the recommended temperature, as a share of the maximum",
+    )
     return parser
 
 

@@ -32,7 +32,7 @@ from zh_embedder.data.text_files import find_texts
 
 logger = logging.getLogger("data_tools.split")  # __name__ is __main__ under `python -m`
 
-EXAMPLE = "qa.jsonl.gz --output data/qa --ratios 0.9 0.05 0.05 --near 0.8 --eval"
+EXAMPLE = "qa.jsonl.gz --output_dir data/qa --ratios 0.9 0.05 0.05 --near 0.8 --eval"
 NAMES = ("train", "dev", "test")
 REST = "rest"
 SLACK = 0.05  # an estimate from 128 hashes is off by 0.035: clusters take in what is nearly near enough
@@ -55,22 +55,30 @@ class Census:
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     own = make_parser("split", __doc__, EXAMPLE)
-    own.add_argument("files", nargs="+", metavar="FILES", help="records: files, folders, globs")
+    own.add_argument("files", nargs="+", metavar="FILES", help="training records: files, folders or globs")
     own.add_argument(
-        "--output", required=True, metavar="DIR", help="gets train.jsonl, dev.jsonl, ... as the input's name ends"
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="folder for train.jsonl, dev.jsonl, ... (compressed if the input is)",
+        dest="output",
     )
     how = own.add_mutually_exclusive_group(required=True)
-    how.add_argument("--ratios", nargs="+", type=float, metavar="R", help="share of each part, 1 together")
-    how.add_argument("--counts", nargs="+", metavar="N", help="records of each part, one of them `rest`")
-    own.add_argument("--names", nargs="+", help="of the parts (train dev test)")
-    own.add_argument("--near", type=float, metavar="J", help="texts this alike stay together, such as 0.8")
-    own.add_argument("--groups_per_file", action="store_true", help="a group's name counts within its file only")
-    own.add_argument("--clean_negatives", action="store_true", help="leave out negatives that are positives elsewhere")
+    how.add_argument("--ratios", nargs="+", type=float, metavar="R", help="share of each part; must sum to 1")
+    how.add_argument("--counts", nargs="+", metavar="N", help="number of records in each part, one of them `rest`")
+    own.add_argument("--names", nargs="+", help="names of the parts (default: train dev test)")
+    own.add_argument(
+        "--near", type=float, metavar="J", help="keep texts of at least this similarity in the same part, such as 0.8"
+    )
+    own.add_argument("--groups_per_file", action="store_true", help="treat a group name as unique to its file")
+    own.add_argument(
+        "--clean_negatives", action="store_true", help="remove negatives that are positives in another part"
+    )
     own.add_argument("--eval", action="store_true", help="also write BEIR folders of all parts but the first")
     own.add_argument(
-        "--corpus", nargs="+", default=[], metavar="FILE", help="texts that those folders' corpora get too"
+        "--corpus", nargs="+", default=[], metavar="FILE", help="texts to add to the corpora of those BEIR folders"
     )
-    own.add_argument("--seed", type=int, default=0)
+    own.add_argument("--seed", type=int, default=0, help="random seed")
     return own
 
 
@@ -241,7 +249,7 @@ def check_places(files: Sequence[Path], places: Sequence[Sequence[Path]]) -> Non
     reading = {path.resolve() for path in files}
     for place in (place for own in places for place in own):
         if place.resolve() in reading:
-            raise reject("--output", str(place), "another folder than the one that FILES are read from")
+            raise reject("--output_dir", str(place), "a folder other than that of FILES")
 
 
 def split(args: argparse.Namespace) -> int:
@@ -250,7 +258,7 @@ def split(args: argparse.Namespace) -> int:
     if args.near is not None and not SLACK < args.near <= 1:
         raise reject("--near", args.near, "a similarity up to 1, such as 0.8")
     if args.corpus and not args.eval:
-        raise UserError("--corpus: stands without --eval, whose folders it is for")
+        raise UserError("--corpus: needs --eval, because it adds texts to those folders")
     files, corpus = find_records(args.files), find_texts(args.corpus, flag="--corpus") if args.corpus else ()
     folder = Path(args.output)
     places = outputs(files, folder, list(wanted))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from zh_embedder.core.errors import exit_code
+from zh_embedder.core.options import HelpFormatter
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ COMMANDS = {
     ),
     "mteb": Command(
         "measure a model with the official mteb package, C-MTEB by default, with our instructions",
-        "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
+        "zh-embedder mteb data/outputs/icl --tasks T2Retrieval STSB --output_dir mteb-results",
         "zh_embedder.evaluation.mteb",
     ),
     "encode": Command(
@@ -68,7 +69,11 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     commands.add_parser("pretrain", help=PRETRAIN, add_help=False)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
-            name, help=command.text, description=command.text, epilog=f"example: {command.example}"
+            name,
+            help=command.text,
+            description=command.text,
+            epilog=f"example: {command.example}",
+            formatter_class=HelpFormatter,
         )
         if name == chosen:
             import_module(command.module).add_arguments(sub)

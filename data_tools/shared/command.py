@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from zh_embedder.core.errors import exit_code
+from zh_embedder.core.options import HelpFormatter
 
 Work = Callable[[argparse.Namespace], int | None]
 WORDS = {"mine_negatives": "mine", "score_teacher": "score", "generate_queries": "generate", "make_pairs": "pairs"}
@@ -23,7 +24,7 @@ def make_parser(name: str, doc: str | None, example: str) -> argparse.ArgumentPa
         prog=f"python -m data_tools.{name}",
         description=doc,
         epilog=f"example: python -m data_tools.{name} {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 

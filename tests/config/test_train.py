@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from zh_embedder.config.published import NEEDLESS, NOT_YET, RENAMED, translate
+from zh_embedder.config.published import NEEDLESS, NOT_YET, translate
 from zh_embedder.config.run import DTYPES
 from zh_embedder.config.train import (
     CLASSES,
@@ -185,7 +185,6 @@ LLM_EMBEDDER = {
     "model_cache_dir": None,
     "dataset_cache_dir": None,
     "metrics": ["mrr", "recall", "ndcg"],
-    "cutoffs": [1, 5, 10, 100],
     "filter_answers": False,
     "max_neg_num": 100,
     "load_result": False,

@@ -24,6 +24,7 @@ from typing import Any
 from zh_embedder.bases.charsmap import charsmap
 from zh_embedder.core.errors import UserError, exit_code, reject
 from zh_embedder.core.files import beside
+from zh_embedder.core.options import HelpFormatter
 from zh_embedder.data.text_files import find_texts, spread
 from zh_embedder.text.tokens import save_tokenizer
 from zh_embedder.text.words import tokenizer as jieba_tokenizer
@@ -224,23 +225,35 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m zh_embedder.vocabulary", description=__doc__, epilog=f"example: {EXAMPLE}"
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = HelpFormatter
     parser.add_argument(
-        "corpus", nargs="+", help="files, folders or globs: JSON Lines with `text`, or a text a line; .gz, .zst"
+        "corpus",
+        nargs="+",
+        help="texts: JSON Lines with `text`, or .txt with one text per line (also .gz, .zst), folders or globs",
     )
     parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="the tokenizer's folder; replaced if it is there"
-    )
-    parser.add_argument("--words", type=int, default=5000, metavar="N", help="Chinese words as pieces (%(default)s)")
-    parser.add_argument(
-        "--latin", type=int, default=1000, metavar="N", help="Latin words and numbers as pieces (%(default)s)"
+        "--output_dir", required=True, metavar="DIR", help="folder for the tokenizer; replaced if it exists"
     )
     parser.add_argument(
-        "--min_count", type=int, default=20, metavar="N", help="of a character to be a piece (%(default)s)"
+        "--words",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="number of Chinese words in the vocabulary",
     )
+    parser.add_argument(
+        "--latin",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of Latin words and numbers in the vocabulary",
+    )
+    parser.add_argument("--min_count", type=int, default=20, metavar="N", help="minimum count of a character")
     parser.add_argument("--documents", type=int, metavar="N", help="count at most N texts of each file, evenly spread")
     parser.add_argument(
-        "--keep_traditional", action="store_true", help="do not read Traditional characters as Simplified"
+        "--keep_traditional",
+        action="store_true",
+        help="keep Traditional characters instead of reading them as Simplified",
     )
     return parser
 

@@ -33,7 +33,7 @@ from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.report.page import write_report
 from zh_embedder.search.exact import search
-from zh_embedder.search.faiss_index import build, load_index, save_index
+from zh_embedder.search.faiss_index import FLAT, build, load_index, save_index
 from zh_embedder.training.evaluate import read_watched
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ def check(args: Arguments) -> None:
     kept = [
         n for n in ("encode", "index", "result") if getattr(args.eval, f"save_{n}") or getattr(args.eval, f"load_{n}")
     ]
-    if kept and args.train.output_dir in (None, "trainer_output"):
+    if kept and args.train.folder is None:
         raise UserError(f"--save_{kept[0]}, --load_{kept[0]}: need --output_dir, the folder of these files")
     for name in kept:
         if getattr(args.eval, f"save_{name}") and getattr(args.eval, f"load_{name}"):
-            raise UserError(f"--save_{name}: stands beside --load_{name}, expected one of them")
-    if args.eval.save_to_output and args.train.output_dir in (None, "trainer_output"):
+            raise UserError(f"--save_{name}: cannot be used with --load_{name}, expected one of them")
+    if args.eval.save_to_output and args.train.folder is None:
         raise UserError("--save_to_output: needs --output_dir")
     if not args.eval.metric_names and not collations(args):
         raise reject("--metrics", " ".join(args.eval.metrics), "at least one metric within --hits")
@@ -172,7 +172,7 @@ def dense(args: Arguments, data: RetrievalSet, model: Model) -> Run:
     """Find keys by vectors: exactly, or through a faiss index."""
     own, task = args.eval, data.task
     queries = model.vectors(list(data.queries.values()), QUERY, task)
-    indexed = own.faiss_index_factory != "Flat" or own.save_index or own.load_index
+    indexed = own.faiss_index_factory != FLAT or own.save_index or own.load_index
     keys = None if own.load_index else key_vectors(args, data, model)
     if data.candidates is not None:
         if keys is None:
@@ -347,8 +347,7 @@ def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]
     if measured:
         sys.stdout.write(show(measured))
     rows = [{"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} for o in measured]
-    if args.train.output_dir not in (None, "trainer_output") and measured:
-        folder = Path(str(args.train.output_dir))
+    if (folder := args.train.folder) is not None and measured:
         write_json(folder / METRICS_FILE, rows)
         write_report(report_of(measured, sets, settings=asdict(args.eval)), folder / REPORT_FILE)
     if args.eval.log_path:

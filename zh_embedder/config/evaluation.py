@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zh_embedder.core.spellings import with_cutoffs
 from zh_embedder.core.errors import reject, unknown_name
 from zh_embedder.core.options import at_least, choose, option
+from zh_embedder.core.spellings import with_cutoffs
 from zh_embedder.evaluation.retrieval_metrics import NAMES
 from zh_embedder.evaluation.sets import KEY_TEMPLATE
 from zh_embedder.search.bm25 import K1, B

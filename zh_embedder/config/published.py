@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zh_embedder.config.evaluation import CUTOFFS, METRICS
-from zh_embedder.core.spellings import TRAINING, with_cutoffs
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.spellings import TRAINING, with_cutoffs
 from zh_embedder.text.prefix import as_prefix
 
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,11 +14,11 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.config.published import split_flags, translate
-from zh_embedder.core.spellings import SPELLINGS
 from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
-from zh_embedder.core.options import above_zero, at_least, choose, option
+from zh_embedder.core.options import HelpFormatter, above_zero, at_least, choose, option
 from zh_embedder.core.parallel import cores
+from zh_embedder.core.spellings import SPELLINGS
 
 AUTO = "auto"
 MOST_WORKERS = 4  # per rank, unless the flag says more
@@ -152,10 +151,6 @@ def settings_json(train: RunArguments, *groups: Any) -> str:
 # ---- parsing --------------------------------------------------------------------------------------------------------
 
 
-class _Help(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
-    """Show defaults, and the example unwrapped."""
-
-
 class _Parser(HfArgumentParser):
     """transformers' parser, with our one kind of message."""
 
@@ -166,7 +161,12 @@ class _Parser(HfArgumentParser):
 def make_parser(classes: Sequence[Any], *, prog: str, description: str, example: str) -> HfArgumentParser:
     """Build the parser of a command whose flags are the fields of some dataclasses."""
     return _Parser(
-        list(classes), prog=prog, description=description, epilog=example, allow_abbrev=False, formatter_class=_Help
+        list(classes),
+        prog=prog,
+        description=description,
+        epilog=example,
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
     )
 
 

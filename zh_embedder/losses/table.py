@@ -270,7 +270,7 @@ def sees_queries(terms: Sequence[LossTerm]) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder losses`."""
-    parser.add_argument("name", nargs="?", help="explain this one, with its options and its source")
+    parser.add_argument("name", nargs="?", help="explain this loss, with its options and its source")
 
 
 def run(args: argparse.Namespace) -> None:

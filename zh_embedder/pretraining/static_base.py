@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.core.errors import exit_code, reject
+from zh_embedder.core.options import HelpFormatter
 from zh_embedder.data.text_files import find_texts, spread
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder
@@ -206,40 +207,62 @@ def build(args: argparse.Namespace) -> Encoder:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(prog="python -m zh_embedder.new_base", description=__doc__)
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, f"example: {EXAMPLE}"
+    parser.formatter_class, parser.epilog = HelpFormatter, f"example: {EXAMPLE}"
     parser.add_argument(
         "source",
-        help="a tokenizer's folder; or a run or base made here: it gets more layers, and loses its instructions",
+        help="a tokenizer folder; or a run or base made here, which gets more layers and loses its instructions",
     )
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="where to; replaced if it is there")
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the base; replaced if it exists")
+    parser.add_argument("--corpus", nargs="+", metavar="FILE", help="texts to count tokens in, as for `vocabulary`")
     parser.add_argument(
-        "--corpus", nargs="+", metavar="FILE", help="texts in which pieces are counted, as `vocabulary` takes"
+        "--passages",
+        type=int,
+        default=40000,
+        metavar="N",
+        help="number of passages of the corpus to count in",
+    )
+    parser.add_argument("--power", type=float, default=1.5, help="exponent of the token weights")
+    parser.add_argument("--hidden_size", type=int, default=320, metavar="N", help="hidden size of a new base")
+    parser.add_argument(
+        "--num_layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of layers, including those of the base",
+        dest="layers",
     )
     parser.add_argument(
-        "--passages", type=int, default=40000, metavar="N", help="of the corpus, to count in (%(default)s)"
+        "--num_heads",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of attention heads",
+        dest="heads",
     )
-    parser.add_argument("--power", type=float, default=1.5, help="of the weights of pieces (%(default)s)")
     parser.add_argument(
-        "--hidden_size", type=int, default=320, metavar="N", help="dimensions of a new base (%(default)s)"
-    )
-    parser.add_argument(
-        "--layers", type=int, default=0, metavar="N", help="layers, the base's own included (%(default)s)"
-    )
-    parser.add_argument("--heads", type=int, default=5, metavar="N", help="attention heads (%(default)s)")
-    parser.add_argument(
-        "--intermediate", type=int, default=768, metavar="N", help="width of feed-forward layers (%(default)s)"
+        "--intermediate_size",
+        type=int,
+        default=768,
+        metavar="N",
+        help="width of feed-forward layers",
+        dest="intermediate",
     )
     parser.add_argument(
         "--saturate",
         type=float,
         default=0.0,
         metavar="R",
-        help="let the first layer begin as BM25's saturation of repeated words, k = 1 / R (0: as the identity)",
+        help="initialise the first layer as BM25's saturation of repeated words with k = 1 / R (0: identity)",
     )
     parser.add_argument(
-        "--positions", type=int, default=512, metavar="N", help="tokens of a text, at most (%(default)s)"
+        "--max_positions",
+        type=int,
+        default=512,
+        metavar="N",
+        help="maximum tokens of a text",
+        dest="positions",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     return parser
 
 
