@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("data_tools.generate_queries")  # __name__ is __main__ under `python -m`
 
 EXAMPLE = (
-    "docs/ --output queries.jsonl --output_corpus passages.jsonl --model qwen-plus --tasks qa title --max_total_tokens 2000000"
+    "docs/ --output queries.jsonl --output_corpus passages.jsonl --model qwen-plus --tasks qa title "
+    "--max_total_tokens 2000000"
 )
 
 

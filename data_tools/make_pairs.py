@@ -197,9 +197,9 @@ def make_file(
     return count
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    recipe = Recipe()
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the flags."""
+    parser, recipe = make_parser("make_pairs", __doc__, EXAMPLE), Recipe()
     parser.add_argument(
         "corpus",
         nargs="+",
@@ -234,6 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
@@ -262,9 +263,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
-    parser = make_parser("make_pairs", __doc__, EXAMPLE)
-    add_arguments(parser)
-    return call(parser, run, argv)
+    return call(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

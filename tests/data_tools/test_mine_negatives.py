@@ -173,7 +173,7 @@ def test_the_flags_of_the_ancestors_are_understood(tmp_path):
         (["--output", "o"], "--model: is missing"),
         (["--output", "o", "--method", "bm25", "--percent", "0.9"], "--model: is missing"),
         (["--output", "o", "--range", "9", "3"], "0 <= FIRST < LAST"),
-        (["--output", "o", "--hits", "3", "--range", "0", "3"], "--range: stands beside --hits"),
+        (["--output", "o", "--hits", "3", "--range", "0", "3"], "--range: cannot be used with --hits"),
         ([], "--output: expected"),
     ],
 )

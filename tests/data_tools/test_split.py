@@ -167,7 +167,7 @@ def test_evaluation_folders_may_be_given_a_whole_corpus(tmp_path):
     assert [data.keys[key] for judged in data.qrels.values() for key in judged] == [
         text for row in part(tmp_path / "out", "test") for text in row["pos"]
     ]
-    with pytest.raises(UserError, match="--corpus: stands without --eval"):
+    with pytest.raises(UserError, match="--corpus: needs --eval"):
         run(tmp_path / "again", [tmp_path / "in.jsonl"], *words)
 
 

@@ -137,11 +137,13 @@ def test_sets_to_measure_switch_evaluation_on(given, expected):
 
 def test_metrics_and_cutoffs_are_llm_embedders():
     assert EvalArguments().metric_names[:3] == ("ndcg@10", "mrr@1", "mrr@5")
-    assert EvalArguments(metrics=["map", "hit"], cutoffs=[3]).metric_names == ("map@3", "hit@3")
-    assert EvalArguments(metrics=["ndcg@7"], cutoffs=[1]).metric_names == ("ndcg@7",)
+    assert EvalArguments(metrics=["map@3", "collate_neg", "hit@3"]).metric_names == ("map@3", "hit@3")
     assert EvalArguments(hits=10).metric_names[-1] == "ndcg@5"  # nobody looks at 100 of 10
     with pytest.raises(UserError, match=r"--metrics: unknown name 'ndgc'; did you mean 'ndcg'"):
         EvalArguments(metrics=["ndgc"])
+    for cutoff in ("", "@", "@0", "@all"):
+        with pytest.raises(UserError, match=f"--metrics: got 'ndcg{cutoff}', expected a cutoff of 1 or more"):
+            EvalArguments(metrics=[f"ndcg{cutoff}"])
 
 
 def test_a_set_without_instruction_and_a_metric_that_nobody_measures_are_refused():
@@ -270,7 +272,7 @@ def test_held_out_records_and_a_canary_are_measured(tiny_bert, folder, capfd):
 
 def test_a_measured_run_writes_its_report_and_a_summary_of_what_was_saved(tiny_bert, folder):
     """The last step is made the worst: the learning rate explodes, and the best step is an earlier one."""
-    more = ("--eval_steps", 2, "--save_steps", 2, "--load_best_model_at_end", "--bm25_baseline", "--max_grad_norm", 0)
+    more = ("--eval_steps", 2, "--save_steps", 2, "--load_best_model_at_end", "--bm25", "--max_grad_norm", 0)
     explode = ("--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", 6, "--learning_rate", 0.3)
     assert train(tiny_bert, *EVAL, *more, *explode, "--optim", "sgd") == 0
     run = folder / "out"
