@@ -187,7 +187,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_records(tiny_bert, folder
     wild = ("--optim", "sgd", "--learning_rate", 1e38, "--max_grad_norm", 0, "--warmup_steps", 0)
     assert train(tiny_bert, *SAME, *wild, steps=8) == 2
     message = capsys.readouterr().err
-    assert "the loss is not finite, no update was made from it" in message
+    assert "the loss is not finite, the update was skipped" in message
     assert "records at lines" in message
     assert "dataset qa:qa.jsonl" in message or "dataset chat:chat.jsonl" in message
     assert not (folder / "out" / "encoder").exists()
@@ -267,9 +267,9 @@ def test_a_run_is_not_written_over_unless_asked(tiny_bert, folder, capsys):
 def test_resuming_without_a_whole_checkpoint_is_refused(tiny_bert, folder, capsys):
     (folder / "out" / "checkpoint-7").mkdir(parents=True)
     assert train(tiny_bert, *SAME, "--resume_from_checkpoint", "True") == 2
-    assert "no whole checkpoint in out" in capsys.readouterr().err
+    assert "no complete checkpoint in out" in capsys.readouterr().err
     assert train(tiny_bert, *SAME, "--resume_from_checkpoint", "out/checkpoint-7") == 2
-    assert "out/checkpoint-7 is not a whole checkpoint" in capsys.readouterr().err
+    assert "out/checkpoint-7 is not a complete checkpoint" in capsys.readouterr().err
 
 
 def test_untied_encoders_are_trained_apart_and_saved_in_two_folders(tiny_bert, folder):

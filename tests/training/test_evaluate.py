@@ -161,7 +161,7 @@ def test_a_set_without_instruction_and_a_metric_that_nobody_measures_are_refused
 
 def test_sets_of_one_name_are_refused():
     args = EvalArguments(eval_data=[str(DEMO / "test" / "qa"), str(DEMO / "test" / "qa")])
-    with pytest.raises(UserError, match="--eval_data: demo/qa: two sets have this name"):
+    with pytest.raises(UserError, match="--eval_data: demo/qa: several sets have this name"):
         read_watched(args, [], data_root=None)
 
 
@@ -262,7 +262,7 @@ def test_a_resumed_run_does_not_measure_its_start_again(tiny_bert, folder, capfd
 def test_held_out_records_and_a_canary_are_measured(tiny_bert, folder, capfd):
     assert train(tiny_bert, "--validation_share", 0.2, "--canary", DEMO / "test" / "title", steps=2) == 0
     said = capfd.readouterr().err
-    assert "data: qa:qa.jsonl: 22 of 112 records held out to be measured" in said
+    assert "data: qa:qa.jsonl: 22 of 112 records held out for evaluation" in said
     names = [o.data for o in load_outcomes(folder / "out", 2)]
     assert names == ["held_out/qa/qa.jsonl", "held_out/chat/chat.jsonl", "canary/title"]
     assert train(tiny_bert, out="other", steps=2) == 0

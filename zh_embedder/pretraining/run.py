@@ -206,4 +206,4 @@ def describe(args: PretrainArguments, trainer: Pretrainer, resume: Path | None) 
     ]
     if resume is not None:
         lines.append(f"resuming from {resume}")
-    logger.info("what will be trained:\n  %s", "\n  ".join(lines))
+    logger.info("training:\n  %s", "\n  ".join(lines))

@@ -36,7 +36,9 @@ def build(args: Arguments, version: Version, datasets: Sequence[Any], watched: W
         for note in plan.notes:
             logger.info("data: %s: %s", plan.records.name, note)
     if args.data.query_instruction is not None and not any(dataset.task is None for dataset in datasets):
-        logger.info("flags: the instruction flags serve records without a task, and every record here names one")
+        logger.info(
+            "flags: the instruction flags have no effect: they are for records without a task, and every record has one"
+        )
     set_seed(args.train.seed)
     with whole_weights(args):
         model = BiEncoder(*load_encoders(args, instructions_of(args, version, plans)))

@@ -50,10 +50,10 @@ def find_resume(args: Run) -> Path | None:
     if str(asked).lower() == "true":
         found = checkpoints(Path(str(args.train.output_dir)))
         if not found:
-            raise UserError(f"--resume_from_checkpoint: no whole checkpoint in {args.train.output_dir}")
+            raise UserError(f"--resume_from_checkpoint: no complete checkpoint in {args.train.output_dir}")
         return found[-1]
     if not is_whole(Path(asked)):
-        raise UserError(f"--resume_from_checkpoint: {asked} is not a whole checkpoint of this program")
+        raise UserError(f"--resume_from_checkpoint: {asked} is not a complete checkpoint of this program")
     return Path(asked)
 
 
@@ -65,7 +65,7 @@ def check_output(args: Run, resume: Path | None) -> None:
     taken = [p.name for p in [*run.glob("checkpoint-*"), run / "encoder"] if p.exists()]
     if taken and resume is None and not args.train.overwrite:
         raise UserError(
-            f"--output_dir: {run} holds a run ({', '.join(sorted(taken)[:4])}); go on with "
+            f"--output_dir: {run} already holds a run ({', '.join(sorted(taken)[:4])}); resume it with "
             "--resume_from_checkpoint True, replace it with --overwrite, or choose another folder"
         )
 
