@@ -401,7 +401,7 @@ def test_the_task_of_a_dataset(dataset, task, chosen, expected):
     [
         ("qaa", {}, r"train.jsonl:1: task: version 'mine' (mine.yaml) has no task 'qaa'; did you mean 'qa'?"),
         (None, {"default_task": "qaa"}, "--default_task: version 'mine' (mine.yaml) has no task 'qaa'; did you mean"),
-        (None, {}, "train.jsonl:1: task: is missing; add it to the records, or say --default_task NAME"),
+        (None, {}, "train.jsonl:1: task: is missing; add it to the records, or use --default_task NAME"),
     ],
 )
 def test_a_task_that_nobody_knows_is_refused(dataset, task, chosen, message):
@@ -550,7 +550,7 @@ def test_labelled_texts_need_one_encoder(dataset):
 
 def test_kinds_cannot_stand_in_one_step(dataset):
     both = [dataset(PLAIN), dataset(PAIR, name="pairs.jsonl")]
-    assert "queries with keys and scored pairs cannot stand in one step" in refused(*both, inbatch_same_dataset=None)
+    assert "queries with keys and scored pairs cannot share a step" in refused(*both, inbatch_same_dataset=None)
     assert len(plan(*both)) == 2
 
 
@@ -558,7 +558,7 @@ def test_steps_that_mix_datasets_have_the_losses_that_fit_all(dataset):
     both = [dataset(PLAIN), dataset(ALONE, name="alone.jsonl")]
     found = plan(*both, inbatch_same_dataset=None, loss=["info_nce", "triplet"])
     assert [names_of(one) for one in found] == [["info_nce"], ["info_nce"]]
-    assert "steps mix datasets, so only losses that fit all of them are used: info_nce alone" in found[0].notes
+    assert "steps mix datasets, so only losses that fit all of them are used: info_nce" in found[0].notes
     own = {name: TaskSpec(name=name, query="", key="", training=TaskTraining(loss=(LossTerm(name=loss),))) for
            name, loss in (("qa", "info_nce"), ("tool", "triplet"))}  # fmt: skip
     sets = [dataset(PLAIN), dataset(PLAIN, name="tool.jsonl", task="tool")]

@@ -19,6 +19,7 @@ from data_tools.mining.finders import fuse
 from data_tools.mining.pools import Texts, write_texts
 from data_tools.mining.rules import Candidate, Limits, Query
 from tests.processes import environment, torchrun
+from zh_embedder.core.runtime import parse_command
 from zh_embedder.models.encoder import Encoder
 
 CITIES = ["北京", "上海", "广州", "深圳", "成都", "杭州", "武汉", "西安", "南京", "重庆"]
@@ -156,7 +157,9 @@ def test_a_key_is_read_from_the_middle_of_the_file_whatever_it_holds(tmp_path):
 
 
 def test_the_flags_of_the_ancestors_are_understood(tmp_path):
-    parse = build_parser().parse_args
+    def parse(words):
+        return parse_command("mine", build_parser(), words)
+
     assert window_of(parse(["--input_file", "a", "--output_file", "b", "--range_for_sampling", "10-210"])) == (10, 210)
     assert window_of(parse(["a", "--hits", "200", "--max_neg_num", "100", "--output", "b"])) == (0, 200)
     assert window_of(parse(["a", "--output", "b"])) == (10, 210)

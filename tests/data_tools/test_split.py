@@ -219,7 +219,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, words, message):
 
 def test_what_is_read_is_not_written_over(tmp_path):
     write_records(tmp_path / "train.jsonl", [record(1), record(2)])
-    with pytest.raises(UserError, match="expected another folder"):
+    with pytest.raises(UserError, match="expected a folder other than"):
         run(tmp_path, [tmp_path / "train.jsonl"], "--ratios", "0.5", "0.5")
 
 
