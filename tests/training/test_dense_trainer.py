@@ -258,7 +258,7 @@ def test_a_run_is_not_written_over_unless_asked(tiny_bert, folder, capsys):
     assert train(tiny_bert, *SAME, "--save_steps", 2) == 0
     before = weights(folder / "out" / "encoder")
     assert train(tiny_bert, *SAME, "--seed", 1) == 2
-    assert "--output_dir: out holds a run (checkpoint-2, checkpoint-4, encoder)" in capsys.readouterr().err
+    assert "--output_dir: out already holds a run (checkpoint-2, checkpoint-4, encoder)" in capsys.readouterr().err
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(folder / "out" / "encoder").items())
     assert train(tiny_bert, *SAME, "--seed", 1, "--overwrite_output_dir", "--save_steps", 3) == 0
     assert sorted(p.name for p in (folder / "out").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
