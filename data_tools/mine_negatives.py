@@ -7,8 +7,8 @@ positives of the query (in any of the files), near copies of its positives, and 
 and gives the same file. Several ranks: `torchrun --nproc_per_node=N -m data_tools.mine_negatives ...`.
 
 The flags of LLM-Embedder (--retrieval_method, --hits, --max_neg_num, --filter_answers) and of FlagEmbedding's hn_mine
-(--input_file, --output_file, --candidate_pool, --range_for_sampling, --negative_number, --use_gpu_for_searching) mean
-what they mean there.
+(--input_file, --output_file, --candidate_pool, --range_for_sampling, --negative_number, --use_gpu_for_searching) work
+as they do there.
 """
 
 from __future__ import annotations

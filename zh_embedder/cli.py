@@ -38,7 +38,7 @@ COMMANDS = {
         "zh_embedder.evaluation.mteb",
     ),
     "encode": Command(
-        "encode files of texts into a folder of vectors; again with the same flags, it goes on where it was stopped",
+        "encode files of texts into a folder of vectors; rerun the same command to resume",
         "zh-embedder encode data/outputs/icl corpus.jsonl --side key --task qa --output_dir corpus-vectors",
         "zh_embedder.search.encode_files",
     ),

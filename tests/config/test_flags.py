@@ -1,11 +1,15 @@
 """The flags of every command are frozen: what is added, renamed or given another default is visible in review."""
 
+import ast
 import json
 import re
+from dataclasses import fields
 
 import pytest
 
-from tests.config.frozen_flags import LIST, PAGE, REGENERATE, command_parser, commands, flags_of, frozen, page
+from data_tools.mining.pipeline import Job
+from tests.config.frozen_flags import LIST, PAGE, REGENERATE, ROOT, command_parser, commands, flags_of, frozen, page
+from zh_embedder.cli import COMMANDS
 from zh_embedder.core.spellings import SPELLINGS, TRAINING
 from zh_embedder.search.bm25 import K1, B
 
@@ -53,6 +57,11 @@ def test_every_flag_has_a_help_text_in_plain_english(command):
         assert len(text) < 280, f"{command} {name}"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_described_in_plain_english(command):
+    assert not HABITS.search(COMMANDS[command].text)
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_flag_is_spelt_with_underscores(command):
     for name, *_ in flags_of(command):
@@ -81,5 +90,20 @@ def test_flags_of_one_name_have_one_default():
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "mine"])
 def test_bm25_has_one_k1_and_one_b(command):
-    defaults = {name: default for name, default, *_ in flags_of(command)}
-    assert (defaults["--k1"], defaults["--b"]) == (str(K1), str(B))
+    defaults = {action.dest: action.default for action in command_parser(command)._actions}
+    assert defaults["k1"] is K1
+    assert defaults["b"] is B
+
+
+def test_a_mining_job_has_the_same_k1_and_b():
+    defaults = {field.name: field.default for field in fields(Job)}
+    assert defaults["k1"] is K1
+    assert defaults["b"] is B
+
+
+@pytest.mark.parametrize(
+    "path", [path for room in ("zh_embedder", "data_tools") for path in (ROOT / room).rglob("*.py")]
+)
+def test_no_other_module_writes_bm25s_numbers_down(path):
+    numbers = {node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)}
+    assert path.name == "bm25.py" or not {K1, B} & {n for n in numbers if isinstance(n, float)}

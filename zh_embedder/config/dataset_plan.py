@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
-from zh_embedder.config.run import AUTO
 from zh_embedder.config.train import DataArguments, TrainArguments
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample

@@ -26,6 +26,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from zh_embedder.core.errors import UserError, nearest, reject, summarise, unknown_name
+from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 
 HERE = Path(__file__).parent.parent
@@ -56,7 +57,6 @@ class TaskTraining:
 CHOICES: Mapping[str, tuple[str, ...]] = {"select_positive": SELECT_POSITIVE, "select_negative": SELECT_NEGATIVE}
 POSITIVE = ("max_sample_num", "teacher_temperature", "student_temperature", "weight")
 CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # stand in place of `loss`
-AUTO = "auto"
 NOT_NEGATIVE = ("contrastive_weight", "distill_weight")
 
 

@@ -16,11 +16,10 @@ from transformers import HfArgumentParser, TrainingArguments
 from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
-from zh_embedder.core.options import HelpFormatter, above_zero, at_least, choose, option
+from zh_embedder.core.options import AUTO, HelpFormatter, above_zero, at_least, choose, option
 from zh_embedder.core.parallel import cores
 from zh_embedder.core.spellings import SPELLINGS
 
-AUTO = "auto"
 MOST_WORKERS = 4  # per rank, unless the flag says more
 NO_FOLDER = (None, "trainer_output")  # transformers' value where --output_dir is not given
 

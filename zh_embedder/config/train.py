@@ -24,7 +24,7 @@ from zh_embedder.config.run import (
     settings_json,
 )
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
+from zh_embedder.core.options import AUTO, above_zero, as_number, at_least, choose, option
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 from zh_embedder.data.plan import PLANS
 from zh_embedder.losses.table import LOSSES

@@ -10,6 +10,8 @@ from typing import Any
 
 from zh_embedder.core.errors import reject, unknown_name
 
+AUTO = "auto"  # value of a flag that leaves the choice to the program
+
 
 class HelpFormatter(RawDescriptionHelpFormatter):
     """Show the default of each flag that has one, and leave descriptions and examples unwrapped."""
