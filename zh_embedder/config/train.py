@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from zh_embedder.config.evaluation import ALONE, EvalArguments, evaluation_defaults
 from zh_embedder.config.model import ModelArguments
 from zh_embedder.config.run import (
-    AUTO,
     RunArguments,
     check_folder,
     check_measured,
