@@ -34,7 +34,7 @@ def measure(folder: Path, queries: int, limit: float, *more: str) -> dict[str, f
             now = memory(watched)["Pss_Anon"]
             if not start:
                 before = max(before, now)
-                start = time.perf_counter() if "what will be trained" in log.read_text(errors="replace") else 0.0
+                start = time.perf_counter() if " training:\n" in log.read_text(errors="replace") else 0.0
             peak = max(peak, now)
             if peak > limit * 1024:
                 process.kill()

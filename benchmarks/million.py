@@ -105,7 +105,7 @@ def start_training(
         "report_to": "none",
         "logging_steps": 1,
     }
-    command = [sys.executable, ROOT / "run_dense.py", "--overwrite_output_dir", *more]
+    command = [sys.executable, ROOT / "run_dense.py", "--overwrite", *more]
     command += [word for name, value in flags.items() for word in (f"--{name}", value)]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(list(map(str, command)), env=env, **pipes)

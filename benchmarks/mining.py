@@ -71,7 +71,7 @@ def train(files: list[Path], output: Path, args, seed: int, base: str) -> None:
     flags += ["--max_steps", args.steps, "--per_device_train_batch_size", args.batch]
     flags += ["--train_group_size", args.group, "--learning_rate", args.lr, "--cos_temperature", args.temperature]
     flags += ["--query_max_length", 128, "--key_max_length", 256, "--inbatch_same_dataset", "epoch", "--seed", seed]
-    flags += ["--save_strategy", "no", "--report_to", "none", "--overwrite_output_dir", "--logging_steps", 50]
+    flags += ["--save_strategy", "no", "--report_to", "none", "--overwrite", "--logging_steps", 50]
     flags += args.flags
 
     def work():

@@ -34,7 +34,7 @@ COMMON = [
     *("--inbatch_same_dataset", "epoch", "--num_train_epochs", "1", "--learning_rate", "1e-3"),
     *("--per_device_train_batch_size", "32", "--train_group_size", "4", "--cos_temperature", "0.05"),
     *("--query_max_length", "96", "--key_max_length", "192", "--logging_steps", "50"),
-    *("--save_strategy", "no", "--report_to", "none", "--overwrite_output_dir"),
+    *("--save_strategy", "no", "--report_to", "none", "--overwrite"),
 ]
 
 

@@ -20,12 +20,22 @@ DETAILS = "What is guessed is logged; what is dropped is counted by reason."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="files, folders, globs; hf:NAME[:SUBSET] on the hub")
-    add("--list", action="store_true", help="show the formats with an example each")
-    add("--from", dest="format", metavar="FORMAT", help=f"one of {', '.join(FORMATS)}; guessed if clear")
-    add("--output", metavar="OUT", help="a .jsonl file, or .jsonl.gz, .jsonl.zst")
-    add("--task", help="of all records; formats of one task have it by default")
-    add("--as", dest="shape", help="what to make, where a format makes several things (see --list)")
+    add(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="files, folders, globs, or hf:NAME[:SUBSET] for a data set on the hub",
+    )
+    add("--list", action="store_true", help="list the formats, with an example of each")
+    add(
+        "--from",
+        dest="format",
+        metavar="FORMAT",
+        help=f"format: {', '.join(FORMATS)} (default: guessed if unmistakable)",
+    )
+    add("--output", metavar="OUT", help="file to write: .jsonl, .jsonl.gz or .jsonl.zst")
+    add("--task", help="task of all records (some formats have a default)")
+    add("--as", dest="shape", help="what to make, for formats that offer a choice (see --list)")
     add_source_flags(parser.add_argument_group("where things are in the source"))
     add_making_flags(parser.add_argument_group("what is made"))
     add_cleaning_flags(parser.add_argument_group("cleaning, off by default"))
@@ -33,37 +43,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_source_flags(group: argparse._ArgumentGroup) -> None:
     """Add flags that say how a source is read."""
-    group.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="query=title+ask neg=n1,n2")
-    group.add_argument("--join", default="\n", help="between columns joined by + (a line break)")
-    group.add_argument("--header", action=argparse.BooleanOptionalAction, help="of a table; looked at by default")
-    group.add_argument("--encoding", default="auto", help="auto finds UTF-8, UTF-16 and GB18030, and says so")
-    group.add_argument("--split", help="of a set that has several (train)")
-    group.add_argument("--queries", metavar="FILE", help="msmarco: queries, where they are elsewhere")
-    group.add_argument("--qrels", metavar="FILE", help="beir, msmarco: judgements, where they are elsewhere")
-    group.add_argument("--negatives", metavar="FILE", help="beir, msmarco: hard negatives, query TAB key")
-    group.add_argument("--answers", metavar="FILE", help="acebench: answers (possible_answer/ beside the file)")
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="columns to read, such as query=title+ask neg=n1,n2",
+    )
+    group.add_argument("--join", default="\n", help="separator between columns joined with + (default: a line break)")
+    group.add_argument(
+        "--header", action=argparse.BooleanOptionalAction, help="the table has a header line (default: detected)"
+    )
+    group.add_argument(
+        "--encoding", default="auto", help="character encoding; auto detects UTF-8, UTF-16 and GB18030 and logs which"
+    )
+    group.add_argument("--split", help="split to read, of a data set with several (default: train)")
+    group.add_argument("--queries", metavar="FILE", help="msmarco: file of the queries, if it is elsewhere")
+    group.add_argument("--qrels", metavar="FILE", help="beir, msmarco: file of the judgements, if it is elsewhere")
+    group.add_argument("--negatives", metavar="FILE", help="beir, msmarco: file of hard negatives, query TAB key")
+    group.add_argument(
+        "--answers", metavar="FILE", help="acebench: file of the answers (default: possible_answer/ in the same folder)"
+    )
 
 
 def add_making_flags(group: argparse._ArgumentGroup) -> None:
     """Add flags that say what records are made."""
     plain = ReadOptions()
-    group.add_argument("--min_relevance", type=int, default=plain.min_relevance, help="of a positive (1)")
+    group.add_argument("--min_relevance", type=int, default=plain.min_relevance, help="minimum relevance of a positive")
     group.add_argument(
-        "--threshold", type=float, default=plain.threshold, help="pairs --as groups: a positive's score (1)"
+        "--threshold", type=float, default=plain.threshold, help="pairs --as groups: minimum score of a positive"
     )
-    group.add_argument("--turns", type=int, default=plain.turns, help="dialogues: turns in front of the question (4)")
-    group.add_argument("--facts", default=plain.facts, help="kdconv: those that the reply has `repeated`, or all")
-    group.add_argument("--template", default=plain.template, help="icl: how an example is laid out")
-    group.add_argument("--examples", type=int, default=plain.examples, help="icl: positives of a record (1)")
-    group.add_argument("--wrong_examples", type=int, default=plain.wrong_examples, help="icl: negatives (7)")
-    group.add_argument("--seed", type=int, default=plain.seed, help="icl: of the draw (0)")
+    group.add_argument("--turns", type=int, default=plain.turns, help="dialogues: number of turns before the question")
+    group.add_argument(
+        "--facts", default=plain.facts, help="kdconv: use only the facts that the reply repeats (`repeated`), or `all`"
+    )
+    group.add_argument("--template", default=plain.template, help="icl: template of an example")
+    group.add_argument("--examples", type=int, default=plain.examples, help="icl: positives per record")
+    group.add_argument("--wrong_examples", type=int, default=plain.wrong_examples, help="icl: negatives per record")
+    group.add_argument("--seed", type=int, default=plain.seed, help="icl: random seed")
 
 
 def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
     """Add flags that change or leave out texts."""
-    group.add_argument("--simplify", action="store_true", help="Traditional to Simplified Chinese, by OpenCC (t2s)")
+    group.add_argument(
+        "--simplify", action="store_true", help="convert Traditional to Simplified Chinese with OpenCC (t2s)"
+    )
     group.add_argument("--normalize", metavar="FORM", help="Unicode normal form, such as NFKC")
-    group.add_argument("--min_chars", type=int, default=1, help="leave out shorter texts (1)")
+    group.add_argument("--min_chars", type=int, default=1, help="leave out texts shorter than this")
     group.add_argument("--limit", type=int, metavar="N", help="stop after N records")
 
 

@@ -17,21 +17,21 @@ Exit code: 0 where no error was found, 1 where one was, 2 for a mistake on the c
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILES", help="files, folders or globs of training records")
-    add("--version", help="name or file: tasks and instructions; without it, those of all known ones")
-    add("--eval", nargs="+", default=[], metavar="DIR", help="sets that must not be in the records")
-    add("--query_encoder", help="model or folder whose tokenizer counts lengths; without it none are")
-    add("--query_max_length", type=int, default=256, help="tokens (256)")
-    add("--key_max_length", type=int, default=256, help="tokens (256)")
-    add("--train_group_size", type=int, help="keys of a query: says where negatives are too few")
-    add("--per_device_train_batch_size", type=int, default=16, help="queries of a rank (16)")
-    add("--ranks", type=int, default=1, help="processes that will train (1)")
-    add("--teacher_temperature", type=float, default=1.0, help="where the version sets none (1)")
-    add("--near", type=float, default=0.85, help="likeness of a negative to a positive (0.85)")
-    add("--leak_near", type=float, default=0.8, help="likeness to an evaluation text (0.8)")
-    add("--show", type=int, default=3, help="findings shown of each kind (3)")
+    add("files", nargs="+", metavar="FILES", help="training records: files, folders or globs")
+    add("--version", help="instruction version, by name or file (default: all known ones)")
+    add("--eval", nargs="+", default=[], metavar="DIR", help="evaluation sets that must not appear in the records")
+    add("--query_encoder", help="model or folder whose tokenizer measures lengths (default: lengths are not checked)")
+    add("--query_max_length", type=int, default=256, help="maximum tokens of a query")
+    add("--key_max_length", type=int, default=256, help="maximum tokens of a key")
+    add("--train_group_size", type=int, help="keys per query in training: reports records with too few negatives")
+    add("--per_device_train_batch_size", type=int, default=16, help="queries per step on each device")
+    add("--ranks", type=int, default=1, help="number of training processes")
+    add("--teacher_temperature", type=float, default=1.0, help="temperature where the version sets none")
+    add("--near", type=float, default=0.85, help="similarity at which a negative is a near-copy of a positive")
+    add("--leak_near", type=float, default=0.8, help="similarity at which a text leaks from an evaluation set")
+    add("--show", type=int, default=3, help="number of findings to show of each kind")
     add("--fix", metavar="OUT", help="write cleaned files to OUT/cleaned, changes to OUT/LEDGER")
-    add("--json", metavar="FILE", help="write all findings")
+    add("--json", metavar="FILE", help="also write all findings as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,16 +30,39 @@ OUTPUT.refused.jsonl with the reason, and OUTPUT.sample.html shows both. Look fi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("documents", nargs="+", metavar="DOCUMENTS", help="files, folders, globs")
-    add("--output", type=Path, metavar="FILE", help="records: query, pos, task, id, group (.gz packs)")
-    add("--corpus", type=Path, metavar="FILE", help="all passages, as id and text, for mining and search")
-    add("--tasks", nargs="+", default=["qa"], metavar="NAME", help="one request each (qa)")
-    add("--queries", type=int, default=3, metavar="N", help="asked for at a time (%(default)s)")
-    add("--prompts", type=Path, metavar="YAML", help="instead of data_tools/generating/query_prompts.yaml")
-    add("--limit", type=int, metavar="N", help="ask about N passages only, drawn with --seed")
-    add("--dry_run", action="store_true", help="cut and count, write --corpus, show a prompt, ask nobody")
-    add("--skip_unreadable", action="store_true", help="go on without files that cannot be read")
-    add("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+    add(
+        "documents",
+        nargs="+",
+        metavar="DOCUMENTS",
+        help="txt, md, html, docx, pdf or JSON Lines: files, folders or globs",
+    )
+    add(
+        "--output", type=Path, metavar="FILE", help="file for the records: query, pos, task, id, group (.gz compresses)"
+    )
+    add(
+        "--output_corpus",
+        type=Path,
+        metavar="FILE",
+        help="also write all passages to this file, as id and text, for mining and search",
+        dest="corpus",
+    )
+    add(
+        "--tasks",
+        nargs="+",
+        default=["qa"],
+        metavar="NAME",
+        help="tasks to write queries for, one request each (default: qa)",
+    )
+    add("--queries", type=int, default=3, metavar="N", help="number of queries per request")
+    add("--prompts", type=Path, metavar="YAML", help="YAML file of prompts (default: the built-in ones)")
+    add("--limit", type=int, metavar="N", help="use only N passages, drawn with --seed")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="cut and count, write --output_corpus and show a prompt, without any request",
+    )
+    add("--skip_unreadable", action="store_true", help="skip files that cannot be read")
+    add("--seed", type=int, default=0, help="random seed")
     add_passages(parser.add_argument_group("passages"))
     add_endpoint(parser.add_argument_group("endpoint"))
     add_asking(parser.add_argument_group("asking"))
@@ -48,60 +71,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_passages(own: argparse._ArgumentGroup) -> None:
     """Flags of the cutting."""
-    own.add_argument("--passage_chars", type=int, default=400, help="the longest, headings not counted (%(default)s)")
-    own.add_argument("--overlap", type=int, default=60, help="characters repeated, in whole sentences (%(default)s)")
-    own.add_argument("--min_chars", type=int, default=50, help="a section below this joins the next (%(default)s)")
+    own.add_argument("--passage_chars", type=int, default=400, help="maximum characters of a passage, without headings")
+    own.add_argument(
+        "--overlap", type=int, default=60, help="characters repeated from the previous passage, in whole sentences"
+    )
+    own.add_argument("--min_chars", type=int, default=50, help="merge sections shorter than this with the next")
 
 
 def add_endpoint(own: argparse._ArgumentGroup) -> None:
     """Flags of the requests."""
-    own.add_argument("--model", metavar="NAME", help="as the endpoint calls it")
-    own.add_argument("--base_url", metavar="URL", help="such as http://127.0.0.1:8000/v1; else OPENAI_BASE_URL")
+    own.add_argument("--model", metavar="NAME", help="model name at the endpoint")
     own.add_argument(
-        "--api_key_name", default="OPENAI_API_KEY", metavar="VARIABLE", help="that holds the key (%(default)s)"
+        "--base_url",
+        metavar="URL",
+        help="address of the endpoint, such as http://127.0.0.1:8000/v1 (default: OPENAI_BASE_URL)",
     )
-    own.add_argument("--temperature", type=float, default=0.7, help="(%(default)s)")
-    own.add_argument("--max_tokens", type=int, default=1024, help="of an answer (%(default)s)")
-    own.add_argument("--json_mode", action="store_true", help="ask for response_format json_object")
     own.add_argument(
-        "--stream", action="store_true", help="read answers piece by piece, for endpoints that only stream"
+        "--api_key_name", default="OPENAI_API_KEY", metavar="VARIABLE", help="environment variable with the API key"
     )
-    own.add_argument("--extra_body", metavar="JSON", help="further fields, such as '{\"enable_thinking\": false}'")
-    own.add_argument("--timeout", type=float, default=120.0, help="seconds (%(default)s)")
+    own.add_argument("--temperature", type=float, default=0.7, help="sampling temperature")
+    own.add_argument("--max_tokens", type=int, default=1024, help="maximum tokens of an answer")
+    own.add_argument("--json_mode", action="store_true", help="send response_format json_object")
+    own.add_argument("--stream", action="store_true", help="stream the answers, for endpoints that only stream")
+    own.add_argument(
+        "--extra_body", metavar="JSON", help="further request fields, such as '{\"enable_thinking\": false}'"
+    )
+    own.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer")
 
 
 def add_asking(own: argparse._ArgumentGroup) -> None:
     """Flags of how often and how much."""
-    own.add_argument("--concurrency", type=int, default=8, help="requests at a time (%(default)s)")
+    own.add_argument("--concurrency", type=int, default=8, help="number of parallel requests")
     own.add_argument(
-        "--retries", type=int, default=5, help="on 429, 5xx and no connection, ever longer apart (%(default)s)"
+        "--retries", type=int, default=5, help="retries on 429, 5xx and connection errors, with growing delays"
     )
-    own.add_argument("--attempts", type=int, default=3, help="where answers hold no queries (%(default)s)")
-    own.add_argument("--give_up", type=int, default=20, help="after so many failures in a row (%(default)s)")
-    own.add_argument("--retry", action="store_true", help="ask again what was refused or answered with garbage")
+    own.add_argument("--attempts", type=int, default=3, help="attempts per passage if answers contain no queries")
+    own.add_argument("--give_up", type=int, default=20, help="stop after this many failures in a row")
+    own.add_argument("--retry", action="store_true", help="ask again for passages that failed earlier")
     own.add_argument(
-        "--max_total_tokens", type=int, metavar="N", help="in and out, earlier starts included; never passed"
+        "--max_total_tokens", type=int, metavar="N", help="token budget, input and output, including earlier runs"
     )
-    own.add_argument("--max_cost", type=float, metavar="SUM", help="the same in money, by --prices")
-    own.add_argument("--prices", type=float, nargs=2, metavar=("IN", "OUT"), help="of a million tokens")
+    own.add_argument("--max_cost", type=float, metavar="SUM", help="budget in money, computed with --prices")
+    own.add_argument("--prices", type=float, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens")
 
 
 def add_filters(own: argparse._ArgumentGroup) -> None:
     """Flags of the filters."""
     own.add_argument(
-        "--round_trip", type=int, default=20, metavar="N", help="its passage must be among the first N; 0: off"
+        "--round_trip",
+        type=int,
+        default=20,
+        metavar="N",
+        help="keep a query only if it finds its passage among the first N; 0: off",
     )
-    own.add_argument("--retriever", default="bm25", help="of the round trip: bm25, or a model's folder or name")
-    own.add_argument("--words", default="jieba", help="of bm25: jieba or bigram (%(default)s)")
     own.add_argument(
-        "--near", type=float, default=0.8, help="refuse queries more alike than this in a document; 1: off"
+        "--retriever", default="bm25", help="retriever for --round_trip: bm25, or a model's folder or hub name"
     )
-    own.add_argument("--min_query_chars", type=int, default=4, help="letters (%(default)s)")
-    own.add_argument("--max_query_chars", type=int, default=500, help="(%(default)s)")
+    own.add_argument("--words", default="jieba", help="word segmentation for bm25: jieba or bigram")
     own.add_argument(
-        "--max_copied_chars", type=int, default=20, help="word for word from the passage; 0: off (%(default)s)"
+        "--near",
+        type=float,
+        default=0.8,
+        help="reject queries more similar than this to another of the document; 1: off",
     )
-    own.add_argument("--sample", type=int, default=50, metavar="N", help="passages in OUTPUT.sample.html (%(default)s)")
+    own.add_argument("--min_query_chars", type=int, default=4, help="minimum letters of a query")
+    own.add_argument("--max_query_chars", type=int, default=500, help="maximum characters of a query")
+    own.add_argument(
+        "--max_copied_chars",
+        type=int,
+        default=20,
+        help="reject queries that copy more characters in a row from the passage; 0: off",
+    )
+    own.add_argument(
+        "--sample", type=int, default=50, metavar="N", help="number of passages to show in OUTPUT.sample.html"
+    )
 
 
 def extra_body(text: str | None) -> dict[str, Any]:

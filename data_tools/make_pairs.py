@@ -26,34 +26,40 @@ negatives."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     recipe = Recipe()
-    parser.add_argument("corpus", nargs="+", help="JSON Lines with `text` (and `title`), or a text a line; .gz, .zst")
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="where NAME.jsonl of each file goes")
-    parser.add_argument("--max_pairs", type=int, metavar="N", help="of each file, drawn by chance; by default all")
     parser.add_argument(
-        "--without", nargs="+", metavar="SET", help="evaluation sets: pairs that share text with them are left out"
+        "corpus",
+        nargs="+",
+        help="raw text: JSON Lines with `text` (and `title`), or .txt with one text per line (also .gz, .zst)",
+    )
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for a NAME.jsonl per file")
+    parser.add_argument(
+        "--max_pairs", type=int, metavar="N", help="maximum pairs per file, drawn at random (default: all)"
     )
     parser.add_argument(
-        "--shared", type=int, default=13, metavar="N", help="letters in a row that count as shared (%(default)s)"
+        "--without", nargs="+", metavar="SET", help="evaluation sets; pairs that share text with them are left out"
+    )
+    parser.add_argument(
+        "--shared", type=int, default=13, metavar="N", help="number of letters in a row that count as shared text"
     )
     parser.add_argument(
         "--remove",
         type=float,
         default=recipe.remove,
         metavar="P",
-        help="share of spans taken out of their window (%(default)s)",
+        help="share of sentences to remove from their context",
     )
     parser.add_argument(
         "--words",
         type=float,
         default=recipe.words,
         metavar="P",
-        help="share of windows found by fragments (%(default)s)",
+        help="share of passages paired with fragments",
     )
     parser.add_argument(
-        "--next", type=float, default=recipe.next, metavar="P", help="share of windows found by the next (%(default)s)"
+        "--next", type=float, default=recipe.next, metavar="P", help="share of passages paired with the next one"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: argparse.Namespace) -> None:

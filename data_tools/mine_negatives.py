@@ -22,75 +22,102 @@ positives of the query (in any of the files), near copies of its positives, and 
 Several ranks: `torchrun --nproc_per_node=N -m zh_embedder.cli mine ...`.
 
 The flags of LLM-Embedder (--retrieval_method, --hits, --max_neg_num, --filter_answers) and of FlagEmbedding's hn_mine
-(--input_file, --output_file, --candidate_pool, --range_for_sampling, --negative_number, --use_gpu_for_searching) mean
-what they mean there."""
+(--input_file, --output_file, --candidate_pool, --range_for_sampling, --negative_number, --use_gpu_for_searching) work
+as they do there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("files", nargs="*", metavar="FILES", help="records with query and pos: files, folders, globs")
-    add("--input_file", "--eval_data", nargs="+", default=[], metavar="FILE", help="the same")
-    add("--output", "--output_file", metavar="FILE", help="records with new neg (.gz and .zst pack)")
-    add("--save_name", metavar="NAME", help="LLM-Embedder's: the output is FILE.neg.NAME.jsonl")
+    add("files", nargs="*", metavar="FILES", help="records with query and pos: files, folders or globs")
+    add("--input_file", nargs="+", default=[], metavar="FILE", help="the same, under hn_mine's name")
+    add("--output", metavar="FILE", help="file for the records with their new neg (.gz and .zst compress)")
+    add("--save_name", metavar="NAME", help="LLM-Embedder's way to name the output: FILE.neg.NAME.jsonl")
     add_finding(parser)
     add_judging(parser)
-    add("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
-    add("--audit", type=int, default=100, metavar="N", help="queries in OUTPUT.audit.html (%(default)s)")
-    add("--block", type=int, default=1024, help="records mined and kept at a time (%(default)s)")
-    add("--shard_size", type=int, default=65536, help="keys of a shard of vectors (%(default)s)")
-    add("--work_dir", type=Path, metavar="DIR", help="keep vectors and indexes here afterwards too")
-    add("--overwrite", action="store_true", help="start anew; else an earlier run goes on")
+    add("--seed", type=int, default=0, help="random seed")
+    add("--audit", type=int, default=100, metavar="N", help="number of queries to show in OUTPUT.audit.html")
+    add("--block", type=int, default=1024, help="records to mine and save at a time")
+    add("--shard_size", type=int, default=65536, help="keys per shard of vectors")
+    add("--work_dir", type=Path, metavar="DIR", help="folder for vectors and indexes, kept afterwards")
+    add("--overwrite", action="store_true", help="start over instead of resuming an earlier run")
 
 
 def add_finding(parser: argparse.ArgumentParser) -> None:
     """Flags that say where candidates come from."""
     own = parser.add_argument_group("candidates")
     own.add_argument(
-        "--corpus", "--candidate_pool", nargs="+", default=[], metavar="FILE", help="keys; JSON Lines, .txt"
+        "--corpus",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="keys to mine from: JSON Lines or .txt (default: all pos and neg of the records)",
     )
-    own.add_argument("--method", "--retrieval_method", default="dense", metavar="NAME", help=", ".join(METHODS))
+    own.add_argument("--method", default="dense", metavar="NAME", help=f"how to find candidates: {', '.join(METHODS)}")
     own.add_argument(
-        "--model", "--model_name_or_path", "--embedder_name_or_path", "--query_encoder", metavar="MODEL",
-        help="a run, checkpoint or encoder of ours, a sentence-transformers folder, a hub name",
+        "--model", metavar="MODEL",
+        help="model for vectors: a run, checkpoint, encoder or sentence-transformers folder, or a hub name",
     )  # fmt: skip
     own.add_argument("--no_instruction", action="store_true", help="encode without the model's instructions")
     own.add_argument(
-        "--query_instruction_for_retrieval", metavar="TEXT", help="in front of queries, instead of the model's"
+        "--query_instruction_for_retrieval", metavar="TEXT", help="instruction for queries, instead of the model's"
     )
-    own.add_argument("--faiss_index_factory", default="Flat", help="such as IVF4096,Flat; Flat is exact (%(default)s)")
-    own.add_argument("--use_gpu_for_searching", action="store_true", help="hn_mine's: a GPU is used where there is one")
-    own.add_argument("--search_batch_size", type=int, help="hn_mine's: nothing here depends on it")
-    own.add_argument("--words", default="jieba", help="of BM25: jieba or bigram (%(default)s)")
-    own.add_argument("--user_dict", metavar="FILE", help="further words for jieba")
-    own.add_argument("--k1", type=float, default=0.82, help="of BM25 (%(default)s)")
-    own.add_argument("--b", type=float, default=0.68, help="of BM25 (%(default)s)")
-    own.add_argument("--dtype", default="auto", help="of the models: auto, fp32, bf16, fp16")
-    own.add_argument("--range", type=int, nargs=2, metavar=("FIRST", "LAST"), help="ranks FIRST+1 .. LAST (10 210)")
+    own.add_argument(
+        "--faiss_index_factory", default="Flat", help="faiss index factory string, such as IVF4096,Flat; Flat is exact"
+    )
+    own.add_argument(
+        "--use_gpu_for_searching", action="store_true", help="hn_mine's flag, no effect: a GPU is used if there is one"
+    )
+    own.add_argument("--search_batch_size", type=int, help="hn_mine's flag, no effect")
+    own.add_argument("--words", default="jieba", help="word segmentation for BM25: jieba or bigram")
+    own.add_argument("--user_dict", metavar="FILE", help="file of extra words for jieba")
+    own.add_argument("--k1", type=float, default=0.82, help="BM25: how much repeated words count")
+    own.add_argument("--b", type=float, default=0.68, help="BM25: how strongly long texts are penalised")
+    own.add_argument(
+        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range"
+    )
+    own.add_argument(
+        "--range",
+        type=int,
+        nargs=2,
+        metavar=("FIRST", "LAST"),
+        help="use candidates of ranks FIRST+1 to LAST (default: 10 210)",
+    )
     own.add_argument("--range_for_sampling", metavar="10-210", help="the same, as hn_mine spells it")
-    own.add_argument("--hits", type=int, help="LLM-Embedder's: ranks 1 to N, the best taken")
+    own.add_argument("--hits", type=int, help="use candidates of ranks 1 to N and take the best, as LLM-Embedder does")
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
     """Flags that say what may be a negative."""
     own = parser.add_argument_group("negatives")
-    own.add_argument("--negatives", "--negative_number", "--max_neg_num", type=int, default=15, metavar="N")
-    own.add_argument("--take", choices=("random", "top"), help="of what --range leaves (random; with --hits top)")
-    own.add_argument("--fill", action="store_true", help="where too few are left, draw random keys (as hn_mine does)")
-    own.add_argument("--keep_neg", action="store_true", help="mined ones come behind the neg that are there")
-    own.add_argument("--margin", type=float, help="keep what scores below positive - MARGIN")
-    own.add_argument("--percent", type=float, help="keep what scores below positive * PERCENT (NV-Retriever: 0.95)")
+    own.add_argument("--negatives", type=int, default=15, metavar="N", help="number of negatives per record")
     own.add_argument(
-        "--positive", default="lowest", help="of several, compare with: lowest, highest, mean (%(default)s)"
+        "--take",
+        choices=("random", "top"),
+        help="how to choose among the candidates (default: random; with --hits, top)",
     )
     own.add_argument(
-        "--max_overlap", type=float, default=0.8, help="Jaccard of character 3-grams with a positive; 1: off"
+        "--fill", action="store_true", help="add random keys if too few candidates are left, as hn_mine does"
     )
-    own.add_argument("--filter_answers", action="store_true", help="refuse keys that hold one of `answers`")
-    own.add_argument("--cross_encoder", metavar="MODEL", help="refuse what this one scores above the positive")
+    own.add_argument("--keep_neg", action="store_true", help="append mined negatives to the existing neg")
+    own.add_argument("--margin", type=float, help="keep candidates that score below positive - MARGIN")
     own.add_argument(
-        "--cross_encoder_margin", type=float, default=0.0, help="... above positive - MARGIN (%(default)s)"
+        "--percent", type=float, help="keep candidates that score below positive * PERCENT (NV-Retriever: 0.95)"
     )
+    own.add_argument(
+        "--positive", default="lowest", help="positive to compare with, of several: lowest, highest or mean"
+    )
+    own.add_argument(
+        "--max_overlap",
+        type=float,
+        default=0.8,
+        help="maximum Jaccard overlap of character 3-grams with a positive; 1: off",
+    )
+    own.add_argument("--filter_answers", action="store_true", help="reject keys that contain one of `answers`")
+    own.add_argument(
+        "--cross_encoder", metavar="MODEL", help="reject keys that this cross-encoder scores above the positive"
+    )
+    own.add_argument("--cross_encoder_margin", type=float, default=0.0, help="... above positive - MARGIN")
 
 
 def window_of(args: argparse.Namespace) -> tuple[int, int]:
@@ -101,7 +128,7 @@ def window_of(args: argparse.Namespace) -> tuple[int, int]:
     """
     given = [name for name in ("range", "range_for_sampling", "hits") if getattr(args, name) is not None]
     if len(given) > 1:
-        raise UserError(f"--{given[0]}: stands beside --{given[1]}, expected one of them")
+        raise UserError(f"--{given[0]}: cannot be used with --{given[1]}, expected one of them")
     if args.range_for_sampling is not None:
         parts = args.range_for_sampling.split("-")
         if len(parts) != 2 or not all(part.isdecimal() for part in parts):

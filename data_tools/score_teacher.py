@@ -20,7 +20,7 @@ ENTROPY = 0.5
 DETAILS = """\
 `teacher_scores` are those of pos, then neg (or of history). The teacher is a cross-encoder (any sequence-classification
 model with one label), a language model (how likely are the record's `answers` behind key and query; prompts of tasks in
-data_tools/teaching/prompts.yaml), or an embedder. Scores are kept in a cache beside the output by the hash of model,
+data_tools/teaching/prompts.yaml), or an embedder. Scores are cached next to the output under the hash of model,
 prompt, query and key: if interrupted, rerun the same command, and nothing is scored twice. At the end a histogram, and
 the --teacher_temperature that makes the targets neither flat nor one-hot.
 Several ranks: `torchrun --nproc_per_node=N -m zh_embedder.cli score ...`; they share the chunks and give the same file
@@ -31,17 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
     add("files", nargs="+", metavar="FILES", help="records with pos and neg, or history")
-    add("--output", required=True, type=Path, metavar="FILE", help="records with teacher_scores")
-    add("--method", default="cross_encoder", metavar="NAME", help=", ".join(METHODS))
-    add("--model", "--model_name_or_path", required=True, metavar="MODEL", help="folder or hub name")
-    add("--prompts", type=Path, metavar="YAML", help="of tasks, for a language model")
-    add("--reduction", default="mean", help="over an answer's tokens: mean or sum (%(default)s)")
-    add("--max_length", type=int, help="tokens (512; of a language model 2048)")
-    add("--tokens_per_batch", type=int, default=8192, help="padding included (%(default)s)")
-    add("--dtype", default="auto", help="auto, fp32, bf16, fp16")
-    add("--chunk", type=int, default=128, help="records scored and kept at a time (%(default)s)")
-    add("--cache", type=Path, metavar="FILE", help="of scores; by default OUTPUT.scores.sqlite")
-    add("--teacher_entropy", type=float, default=ENTROPY, help="of the targets (%(default)s)")
+    add("--output", required=True, type=Path, metavar="FILE", help="file for the records with their teacher_scores")
+    add("--method", default="cross_encoder", metavar="NAME", help=f"kind of teacher: {', '.join(METHODS)}")
+    add("--model", required=True, metavar="MODEL", help="teacher model: a folder or hub name")
+    add("--prompts", type=Path, metavar="YAML", help="YAML file of the tasks' prompts, for a language model")
+    add("--reduction", default="mean", help="how to combine an answer's tokens: mean or sum")
+    add("--max_length", type=int, help="maximum tokens (default: 512; for a language model 2048)")
+    add("--tokens_per_batch", type=int, default=8192, help="tokens per batch, including padding")
+    add("--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range")
+    add("--chunk", type=int, default=128, help="records to score and save at a time")
+    add("--cache", type=Path, metavar="FILE", help="file for the cache of scores (default: OUTPUT.scores.sqlite)")
+    add(
+        "--teacher_entropy",
+        type=float,
+        default=ENTROPY,
+        help="target entropy of the recommended temperature, as a share of the maximum",
+    )
 
 
 def options_of(args: argparse.Namespace) -> ScoreOptions:

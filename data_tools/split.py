@@ -13,25 +13,31 @@ from zh_embedder.core.errors import UserError, reject
 NAMES = ("train", "dev", "test")
 REST = "rest"
 DETAILS = """\
-With --near, no near-duplicates either. What the parts share is counted anew in the files that were written: the exit
-code is 1 where that proof fails."""
+With --near, no near-duplicates either. The written files are checked again: the exit code is 1 if parts share
+anything."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILES", help="records: files, folders, globs")
-    add("--output", required=True, metavar="DIR", help="gets train.jsonl, dev.jsonl, ... as the input's name ends")
+    add("files", nargs="+", metavar="FILES", help="training records: files, folders or globs")
+    add(
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="folder for train.jsonl, dev.jsonl, ... (compressed if the input is)",
+        dest="output",
+    )
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--ratios", nargs="+", type=float, metavar="R", help="share of each part, 1 together")
-    how.add_argument("--counts", nargs="+", metavar="N", help="records of each part, one of them `rest`")
-    add("--names", nargs="+", help="of the parts (train dev test)")
-    add("--near", type=float, metavar="J", help="texts this alike stay together, such as 0.8")
-    add("--groups_per_file", action="store_true", help="a group's name counts within its file only")
-    add("--clean_negatives", action="store_true", help="leave out negatives that are positives elsewhere")
+    how.add_argument("--ratios", nargs="+", type=float, metavar="R", help="share of each part; must sum to 1")
+    how.add_argument("--counts", nargs="+", metavar="N", help="number of records in each part, one of them `rest`")
+    add("--names", nargs="+", help="names of the parts (default: train dev test)")
+    add("--near", type=float, metavar="J", help="keep texts of at least this similarity in the same part, such as 0.8")
+    add("--groups_per_file", action="store_true", help="treat a group name as unique to its file")
+    add("--clean_negatives", action="store_true", help="remove negatives that are positives in another part")
     add("--eval", action="store_true", help="also write BEIR folders of all parts but the first")
-    add("--corpus", nargs="+", default=[], metavar="FILE", help="texts that those folders' corpora get too")
-    add("--seed", type=int, default=0)
+    add("--corpus", nargs="+", default=[], metavar="FILE", help="texts to add to the corpora of those BEIR folders")
+    add("--seed", type=int, default=0, help="random seed")
 
 
 def shares(args: argparse.Namespace) -> dict[str, float | int | None]:

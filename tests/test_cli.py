@@ -135,6 +135,12 @@ def test_a_command_on_the_terminal_is_the_one_that_is_tested():
     assert "usage: zh-embedder" in done.stdout
 
 
+def test_another_spelling_of_a_flag_works_and_is_logged_once(capsys, tmp_path):
+    code, _, err = run(capsys, "encode", tmp_path / "none", tmp_path / "none.txt", "--output", tmp_path / "out")
+    assert code == 2
+    assert err.count("--output is --output_dir") == 1
+
+
 HEAVY = ("torch", "transformers", "datasets", "sentence_transformers", "accelerate", "ir_measures")
 SAY_LOADED = """
 import sys

@@ -39,14 +39,14 @@ def train(out, base, *more, steps) -> str:
 def better(tmp_path_factory, tiny_bert):
     """A run that was measured beside BM25, better than the next one's."""
     out = tmp_path_factory.mktemp("better") / "run"
-    return out, train(out, tiny_bert, "--learning_rate", 1e-3, "--bm25_baseline", steps=10)
+    return out, train(out, tiny_bert, "--learning_rate", 1e-3, "--bm25", steps=10)
 
 
 @pytest.fixture(scope="module")
 def worse(tmp_path_factory, tiny_bert):
     """A run of an absurd learning rate, beside a BM25 that is better than its base: the page called it a gain."""
     out = tmp_path_factory.mktemp("worse") / "run"
-    flags = ("--learning_rate", 3, "--max_grad_norm", 0, "--lr_scheduler_type", "constant", "--bm25_baseline")
+    flags = ("--learning_rate", 3, "--max_grad_norm", 0, "--lr_scheduler_type", "constant", "--bm25")
     return out, train(out, tiny_bert, *flags, steps=8)
 
 

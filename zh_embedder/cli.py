@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from zh_embedder.core.errors import UserError, exit_code, unknown_name
+from zh_embedder.core.options import HelpFormatter
 
 TOOLS = "data_tools"
 OWN_PARSER = ("train", "pretrain")  # Hugging Face's parser makes their flags: their modules have main(argv)
@@ -55,7 +56,7 @@ TABLE: dict[str, dict[str, Command]] = {
         ),
         "mteb": Command(
             "measure a model with the official mteb package, C-MTEB by default, with our instructions",
-            "data/outputs/icl --tasks T2Retrieval STSB --output mteb-results",
+            "data/outputs/icl --tasks T2Retrieval STSB --output_dir mteb-results",
             "zh_embedder.commands.mteb",
         ),
     },
@@ -84,12 +85,12 @@ TABLE: dict[str, dict[str, Command]] = {
         ),
         "split": Command(
             "split records into parts that share no group, no query and no positive",
-            "qa.jsonl.gz --output data/qa --ratios 0.9 0.05 0.05 --near 0.8 --eval",
+            "qa.jsonl.gz --output_dir data/qa --ratios 0.9 0.05 0.05 --near 0.8 --eval",
             "data_tools.split",
         ),
         "generate": Command(
             "have a language model write queries for the passages of documents",
-            "docs/ --output queries.jsonl --corpus passages.jsonl --model qwen-plus --tasks qa title "
+            "docs/ --output queries.jsonl --output_corpus passages.jsonl --model qwen-plus --tasks qa title "
             "--max_total_tokens 2000000",
             "data_tools.generate_queries",
         ),
@@ -180,7 +181,7 @@ def build_parser(word: str, program: str | None = None) -> argparse.ArgumentPars
         prog=typed,
         description="\n\n".join(filter(None, (command.text, details.strip()))),
         epilog=f"example: {typed} {command.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     module.add_arguments(parser)
     return parser
@@ -188,7 +189,7 @@ def build_parser(word: str, program: str | None = None) -> argparse.ArgumentPars
 
 def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
     """Run a command; returns its exit code, or 2 for a user's mistake, which is reported without a traceback."""
-    from zh_embedder.core.runtime import start_logging
+    from zh_embedder.core.runtime import parse_command
 
     argv = sys.argv[1:] if argv is None else list(argv)
     codes: list[int] = []
@@ -197,8 +198,7 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
         if word in OWN_PARSER:
             codes.append(load(word).main(argv))
             return
-        args = build_parser(word, program).parse_args(argv)
-        start_logging()
+        args = parse_command(word, build_parser(word, program), argv)
         codes.append(load(word).run(args) or 0)
 
     return exit_code(work) or codes[0]

@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
-from data_tools.doctoring.record_checks import FILE_SHIFT, OTHER, STYLES, Check, CheckedRecord, DoctorSettings, excerpt
-from zh_embedder.losses.teacher_temperature import entropy_shares, find_temperature
+from data_tools.doctoring.record_checks import (
+    FILE_SHIFT,
+    OTHER,
+    STYLES,
+    Check,
+    CheckedRecord,
+    DoctorSettings,
+    excerpt,
+)
+from zh_embedder.losses.teacher_temperature import ENTROPY, entropy_shares, find_temperature
 
 SAMPLE = 2000  # texts of each side, or scored records, that are kept
 MAX_LABELS = 1000  # more are no labels
@@ -23,7 +31,7 @@ HEAD = 6  # characters that queries share before it is called a prefix
 MAX_HEADS = 4096
 SHARED = 0.9  # of the texts
 MIN_RECORDS = 20  # below it, shares say nothing
-FLAT, TARGET_ENTROPY = 0.95, 0.5  # of the greatest entropy; 0.5 is what `--teacher_temperature auto` aims at
+FLAT = 0.95  # of the greatest entropy
 TAIL = 3.0  # interquartile ranges of the logarithm of lengths
 FAR = 4.0  # times the median: below it no length is strange
 RARE = 0.02  # of the records: more are a part of the dataset (first turns of dialogues), not outliers
@@ -189,11 +197,11 @@ def teacher_flat(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     temperature = temperature_of(profile.task, settings)
     entropy = float(entropy_shares(telling, temperature).mean())
     if entropy > FLAT:
-        better = find_temperature(telling, TARGET_ENTROPY)
+        better = find_temperature(telling, ENTROPY)
         yield (
             profile.first,
             f"task {profile.task}: the targets' entropy is {entropy:.3f} of the greatest at teacher_temperature "
-            f"{temperature:g}; {better:g} makes it {TARGET_ENTROPY}",
+            f"{temperature:g}; {better:g} makes it {ENTROPY}",
         )
 
 

@@ -69,7 +69,7 @@ class Budget:
         if self.cost is not None:
             above_zero("max_cost", self.cost)
             if self.prices is None:
-                raise UserError("--max_cost: stands without --prices, expected those of a million tokens, in and out")
+                raise UserError("--max_cost: needs --prices, the prices of a million tokens, in and out")
         for price in self.prices or ():
             at_least("prices", price, 0)
 

@@ -49,10 +49,10 @@ from zh_embedder.core.machine import prepare
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, world
 from zh_embedder.evaluation.model import KEY, Model
-from zh_embedder.search.bm25 import build_bm25, load_bm25
-from zh_embedder.search.encode_files import SHARD_SIZE, EncodeOptions, encode_files
+from zh_embedder.search.bm25 import K1, B, build_bm25, load_bm25
+from zh_embedder.search.encode_files import EncodeOptions, encode_files
 from zh_embedder.search.faiss_index import FLAT, build, load_index, save_index
-from zh_embedder.search.vector_store import open_vectors
+from zh_embedder.search.vector_store import SHARD_SIZE, open_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ class Job:
     factory: str = FLAT
     words: str = "jieba"
     user_dict: str | None = None
-    k1: float = 0.82
-    b: float = 0.68
+    k1: float = K1
+    b: float = B
     dtype: str = "auto"
     shard_size: int = SHARD_SIZE
     audit: int = 100

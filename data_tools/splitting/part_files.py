@@ -77,4 +77,4 @@ def check_places(files: Sequence[Path], places: Sequence[Sequence[Path]]) -> Non
     reading = {path.resolve() for path in files}
     for place in (place for own in places for place in own):
         if place.resolve() in reading:
-            raise reject("--output", str(place), "another folder than the one that FILES are read from")
+            raise reject("--output_dir", str(place), "a folder other than that of FILES")

@@ -43,7 +43,7 @@ class SplitOptions:
         if self.near is not None and not SLACK < self.near <= 1:
             raise reject("--near", self.near, "a similarity up to 1, such as 0.8")
         if self.corpus and not self.eval_folders:
-            raise UserError("--corpus: stands without --eval, whose folders it is for")
+            raise UserError("--corpus: needs --eval, because it adds texts to those folders")
 
 
 def split(options: SplitOptions) -> bool:

@@ -105,13 +105,13 @@ def main() -> None:
 
     quiet_deepspeed()
     run(
-        sys.executable, relative(ROOT / "run_dense.py"), "--output_dir", str(output), "--overwrite_output_dir",
+        sys.executable, relative(ROOT / "run_dense.py"), "--output_dir", str(output), "--overwrite",
         "--train_data", relative(HERE / "train"), "--query_encoder", BASE, "--version", "zh_llm_embedder",
         "--default_task", "qa", "--inbatch_same_dataset", "epoch", "--num_train_epochs", "4", "--learning_rate", "3e-3",
         "--per_device_train_batch_size", "16", "--train_group_size", "4", "--cos_temperature", "0.05",
         "--logging_steps", "42", "--seed", str(args.seed),
-        "--eval_data", relative(HERE / "test"), "--metrics", "ndcg", "mrr", "recall", "--cutoffs", "10",
-        "--bm25_baseline", "--eval_steps", "42", "--save_steps", "42", "--load_best_model_at_end",
+        "--eval_data", relative(HERE / "test"), "--metrics", "ndcg@10", "mrr@10", "recall@10",
+        "--bm25", "--eval_steps", "42", "--save_steps", "42", "--load_best_model_at_end",
         "--save_total_limit", "1",
     )  # fmt: skip
     print(table(measured(output)))

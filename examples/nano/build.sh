@@ -26,13 +26,13 @@ cat "$OUT/proof.txt"
 
 # 3. A base that has learnt nothing yet: random directions, weighted by inverse document frequency.
 test -d "$OUT/untrained" || python -m zh_embedder.new_base "$OUT/vocabulary" --corpus "$DATA"/corpus_general/*.zst \
-  --output_dir "$OUT/untrained" --hidden_size 368 --heads 1
+  --output_dir "$OUT/untrained" --hidden_size 368 --num_heads 1
 
 # 4. The pieces' vectors, without layers: large batches cost little.
 train() { # NAME BASE FLAGS...
   name=$1 base=$2
   shift 2
-  test -f "$OUT/$name/encoder/config.json" || python run_dense.py --output_dir "$OUT/$name" --overwrite_output_dir \
+  test -f "$OUT/$name/encoder/config.json" || python run_dense.py --output_dir "$OUT/$name" --overwrite \
     --query_encoder "$base" --train_data "$OUT"/pairs/*/*.jsonl --version none --inbatch_same_dataset epoch --train_group_size 1 \
     --cos_temperature 0.05 --logging_steps 50 --report_to none "$@"
 }
@@ -40,12 +40,12 @@ train pieces "$OUT/untrained" --per_device_train_batch_size 1024 --learning_rate
   --save_steps 700 --warmup_steps 20 --query_max_length 256 --key_max_length 256
 
 # 5. The package: a base without instructions again, in half precision, with its card.
-test -d "$OUT/base" || python -m zh_embedder.new_base "$OUT/pieces" --output_dir "$OUT/base" --heads 1
+test -d "$OUT/base" || python -m zh_embedder.new_base "$OUT/pieces" --output_dir "$OUT/base" --num_heads 1
 python -m zh_embedder.export "$OUT/base" "$OUT/nano_zh" --half --overwrite
 cp "$HERE/card.md" "$OUT/nano_zh/README.md"
 
 # 6. What it finds, as it is and after a few minutes of fine-tuning; BM25 beside it.
-test -f "$OUT/tuned/encoder/config.json" || python run_dense.py --output_dir "$OUT/tuned" --overwrite_output_dir \
+test -f "$OUT/tuned/encoder/config.json" || python run_dense.py --output_dir "$OUT/tuned" --overwrite \
   --query_encoder "$OUT/nano_zh" --train_data "$DATA"/*/*/train.jsonl* --version none --inbatch_same_dataset epoch \
   --train_group_size 8 --per_device_train_batch_size 64 --max_steps 1200 --learning_rate 3e-3 --warmup_steps 20 \
   --cos_temperature 0.05 --task_temperature 0.5 --query_max_length 256 --key_max_length 512 \

@@ -95,7 +95,11 @@ def test_what_was_kept_gives_the_same_figures_without_encoding(folder, capsys, m
             "--load_index: out/eval.jsonl/index.faiss: got '30 keys', expected the 31 of eval.jsonl",
         ),
         (["--load_result"], "gone", "--load_result: out/eval.jsonl/result.json is not there"),
-        (["--load_result", "--save_result"], None, "--save_result: stands beside --load_result, expected one of them"),
+        (
+            ["--load_result", "--save_result"],
+            None,
+            "--save_result: cannot be used with --load_result, expected one of them",
+        ),
         (["--eval_method", "rerank"], None, "--eval_method rerank: eval.jsonl: queries bring no keys of their own"),
         (["--save_to_output", "--output_dir", "trainer_output"], None, "--save_to_output: needs --output_dir"),
         (["--retrieval_method", "dens"], None, "--retrieval_method: unknown name 'dens'; did you mean 'dense'?"),

@@ -184,7 +184,7 @@ def test_ranked_distillation_without_in_batch_negatives_ranks_the_own_group_only
 @pytest.mark.parametrize(
     ("records", "chosen", "message"),
     [
-        ([SCORED, PLAIN], {}, "task qa: some records have teacher_scores and some have not, expected all or none"),
+        ([SCORED, PLAIN], {}, "task qa: only some records have teacher_scores, expected all or none"),
         (
             [PLAIN],
             {"knowledge_distillation": True},
@@ -348,7 +348,7 @@ def queries(found) -> list[str]:
 def test_a_sample_is_drawn_with_the_data_seed(dataset):
     many = dataset(*[PLAIN] * 50)
     found = plan_one(many, max_sample_num=5)
-    assert found.notes == ("45 records left out by max_sample_num 5",)
+    assert found.notes == ("45 records dropped by max_sample_num 5",)
     assert len(found.records) == 5
     assert queries(found) == queries(plan_one(many, max_sample_num=5, seed=42))  # transformers' default
     assert queries(found) != queries(plan_one(many, max_sample_num=5, seed=1))
@@ -362,13 +362,13 @@ def test_both_filters_are_noted(dataset):
     found = plan_one(dataset(*RANGE), teacher_scores_min=0.5, max_sample_num=1)
     assert found.notes == (
         "1 records left out by teacher_scores_min 0.5, margin None",
-        "1 records left out by max_sample_num 1",
+        "1 records dropped by max_sample_num 1",
     )
 
 
 def test_a_filter_that_leaves_nothing_is_refused(dataset):
     message = refused(dataset(*RANGE), teacher_scores_min=0.95)
-    assert message.endswith("train.jsonl: every record is left out by teacher_scores_min 0.95 and margin None")
+    assert message.endswith("train.jsonl: every record is dropped by teacher_scores_min 0.95 and margin None")
 
 
 # ---- the task -------------------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def test_without_instructions_a_dataset_has_no_prefixes_and_uses_no_prompts(data
     [
         ("qaa", {}, r"train.jsonl:1: task: version 'mine' (mine.yaml) has no task 'qaa'; did you mean 'qa'?"),
         (None, {"default_task": "qaa"}, "--default_task: version 'mine' (mine.yaml) has no task 'qaa'; did you mean"),
-        (None, {}, "train.jsonl:1: task: is missing; add it to the records, or say --default_task NAME"),
+        (None, {}, "train.jsonl:1: task: is missing; add it to the records, or use --default_task NAME"),
     ],
 )
 def test_a_task_that_nobody_knows_is_refused(dataset, task, chosen, message):
@@ -439,7 +439,7 @@ def test_mixed_steps_distil_only_where_every_dataset_can(dataset):
     all_scored = plan(first, second, inbatch_same_dataset=None)
     assert [found.terms for found in all_scored] == [(nce(0.2), kl(1.0))] * 2
     assert [found.notes for found in all_scored] == [(), ()]
-    note = "steps mix datasets and others have no teacher scores: InfoNCE alone"
+    note = "steps mix datasets and some have no teacher scores, so only InfoNCE is used"
     some = plan(first, plain, second, inbatch_same_dataset=None)
     assert [found.terms for found in some] == [(NCE,)] * 3
     assert [found.rule.with_teacher for found in some] == [False] * 3
@@ -558,7 +558,7 @@ def test_labelled_texts_need_one_encoder(dataset):
 
 def test_kinds_cannot_stand_in_one_step(dataset):
     both = [dataset(PLAIN), dataset(PAIR, name="pairs.jsonl")]
-    assert "queries with keys and scored pairs cannot stand in one step" in refused(*both, inbatch_same_dataset=None)
+    assert "queries with keys and scored pairs cannot share a step" in refused(*both, inbatch_same_dataset=None)
     assert len(plan(*both)) == 2
 
 
@@ -566,7 +566,7 @@ def test_steps_that_mix_datasets_have_the_losses_that_fit_all(dataset):
     both = [dataset(PLAIN), dataset(ALONE, name="alone.jsonl")]
     found = plan(*both, inbatch_same_dataset=None, loss=["info_nce", "triplet"])
     assert [names_of(one) for one in found] == [["info_nce"], ["info_nce"]]
-    assert "steps mix datasets, and others offer less: info_nce alone" in found[0].notes
+    assert "steps mix datasets, so only losses that fit all of them are used: info_nce" in found[0].notes
     own = {name: TaskSpec(name=name, query="", key="", training=TaskTraining(loss=(LossTerm(name=loss),))) for
            name, loss in (("qa", "info_nce"), ("tool", "triplet"))}  # fmt: skip
     sets = [dataset(PLAIN), dataset(PLAIN, name="tool.jsonl", task="tool")]

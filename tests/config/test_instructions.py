@@ -200,10 +200,10 @@ def test_an_alias_gives_two_tasks_the_same_words(tmp_path):
             "tasks:\n  qa:\n    query: ''\n    key: '给{text}'\n",
             "mine.yaml:4: tasks.qa.key: got '给{text}', expected a plain prefix without {placeholders}",
         ),
-        (QA + "  nli: {query: '', key: ''}\n  qa: {query: '', key: ''}\n", "mine.yaml:6: tasks.qa: stands twice"),
-        (QA + "    key: ''\n", "mine.yaml:5: tasks.qa.key: stands twice"),
-        (QA + "tasks: {}\n", "mine.yaml:5: tasks: stands twice"),
-        ("tasks:\n  default:\n    query: ''\n", "mine.yaml:2: tasks.default: `default:` stands beside `tasks:`"),
+        (QA + "  nli: {query: '', key: ''}\n  qa: {query: '', key: ''}\n", "mine.yaml:6: tasks.qa: appears twice"),
+        (QA + "    key: ''\n", "mine.yaml:5: tasks.qa.key: appears twice"),
+        (QA + "tasks: {}\n", "mine.yaml:5: tasks: appears twice"),
+        ("tasks:\n  default:\n    query: ''\n", "mine.yaml:2: tasks.default: `default:` belongs next to `tasks:`"),
         ("tasks:\n  qa: ''\n", "mine.yaml:2: tasks.qa: got '', expected a mapping"),
         ("tasks: [qa]\n", "mine.yaml:1: tasks: got ['qa'], expected a mapping"),
         ("tasks:\n  1: {query: '', key: ''}\n", "mine.yaml:2: tasks: got 1, expected a name (put quotes around it"),
@@ -219,7 +219,7 @@ def test_an_alias_gives_two_tasks_the_same_words(tmp_path):
         ("tasks:\n  qa: {query: '', key: ''\n", "mine.yaml:3: not valid YAML"),
         ("tasks:\n\tqa: {}\n", "mine.yaml:2: not valid YAML"),
         (QA + "---\n" + QA, "mine.yaml:5: not valid YAML"),
-        (QA.replace("''", "'\x07'"), "mine.yaml:3: not valid YAML: character 0x7 may not stand in it"),
+        (QA.replace("''", "'\x07'"), "mine.yaml:3: not valid YAML: character 0x7 is not allowed"),
         ("tasks:\n  qa: {query: 为这个句子, key: ''}\n".encode("gb18030"), "mine.yaml:2: not UTF-8"),
         ("tasks:\n  qa: {query: 为这个句子, key: ''}\n".encode("utf-16"), "mine.yaml:1: not UTF-8"),
         ("tasks:\n  qa:\n    query: !!python/object:os.system ''\n", "mine.yaml:3: not a plain value"),
@@ -293,7 +293,7 @@ def test_dataset_weights_and_a_loss_beside_its_older_spelling_are_refused(tmp_pa
     message = refused(tmp_path, f"{start}      dataset_weights: {{cmrc2018: 0}}\n")
     assert "tasks.qa.training.dataset_weights.cmrc2018: got 0, expected a number above 0" in message
     message = refused(tmp_path, f"{start}      distill_weight: 0\n      loss: info_nce\n")
-    assert message.startswith("mine.yaml:7: tasks.qa.training.loss: stands beside distill_weight")
+    assert message.startswith("mine.yaml:7: tasks.qa.training.loss: cannot be used with distill_weight")
 
 
 def test_a_task_names_its_losses_with_weights_and_options(tmp_path):

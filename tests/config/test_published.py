@@ -5,13 +5,15 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
+from zh_embedder.config.evaluation import EvalArguments
 from zh_embedder.config.model import ModelArguments
-from zh_embedder.config.published import NEEDLESS, NOT_YET, RENAMED, SPECIAL, split_flags, translate
+from zh_embedder.config.published import JOINED, NEEDLESS, NOT_YET, SPECIAL, split_flags, translate
 from zh_embedder.config.train import DataArguments, TrainArguments
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.spellings import TRAINING as RENAMED
 from zh_embedder.text.prefix import as_prefix
 
-OURS = {f.name for cls in (DataArguments, ModelArguments, TrainArguments) for f in fields(cls) if f.init}
+OURS = {f.name for cls in (DataArguments, ModelArguments, TrainArguments, EvalArguments) for f in fields(cls) if f.init}
 
 # Fields of transformers 4.57's TrainingArguments that transformers 5 has no more.
 DROPPED = """
@@ -79,7 +81,7 @@ def test_a_switch_that_is_not_built_yet_is_refused_alone_too(name):
 
 
 def test_no_flag_stands_in_two_tables():
-    tables = [set(RENAMED), set(NEEDLESS), set(NOT_YET), set(SPECIAL)]
+    tables = [set(RENAMED), set(NEEDLESS), set(NOT_YET), set(SPECIAL), set(JOINED)]
     assert sum(map(len, tables)) == len(set().union(*tables))
     assert not (set(RENAMED) | set(NEEDLESS) | set(NOT_YET)) & OURS
 
@@ -87,7 +89,7 @@ def test_no_flag_stands_in_two_tables():
 @pytest.mark.parametrize("name", DROPPED.split())
 def test_a_flag_that_transformers_5_dropped_is_translated_or_refused_by_name(name):
     assert name not in {f.name for f in fields(TrainingArguments)}
-    assert name in {*RENAMED, *SPECIAL, *NEEDLESS, *NOT_YET} | OURS
+    assert name in {*RENAMED, *SPECIAL, *JOINED, *NEEDLESS, *NOT_YET} | OURS
 
 
 @pytest.mark.parametrize("name", KEPT.split())
@@ -144,7 +146,7 @@ def test_an_old_flag_becomes_ours(old, ours):
         ("--warmup_ratio nan", "--warmup_ratio: got 'nan', expected a share"),
         ("--warmup_ratio", "--warmup_ratio: got '', expected one value"),
         ("--use_mrl True", "--use_mrl: needs --mrl_dims"),
-        ("--use_lora False --lora_rank 8", "--use_lora: got False beside --lora_rank"),
+        ("--use_lora False --lora_rank 8", "--use_lora: got False together with --lora_rank"),
         ("--normalize_embeddings perhaps", "--normalize_embeddings: got 'perhaps', expected True or False"),
         ("--knowledge_distillation 2", "--knowledge_distillation: got '2', expected True or False"),
         ("--sub_batch_size 1 2", "--sub_batch_size: got '1 2', expected one value"),
@@ -173,7 +175,7 @@ OLD_AND_OWN = [
 
 @pytest.mark.parametrize(("old", "own"), OLD_AND_OWN)
 def test_our_own_flag_wins_over_its_old_spelling_wherever_it_stands(old, own):
-    gives_way = f"{old.split()[0]} gives way to {own.split()[0]}"
+    gives_way = f"{old.split()[0]} is overridden by {own.split()[0]}"
     for argv in (f"{old} {own}", f"{own} {old}"):
         out = translate(argv.split())
         assert (out.argv, out.notes) == (own.split(), [gives_way])

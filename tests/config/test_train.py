@@ -14,11 +14,11 @@ import torch
 from transformers import TrainingArguments
 
 from zh_embedder.config.model import ModelArguments
-from zh_embedder.config.published import NEEDLESS, NOT_YET, RENAMED, translate
-from zh_embedder.config.run import DTYPES
+from zh_embedder.config.published import NEEDLESS, NOT_YET, translate
 from zh_embedder.config.train import CLASSES, DataArguments, TrainArguments, parse, parser
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.machine import accelerator, cpu_gains_from_bf16
+from zh_embedder.core.machine import DTYPES, accelerator, cpu_gains_from_bf16
+from zh_embedder.core.spellings import TRAINING
 
 LEAST = ["--output_dir", "out", "--train_data", "train.jsonl"]
 ON_CPU = [*LEAST, "--use_cpu"]
@@ -124,7 +124,7 @@ def test_the_published_command_of_flag_embedding_parses_to_what_it_says():
             "knowledge_distillation": False,
             "contrastive_weight": 0.2,  # of no meaning without distillation
             "output_dir": "./out",
-            "overwrite_output_dir": True,
+            "overwrite": True,
             "learning_rate": 1e-5,
             "fp16": False,  # on a CPU
             "num_train_epochs": 2,
@@ -149,13 +149,14 @@ def test_the_published_command_of_flag_embedding_parses_to_what_it_says():
         "--cache_path is --dataset_cache_dir",
         "--query_max_len is --query_max_length",
         "--passage_max_len is --key_max_length",
+        "--overwrite_output_dir is --overwrite",
         "--warmup_ratio 0.1 is --warmup_steps 0.1 (below 1: a share of all steps)",
         "--negatives_cross_device is --negative_cross_device",
         "--temperature is --cos_temperature",
         "--sentence_pooling_method is --pooling_method cls",
         "--normalize_embeddings is --dense_metric cos",
         "--query_instruction_for_retrieval is --query_instruction '为这个句子生成表示以用于检索相关文章：'",
-        "fp16 needs a GPU; precision is chosen for this CPU instead",
+        "fp16 needs a GPU; using the best precision for this CPU instead",
     ]
 
 
@@ -178,8 +179,7 @@ LLM_EMBEDDER = {
     "data_root": None,
     "model_cache_dir": None,
     "dataset_cache_dir": None,
-    "metrics": ["mrr", "recall", "ndcg"],
-    "cutoffs": [1, 5, 10, 100],
+    "metrics": [f"{name}@{cutoff}" for name in ("mrr", "recall", "ndcg") for cutoff in (1, 5, 10, 100)],
     "filter_answers": False,
     "max_neg_num": 100,
     "load_result": False,
@@ -242,7 +242,7 @@ def test_a_flag_of_llm_embedder_is_ours_with_its_default_or_refused_by_name(name
     if name in NOT_YET:
         assert name not in defaults()
         assert refused([*LEAST, f"--{name}", "x"]).startswith(f"--{name}: ")
-    elif name in {*NEEDLESS, *RENAMED}:
+    elif name in {*NEEDLESS, *TRAINING}:
         assert parse([*LEAST, f"--{name}={LLM_EMBEDDER[name]}"]).notes[0].startswith(f"--{name} ")
     else:
         assert defaults()[name] == LLM_EMBEDDER[name]
@@ -252,7 +252,7 @@ def test_a_flag_of_llm_embedder_is_ours_with_its_default_or_refused_by_name(name
 
 def test_a_flag_of_evaluation_alone_is_said_to_change_nothing_beside_training():
     args = parse([*LEAST, "--save_encode", "--eval_method", "rerank"])
-    idle = "changes nothing beside --train_data: it is of evaluation alone"
+    idle = "has no effect with --train_data: it is for evaluation only"
     assert args.notes[-2:] == (f"--eval_method {idle}", f"--save_encode {idle}")
     assert not parse(["--eval_data", "x", "--save_encode"]).notes
 
@@ -348,18 +348,18 @@ def test_every_field_of_transformers_can_be_given_its_default_on_one_command_lin
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--eval_strategy", "steps"], "--eval_strategy: nothing is measured, expected --eval_data"),
-        (["--evaluation_strategy", "epoch"], "--eval_strategy: nothing is measured, expected --eval_data"),
-        (["--eval_on_start"], "--eval_on_start: nothing is measured, expected --eval_data"),
+        (["--eval_strategy", "steps"], "--eval_strategy: needs evaluation, expected --eval_data"),
+        (["--evaluation_strategy", "epoch"], "--eval_strategy: needs evaluation, expected --eval_data"),
+        (["--eval_on_start"], "--eval_on_start: needs evaluation, expected --eval_data"),
         (
             ["--load_best_model_at_end", "--save_strategy", "best"],
-            "--load_best_model_at_end: nothing is measured, expected --eval_data",
+            "--load_best_model_at_end: needs evaluation, expected --eval_data",
         ),
-        (["--early_stopping_patience", "2"], "--early_stopping_patience: nothing is measured"),
+        (["--early_stopping_patience", "2"], "--early_stopping_patience: needs evaluation"),
         (["--eval_data", "x", "--metrics", "collate_neg"], "--metrics: none of them is measured in training"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1, expected 0"),
         (["--train_sampling_strategy", "group_by_length"], "--train_sampling_strategy: got 'group_by_length'"),
-        (["--group_by_length"], "--group_by_length: transformers 5 has no such option any more"),
+        (["--group_by_length"], "--group_by_length: transformers 5 removed this option"),
         (["--fsdp", "full_shard"], "--fsdp: needs an accelerator"),
         (["--deepspeed", "nowhere.json"], "command line: "),
         (["--lr_scheduler_type", "lineal"], "--lr_scheduler_type: invalid choice: 'lineal'"),
@@ -438,7 +438,7 @@ def test_the_example_of_the_help_parses(capsys):
         ("--select_positive teacher_pos", "--select_positive: unknown name 'teacher_pos'; did you mean 'teacher-pos'?"),
         ("--select_negative teacher", "--select_negative: unknown name 'teacher'; did you mean 'teacher"),
         ("--pooling_method avg", "--pooling_method: unknown name 'avg'"),
-        ("--pooling_method cls mean", "--pooling_method: got 'cls mean', expected one method, and `dense` beside it"),
+        ("--pooling_method cls mean", "--pooling_method: got 'cls mean', expected one method, optionally with `dense`"),
         ("--dense_metric cosine", "--dense_metric: unknown name 'cosine'; did you mean 'cos'?"),
         ("--truncation_side middle", "--truncation_side: unknown name 'middle'. Known: left, right"),
         ("--kd_loss_type kl", "--kd_loss_type: unknown name 'kl'"),
@@ -483,7 +483,7 @@ def test_the_example_of_the_help_parses(capsys):
         ("--lora_alpha 0", "--lora_alpha: got 0.0, expected a number above 0"),
         ("--lora_dropout 1", "--lora_dropout: got 1.0, expected a probability in [0, 1)"),
         ("--train_data", "--train_data: expected at least one argument"),
-        ("--fp16 --bf16", "--bf16: stands beside --fp16, expected one of them"),
+        ("--fp16 --bf16", "--bf16: cannot be used with --fp16, expected one of them"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(argv, expected):
@@ -529,7 +529,7 @@ def test_settings_cannot_change_after_parsing():
 
 # ---- precision ------------------------------------------------------------------------------------------------------
 
-FALLBACK = "fp16 needs a GPU; precision is chosen for this CPU instead"
+FALLBACK = "fp16 needs a GPU; using the best precision for this CPU instead"
 CHOSEN = "bf16" if cpu_gains_from_bf16() else "fp32"
 
 
@@ -545,8 +545,8 @@ CHOSEN = "bf16" if cpu_gains_from_bf16() else "fp32"
         (["--fp16", "False"], CHOSEN, []),
         (["--bf16"], "bf16", []),
         (["--bf16", "--dtype", "bf16"], "bf16", []),
-        (["--bf16", "--dtype", "fp32"], "fp32", ["--bf16 gives way to --dtype fp32"]),
-        (["--dtype", "bf16", "--fp16"], "bf16", ["--fp16 gives way to --dtype bf16"]),
+        (["--bf16", "--dtype", "fp32"], "fp32", ["--bf16 is overridden by --dtype fp32"]),
+        (["--dtype", "bf16", "--fp16"], "bf16", ["--fp16 is overridden by --dtype bf16"]),
     ],
 )
 def test_precision_on_a_cpu_is_what_is_asked_for_or_what_it_does_well(argv, dtype, notes):

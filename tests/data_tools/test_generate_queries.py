@@ -374,7 +374,7 @@ def test_money_is_counted_by_prices_of_a_million_tokens():
     budget.count(100_000, 20_000, estimated=False)
     assert budget.price(budget.prompt_tokens, budget.completion_tokens) == pytest.approx(0.2 + 0.16)
     assert "100,000 tokens in, 20,000 out, cost 0.3600" in budget.said()
-    with pytest.raises(UserError, match="--max_cost: stands without --prices"):
+    with pytest.raises(UserError, match="--max_cost: needs --prices"):
         Budget(cost=0.5)
 
 

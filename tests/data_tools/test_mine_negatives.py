@@ -18,6 +18,7 @@ from data_tools.mining.selection import Choice, choose
 from tests.jsonl import read, write
 from tests.processes import finish, forked, start
 from zh_embedder.cli import build_parser
+from zh_embedder.core.runtime import parse_command
 from zh_embedder.models.encoder import Encoder
 
 SECONDS = 20
@@ -147,7 +148,9 @@ def test_a_key_is_read_from_the_middle_of_the_file_whatever_it_holds(tmp_path):
 
 
 def test_the_flags_of_the_ancestors_are_understood(tmp_path):
-    parse = build_parser("mine").parse_args
+    def parse(words):
+        return parse_command("mine", build_parser("mine"), words)
+
     assert window_of(parse(["--input_file", "a", "--output_file", "b", "--range_for_sampling", "10-210"])) == (10, 210)
     assert window_of(parse(["a", "--hits", "200", "--max_neg_num", "100", "--output", "b"])) == (0, 200)
     assert window_of(parse(["a", "--output", "b"])) == (10, 210)
@@ -164,7 +167,7 @@ def test_the_flags_of_the_ancestors_are_understood(tmp_path):
         (["--output", "o"], "--model: is missing"),
         (["--output", "o", "--method", "bm25", "--percent", "0.9"], "--model: is missing"),
         (["--output", "o", "--range", "9", "3"], "0 <= FIRST < LAST"),
-        (["--output", "o", "--hits", "3", "--range", "0", "3"], "--range: stands beside --hits"),
+        (["--output", "o", "--hits", "3", "--range", "0", "3"], "--range: cannot be used with --hits"),
         ([], "--output: expected"),
     ],
 )

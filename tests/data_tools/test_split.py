@@ -169,7 +169,7 @@ def test_evaluation_folders_may_be_given_a_whole_corpus(tmp_path):
     assert [data.keys[key] for judged in data.qrels.values() for key in judged] == [
         text for row in part(tmp_path / "out", "test") for text in row["pos"]
     ]
-    with pytest.raises(UserError, match="--corpus: stands without --eval"):
+    with pytest.raises(UserError, match="--corpus: needs --eval"):
         run(tmp_path / "again", [tmp_path / "in.jsonl"], *words)
 
 
@@ -221,7 +221,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, words, message):
 
 def test_what_is_read_is_not_written_over(tmp_path):
     write_records(tmp_path / "train.jsonl", [record(1), record(2)])
-    with pytest.raises(UserError, match="expected another folder"):
+    with pytest.raises(UserError, match="expected a folder other than"):
         run(tmp_path, [tmp_path / "train.jsonl"], "--ratios", "0.5", "0.5")
 
 

@@ -59,7 +59,7 @@ def test_a_batch_size_is_so_many_windows_of_tokens():
     assert "--per_device_train_batch_size 8 is --tokens_per_device 2048" in args.notes
     both = parse([*LEAST, "--per_device_train_batch_size", "8", "--tokens_per_device", "4096"])
     assert both.corpus.tokens_per_device == 4096
-    assert "--per_device_train_batch_size gives way to --tokens_per_device" in both.notes
+    assert "--per_device_train_batch_size is overridden by --tokens_per_device" in both.notes
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_batch_size_is_so_many_windows_of_tokens():
     [
         (LEAST[2:], "--output_dir: is missing"),
         ([*LEAST[:2], *LEAST[4:]], "--corpus: is missing"),
-        (LEAST[:4], "--query_encoder: is missing, expected a base to go on from, or --from_scratch"),
+        (LEAST[:4], "--query_encoder: is missing, expected a base to continue from, or --from_scratch"),
         ([*LEAST, "--mlm_probabilty", "0.2"], "--mlm_probabilty: unknown flag; did you mean 'mlm_probability'?"),
         ([*LEAST, "--mlm_probability", "0"], "--mlm_probability: got 0.0, expected a share between 0 and 1"),
         ([*LEAST, "--mlm_probability", "15"], "--mlm_probability: got 15.0"),
@@ -77,18 +77,18 @@ def test_a_batch_size_is_so_many_windows_of_tokens():
         ([*LEAST, "--validation_share", "1"], "--validation_share: got 1.0"),
         ([*LEAST, "--text_documents", "files"], "--text_documents: unknown name 'files'"),
         ([*LEAST, "--max_seq_length", "4"], "--max_seq_length: got 4, expected 8 or more"),
-        ([*LEAST, "--hidden_size", "64"], "--hidden_size: is a size of models from scratch, expected --from_scratch"),
-        ([*SCRATCH, "--query_encoder", "x", "--num_layers", "2"], "--num_layers: is a size of models from scratch"),
+        ([*LEAST, "--hidden_size", "64"], "--hidden_size: only applies from scratch, expected --from_scratch"),
+        ([*SCRATCH, "--query_encoder", "x", "--num_layers", "2"], "--num_layers: only applies from scratch"),
         ([*SCRATCH, "--hidden_size", "30"], "--num_heads: got 4, expected a divisor of --hidden_size 30"),
-        ([*LEAST, "--tokenizer_name", "x"], "--tokenizer_name: a base goes on with its own words"),
+        ([*LEAST, "--tokenizer_name", "x"], "--tokenizer_name: a base keeps its own tokenizer"),
         ([*LEAST, "--pooling_method", "max"], "--pooling_method: unknown name 'max'"),
-        ([*LEAST, "--deepspeed", "x.json"], "--deepspeed: is not built for pretraining"),
-        ([*LEAST, "--torch_compile"], "--torch_compile: is not built for pretraining"),
-        ([*LEAST, "--validation_share", "0", "--eval_strategy", "steps"], "--eval_strategy: nothing is measured"),
+        ([*LEAST, "--deepspeed", "x.json"], "--deepspeed: is not supported in pretraining"),
+        ([*LEAST, "--torch_compile"], "--torch_compile: is not supported in pretraining"),
+        ([*LEAST, "--validation_share", "0", "--eval_strategy", "steps"], "--eval_strategy: needs evaluation"),
         ([*LEAST, "--validation_share", "little"], "--validation_share: got 'little', expected a number"),
         (
             [*LEAST, "--validation_share", "0.0", "--early_stopping_patience", "2"],
-            "--early_stopping_patience: nothing is measured",
+            "--early_stopping_patience: needs evaluation",
         ),
     ],
 )
@@ -105,4 +105,4 @@ def test_the_examples_of_the_help_parse(capsys):
     with pytest.raises(SystemExit) as end:
         parse(["--help"])
     assert end.value.code == 0
-    assert "go on from a base with your own texts" in capsys.readouterr().out
+    assert "continue pretraining a base on your own texts" in capsys.readouterr().out

@@ -376,7 +376,7 @@ def test_a_rank_that_cannot_be_is_refused(rank, ranks, monkeypatch):
             ("--task", "qa"),
             "--side: is missing; this model tells query ('为问题检索：', 12 tokens) and key ('资料：', 20 tokens)",
         ),
-        (("--task", "qa", "--prompt", "问"), "error: --task: stands beside --prompt, expected one of them"),
+        (("--task", "qa", "--prompt", "问"), "error: --task: cannot be used with --prompt, expected one of them"),
         (("--prompt", "", "--max_length", 513), "error: --max_length: got 513, expected at most 512"),
         (("--prompt", "", "--max_length", 2), "error: --max_length: got 2, expected 3 or more: special tokens count"),
         (

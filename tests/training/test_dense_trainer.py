@@ -185,7 +185,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_records(tiny_bert, folder
     wild = ("--optim", "sgd", "--learning_rate", 1e38, "--max_grad_norm", 0, "--warmup_steps", 0)
     assert train(tiny_bert, *SAME, *wild, steps=8) == 2
     message = capsys.readouterr().err
-    assert "the loss is not finite, no update was made from it" in message
+    assert "the loss is not finite, the update was skipped" in message
     assert "records at lines" in message
     assert "dataset qa:qa.jsonl" in message or "dataset chat:chat.jsonl" in message
     assert not (folder / "out" / "encoder").exists()
@@ -260,7 +260,7 @@ def test_a_run_is_not_written_over_unless_asked(tiny_bert, folder, capsys):
     assert train(tiny_bert, *SAME, "--save_steps", 2) == 0
     before = weights(folder / "out" / "encoder")
     assert train(tiny_bert, *SAME, "--seed", 1) == 2
-    assert "--output_dir: out holds a run (checkpoint-2, checkpoint-4, encoder)" in capsys.readouterr().err
+    assert "--output_dir: out already holds a run (checkpoint-2, checkpoint-4, encoder)" in capsys.readouterr().err
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(folder / "out" / "encoder").items())
     assert train(tiny_bert, *SAME, "--seed", 1, "--overwrite_output_dir", "--save_steps", 3) == 0
     assert sorted(p.name for p in (folder / "out").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
@@ -269,9 +269,9 @@ def test_a_run_is_not_written_over_unless_asked(tiny_bert, folder, capsys):
 def test_resuming_without_a_whole_checkpoint_is_refused(tiny_bert, folder, capsys):
     (folder / "out" / "checkpoint-7").mkdir(parents=True)
     assert train(tiny_bert, *SAME, "--resume_from_checkpoint", "True") == 2
-    assert "no whole checkpoint in out" in capsys.readouterr().err
+    assert "no complete checkpoint in out" in capsys.readouterr().err
     assert train(tiny_bert, *SAME, "--resume_from_checkpoint", "out/checkpoint-7") == 2
-    assert "out/checkpoint-7 is not a whole checkpoint" in capsys.readouterr().err
+    assert "out/checkpoint-7 is not a complete checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -362,7 +362,7 @@ def test_teacher_scores_are_learned_from_and_lack_of_them_is_said_once(tiny_bert
 def test_the_published_flags_of_precision_run_on_a_machine_without_a_gpu(tiny_bert, folder, capfd):
     assert train(tiny_bert, *SAME, "--dtype", "auto", "--fp16", steps=1) == 0
     said = capfd.readouterr().err
-    assert "fp16 needs a GPU; precision is chosen for this CPU instead" in said or torch.cuda.is_available()
+    assert "fp16 needs a GPU; using the best precision for this CPU instead" in said or torch.cuda.is_available()
 
 
 @pytest.mark.slow

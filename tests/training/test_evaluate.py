@@ -138,11 +138,13 @@ def test_sets_to_measure_switch_evaluation_on(given, expected):
 
 def test_metrics_and_cutoffs_are_llm_embedders():
     assert EvalArguments().metric_names[:3] == ("ndcg@10", "mrr@1", "mrr@5")
-    assert EvalArguments(metrics=["map", "hit"], cutoffs=[3]).metric_names == ("map@3", "hit@3")
-    assert EvalArguments(metrics=["ndcg@7"], cutoffs=[1]).metric_names == ("ndcg@7",)
+    assert EvalArguments(metrics=["map@3", "collate_neg", "hit@3"]).metric_names == ("map@3", "hit@3")
     assert EvalArguments(hits=10).metric_names[-1] == "ndcg@5"  # nobody looks at 100 of 10
     with pytest.raises(UserError, match=r"--metrics: unknown name 'ndgc'; did you mean 'ndcg'"):
         EvalArguments(metrics=["ndgc"])
+    for cutoff in ("", "@", "@0", "@all"):
+        with pytest.raises(UserError, match=f"--metrics: got 'ndcg{cutoff}', expected a cutoff of 1 or more"):
+            EvalArguments(metrics=[f"ndcg{cutoff}"])
 
 
 def test_a_set_without_instruction_and_a_metric_that_nobody_measures_are_refused():
@@ -160,7 +162,7 @@ def test_a_set_without_instruction_and_a_metric_that_nobody_measures_are_refused
 
 def test_sets_of_one_name_are_refused():
     args = EvalArguments(eval_data=[str(DEMO / "test" / "qa"), str(DEMO / "test" / "qa")])
-    with pytest.raises(UserError, match="--eval_data: demo/qa: two sets have this name"):
+    with pytest.raises(UserError, match="--eval_data: demo/qa: several sets have this name"):
         read_watched(args, [], data_root=None)
 
 
@@ -169,7 +171,7 @@ def test_a_canary_that_shares_its_name_with_another_set_is_refused(tmp_path):
     (tmp_path / "canary").mkdir()
     (tmp_path / "canary" / "qa").symlink_to(DEMO / "test" / "qa")
     args = EvalArguments(eval_data=[str(tmp_path / "canary" / "qa")], canary=str(DEMO / "test" / "qa"))
-    with pytest.raises(UserError, match="canary/qa: two sets have this name"):
+    with pytest.raises(UserError, match="canary/qa: several sets have this name"):
         read_watched(args, [], data_root=None)
 
 
@@ -273,7 +275,7 @@ def test_a_resumed_run_does_not_measure_its_start_again(tiny_bert, folder, capfd
 def test_held_out_records_and_a_canary_are_measured(tiny_bert, folder, capfd):
     assert train(tiny_bert, "--validation_share", 0.2, "--canary", DEMO / "test" / "title", steps=2) == 0
     said = capfd.readouterr().err
-    assert "data: qa:qa.jsonl: 22 of 112 records held out to be measured" in said
+    assert "data: qa:qa.jsonl: 22 of 112 records held out for evaluation" in said
     names = [o.data for o in load_outcomes(folder / "out", 2)]
     assert names == ["held_out/qa/qa.jsonl", "held_out/chat/chat.jsonl", "canary/title"]
     assert train(tiny_bert, out="other", steps=2) == 0
@@ -284,7 +286,7 @@ def test_held_out_records_and_a_canary_are_measured(tiny_bert, folder, capfd):
 @pytest.mark.slow
 def test_a_measured_run_writes_its_report_and_a_summary_of_what_was_saved(tiny_bert, folder):
     """The last step is made the worst: the learning rate explodes, and the best step is an earlier one."""
-    more = ("--eval_steps", 2, "--save_steps", 2, "--load_best_model_at_end", "--bm25_baseline", "--max_grad_norm", 0)
+    more = ("--eval_steps", 2, "--save_steps", 2, "--load_best_model_at_end", "--bm25", "--max_grad_norm", 0)
     explode = ("--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", 6, "--learning_rate", 0.3)
     assert train(tiny_bert, *EVAL, *more, *explode, "--optim", "sgd") == 0
     run = folder / "out"

@@ -94,7 +94,7 @@ def test_records_that_all_belong_together_cannot_be_held_out(tmp_path, caplog):
         hold_out([dataset], share=0.5, seed=0)
     kept, sets = hold_out([dataset], share=0.1, seed=0)  # far more than the share: nothing is drawn, and that is said
     assert (len(kept[0]), sets) == (4, [])
-    assert "nothing is held out, its groups are larger than the share" in caplog.text
+    assert "nothing is held out because its groups are larger than the share" in caplog.text
     pairs = [{"text1": "a", "text2": "b", "score": 1, "task": "sts"}]
     (only,) = load(tmp_path, write(tmp_path / "pairs.jsonl", pairs))
     with pytest.raises(UserError, match="--validation_share: no dataset has queries with positives"):

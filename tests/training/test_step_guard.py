@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_named(name, bad):
         run.step(bad)
     assert_equal(run.state(), before)
     message = str(error.value)
-    assert message.startswith("step 3: the loss is not finite, no update was made from it: ")
+    assert message.startswith("step 3: the loss is not finite, the update was skipped: ")
     assert "task qa, dataset qa:train.jsonl, records at lines 5, 8." in message
     assert "--dtype bf16 or fp32" in message
 
@@ -130,7 +130,9 @@ def test_twenty_zeros_stop_the_run_and_nineteen_do_not():
     with pytest.raises(UserError) as error:
         losses(StepGuard(CPU, describe), 1.0, *[0.0] * 20)
     message = str(error.value)
-    assert message.startswith("step 21: the loss has been exactly 0 for 20 steps, nothing is learned: task qa, dataset")
+    assert message.startswith(
+        "step 21: the loss has been exactly 0 for 20 steps, the model is not learning: task qa, dataset"
+    )
     assert "too small a --cos_temperature" in message
 
 

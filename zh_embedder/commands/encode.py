@@ -13,36 +13,45 @@ from zh_embedder.search.vector_store import FILE_FORMATS, VECTOR_DTYPES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder encode`."""
-    parser.add_argument("model", metavar="MODEL", help="a run, checkpoint, encoder, or hub name")
+    parser.add_argument("model", metavar="MODEL", help="a run, checkpoint or encoder folder, or a hub name")
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help=".jsonl or .txt (a text per line), plain, .gz or .zst; folders, globs",
+        help="texts: .jsonl or .txt files with one text per line (also .gz, .zst), folders or globs",
     )
-    parser.add_argument("--output_dir", "--output", required=True, metavar="DIR", help="folder of the vectors")
-    parser.add_argument("--task", help="whose instruction stands in front of the texts")
-    parser.add_argument("--side", choices=SIDES, help="what the texts are; needed where the model tells the two apart")
-    parser.add_argument("--prompt", help="stands in front of the texts, instead of a task's instruction")
-    parser.add_argument("--field", help=f"field of the text; by default the first there is of {', '.join(FIELDS)}")
-    parser.add_argument("--with_title", action="store_true", help="put the field `title`, if any, in front of the text")
-    parser.add_argument("--max_length", type=positive, metavar="N", help="tokens of a text; by default the model's")
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the vectors")
+    parser.add_argument("--task", help="task whose instruction to prepend to the texts")
+    parser.add_argument(
+        "--side", choices=SIDES, help="what the texts are; required if the model treats queries and keys differently"
+    )
+    parser.add_argument("--prompt", help="text to prepend instead of a task's instruction")
+    parser.add_argument("--field", help=f"name of the text field (default: the first of {', '.join(FIELDS)})")
+    parser.add_argument(
+        "--with_title", action="store_true", help="prepend the `title` field, if there is one, to the text"
+    )
+    parser.add_argument(
+        "--max_length", type=positive, metavar="N", help="maximum tokens of a text (default: the model's)"
+    )
     parser.add_argument(
         "--tokens_per_batch",
         type=positive,
         default=TOKENS_PER_BATCH,
         metavar="N",
-        help="tokens of one forward (%(default)s)",
+        help="tokens per forward pass",
     )
     parser.add_argument(
-        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto is bf16 where the hardware gains, else fp32"
+        "--dtype",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range",
     )
+    parser.add_argument("--shard_size", type=positive, default=SHARD_SIZE, metavar="N", help="texts per shard")
+    parser.add_argument("--format", choices=FILE_FORMATS, default="npy", help="file format of the shards")
     parser.add_argument(
-        "--shard_size", type=positive, default=SHARD_SIZE, metavar="N", help="texts of a shard (%(default)s)"
+        "--vector_dtype", choices=VECTOR_DTYPES, default="float32", help="precision of the vectors on disk"
     )
-    parser.add_argument("--format", choices=FILE_FORMATS, default="npy", help="of the shards (%(default)s)")
-    parser.add_argument("--vector_dtype", choices=VECTOR_DTYPES, default="float32", help="on disk (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="start anew; else shards that are there are kept")
+    parser.add_argument("--overwrite", action="store_true", help="start over instead of keeping the shards that exist")
 
 
 def positive(text: str) -> int:

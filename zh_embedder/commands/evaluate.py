@@ -40,25 +40,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder evaluate`."""
     add = parser.add_argument
     add(
-        "models", nargs="*", metavar="MODEL", help="runs, checkpoints, encoders, or hub names; the first is compared to"
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="runs, checkpoints, encoder folders or hub names; differences are to the first",
     )
-    add("--data", nargs="+", required=True, metavar="SET", help="folders or files, each a set; or folders of sets")
-    add("--task", help="task of the sets, if they do not say")
-    add("--kind", choices=KINDS, help="how to measure the sets, where their files leave it open")
-    add("--corpus", metavar="FILE", help="LLM-Embedder's corpus, whose rows the data's `pos_index` counts")
-    add("--key_template", default=KEY_TEMPLATE, metavar="TEXT", help="how a line of --corpus becomes a key")
-    add("--metrics", nargs="+", default=list(METRICS), help="of retrieval and reranking: ndcg@10, mrr@10, ...")
-    add("--hits", type=int, default=HITS, metavar="N", help="keys found for each query")
-    add("--dims", nargs="+", type=int, metavar="N", help="cut vectors to so many dimensions, each once")
-    add("--no-instruction", action="store_true", help="measure each model without instructions too")
-    add("--bm25", action="store_true", help="measure BM25 on retrieval and reranking sets beside the models")
-    add("--words", choices=sorted(WORDS), default="jieba", help="how BM25 cuts texts")
-    add("--user_dict", metavar="FILE", help="words that jieba shall know")
-    add("--k1", type=float, default=K1, help="of BM25")
-    add("--b", type=float, default=B, help="of BM25")
-    add("--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest that loses no range here")
-    add("--json", metavar="FILE", help="write [{model, data, metric, value}, ...]")
-    add("--report", metavar="FILE", help="write a page to look at: report.html")
+    add(
+        "--data", nargs="+", required=True, metavar="SET", help="evaluation sets: folders or files; or a folder of sets"
+    )
+    add("--task", help="task of the sets, if they name none")
+    add("--kind", choices=KINDS, help="type of the sets, if their files leave it open")
+    add("--corpus", metavar="FILE", help="LLM-Embedder's corpus of keys, which `pos_index` in the data refers to")
+    add(
+        "--key_template", default=KEY_TEMPLATE, metavar="TEXT", help="template that turns a line of --corpus into a key"
+    )
+    add("--metrics", nargs="+", default=list(METRICS), help="retrieval and reranking metrics, such as ndcg@10")
+    add("--hits", type=int, default=HITS, metavar="N", help="number of keys to retrieve per query")
+    add("--dims", nargs="+", type=int, metavar="N", help="also truncate the vectors to these sizes")
+    add("--no_instruction", action="store_true", help="also evaluate each model without instructions")
+    add("--bm25", action="store_true", help="also evaluate BM25 on retrieval and reranking sets")
+    add("--words", choices=sorted(WORDS), default="jieba", help="word segmentation for BM25")
+    add("--user_dict", metavar="FILE", help="file of extra words for jieba")
+    add("--k1", type=float, default=K1, help="BM25: how much repeated words count")
+    add("--b", type=float, default=B, help="BM25: how strongly long texts are penalised")
+    add("--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range")
+    add("--json", metavar="FILE", help="also write the results as JSON: [{model, data, metric, value}, ...]")
+    add("--report", metavar="FILE", help="also write an HTML report")
 
 
 def read_sets(args: argparse.Namespace) -> list[EvalSet]:

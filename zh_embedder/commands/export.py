@@ -14,11 +14,11 @@ from zh_embedder.models.folders import encoder_folder, key_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder export`."""
-    parser.add_argument("encoder", help="folder of a run, a checkpoint or an encoder")
+    parser.add_argument("encoder", help="a run, checkpoint or encoder folder")
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--default_task", help="task whose instructions encode_query and encode_document use")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
-    parser.add_argument("--half", action="store_true", help="store weights as fp16: half the size, loaded as fp32")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    parser.add_argument("--half", action="store_true", help="store the weights in fp16: half the size, loaded as fp32")
 
 
 def run(args: argparse.Namespace) -> None:

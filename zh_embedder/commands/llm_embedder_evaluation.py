@@ -82,12 +82,12 @@ def check(args: Arguments) -> None:
     kept = [
         n for n in ("encode", "index", "result") if getattr(args.eval, f"save_{n}") or getattr(args.eval, f"load_{n}")
     ]
-    if kept and args.train.output_dir in (None, "trainer_output"):
+    if kept and args.train.folder is None:
         raise UserError(f"--save_{kept[0]}, --load_{kept[0]}: need --output_dir, the folder of these files")
     for name in kept:
         if getattr(args.eval, f"save_{name}") and getattr(args.eval, f"load_{name}"):
-            raise UserError(f"--save_{name}: stands beside --load_{name}, expected one of them")
-    if args.eval.save_to_output and args.train.output_dir in (None, "trainer_output"):
+            raise UserError(f"--save_{name}: cannot be used with --load_{name}, expected one of them")
+    if args.eval.save_to_output and args.train.folder is None:
         raise UserError("--save_to_output: needs --output_dir")
     if not args.eval.metric_names and not collations(args):
         raise reject("--metrics", " ".join(args.eval.metrics), "at least one metric within --hits")
@@ -290,8 +290,7 @@ def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]
     if measured:
         sys.stdout.write(show(measured))
     rows = [{"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} for o in measured]
-    if args.train.output_dir not in (None, "trainer_output") and measured:
-        folder = Path(str(args.train.output_dir))
+    if (folder := args.train.folder) is not None and measured:
         write_json(folder / METRICS_FILE, rows)
         write_report(report_of(measured, sets, settings=asdict(args.eval)), folder / REPORT_FILE)
     if args.eval.log_path:

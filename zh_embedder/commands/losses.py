@@ -12,7 +12,7 @@ from zh_embedder.losses.table import LOSSES, data_of, options_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder losses`."""
-    parser.add_argument("name", nargs="?", help="explain this one, with its options and its source")
+    parser.add_argument("name", nargs="?", help="explain this loss, with its options and its source")
 
 
 def run(args: argparse.Namespace) -> None:

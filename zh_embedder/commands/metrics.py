@@ -16,7 +16,7 @@ all metrics of their kind.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder metrics`."""
-    parser.add_argument("name", nargs="?", help="explain this one, such as ndcg@10")
+    parser.add_argument("name", nargs="?", help="explain this metric")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,25 +16,33 @@ OUTPUT = "mteb-results"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder mteb`."""
-    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, an encoder, or a hub name")
-    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="mteb's names; by default all of the benchmark")
-    parser.add_argument("--benchmark", default=C_MTEB, help="by default C-MTEB: %(default)s")
-    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only their subsets, such as cmn")
+    parser.add_argument("model", metavar="MODEL", help="a run, checkpoint or encoder folder, or a hub name")
+    parser.add_argument(
+        "--tasks", nargs="+", metavar="NAME", help="names of mteb tasks (default: all tasks of the benchmark)"
+    )
+    parser.add_argument("--benchmark", default=C_MTEB, help="mteb benchmark (default: C-MTEB)")
+    parser.add_argument(
+        "--languages", nargs="+", metavar="CODE", help="evaluate only subsets in these languages, such as cmn"
+    )
     parser.add_argument(
         "--prompts",
         nargs="+",
         default=[],
         metavar="NAME=TASK",
-        help="task of ours whose instructions a task of mteb, or all of a type, is measured with, such as "
-        "Retrieval=qa CmedqaRetrieval=law STS=; by default the encoder's default task or qa for retrieval and "
-        "reranking, and sts, if it knows it, for everything else",
+        help="which task's instructions to use for an mteb task or type of tasks, such as Retrieval=qa "
+        "CmedqaRetrieval=law STS= (default: the model's default task or qa for retrieval and reranking; "
+        "sts, if the model has it, for everything else)",
     )
-    parser.add_argument("--no-instruction", action="store_true", help="measure without any instruction")
+    parser.add_argument("--no_instruction", action="store_true", help="evaluate without instructions")
     parser.add_argument(
-        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest that loses no range here"
+        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range"
     )
-    parser.add_argument("--output", default=OUTPUT, metavar="DIR", help="folder for mteb's JSON; default %(default)s")
-    parser.add_argument("--json", metavar="FILE", help="write [{model, data, metric, value}, ...]")
+    parser.add_argument(
+        "--output_dir", default=OUTPUT, metavar="DIR", help="folder for mteb's JSON files", dest="output"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write the results as JSON: [{model, data, metric, value}, ...]"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

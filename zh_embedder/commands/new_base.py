@@ -20,17 +20,34 @@ layers can also be put onto a base that was trained without them."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("source", help="a tokenizer's folder; or a run or base made here: it gets more layers, loses its instructions")
-    add("--output_dir", required=True, metavar="DIR", help="where to; replaced if it is there")
-    add("--corpus", nargs="+", metavar="FILE", help="texts in which pieces are counted, as `vocabulary` takes")
-    add("--passages", type=int, default=40000, metavar="N", help="of the corpus, to count in (%(default)s)")
-    add("--power", type=float, default=1.5, help="of the weights of pieces (%(default)s)")
-    add("--hidden_size", type=int, default=320, metavar="N", help="dimensions of a new base (%(default)s)")
-    add("--layers", type=int, default=0, metavar="N", help="layers, the base's own included (%(default)s)")
-    add("--heads", type=int, default=5, metavar="N", help="attention heads (%(default)s)")
-    add("--intermediate", type=int, default=768, metavar="N", help="width of feed-forward layers (%(default)s)")
-    add("--positions", type=int, default=512, metavar="N", help="tokens of a text, at most (%(default)s)")
-    add("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+    add(
+        "source",
+        help="a tokenizer folder; or a run or base made here, which gets more layers and loses its instructions",
+    )
+    add("--output_dir", required=True, metavar="DIR", help="folder for the base; replaced if it exists")
+    add("--corpus", nargs="+", metavar="FILE", help="texts to count tokens in, as for `vocabulary`")
+    add("--passages", type=int, default=40000, metavar="N", help="number of passages of the corpus to count in")
+    add("--power", type=float, default=1.5, help="exponent of the token weights")
+    add("--hidden_size", type=int, default=320, metavar="N", help="hidden size of a new base")
+    add(
+        "--num_layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of layers, including those of the base",
+        dest="layers",
+    )
+    add("--num_heads", type=int, default=5, metavar="N", help="number of attention heads", dest="heads")
+    add(
+        "--intermediate_size",
+        type=int,
+        default=768,
+        metavar="N",
+        help="width of feed-forward layers",
+        dest="intermediate",
+    )
+    add("--max_positions", type=int, default=512, metavar="N", help="maximum tokens of a text", dest="positions")
+    add("--seed", type=int, default=0, help="random seed")
 
 
 def run(args: argparse.Namespace) -> None:

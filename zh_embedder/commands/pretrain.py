@@ -8,7 +8,7 @@ from zh_embedder.core.runtime import run_ranked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line. Returns the exit code: 2 for a user's mistake, said without a traceback."""
+    """Run from a command line. Returns the exit code: 2 for a user's mistake, reported without a traceback."""
 
     def work() -> None:
         from zh_embedder.pretraining.arguments import parse

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line. Returns the exit code: 2 for a user's mistake, said without a traceback."""
+    """Run from a command line. Returns the exit code: 2 for a user's mistake, reported without a traceback."""
 
     def work() -> None:
         from zh_embedder.config.train import parse
@@ -31,7 +31,7 @@ def measure(args: Arguments) -> None:
     """Measure --eval_data, as there is nothing to train.
 
     Raises:
-        UserError: anything that the user can mend.
+        UserError: a mistake of the user's.
     """
     from zh_embedder.commands.llm_embedder_evaluation import evaluate
     from zh_embedder.training.launch import begin

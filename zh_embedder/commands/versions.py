@@ -11,8 +11,10 @@ from zh_embedder.core.errors import UserError, summarise
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder versions`."""
-    parser.add_argument("name", nargs="?", help="show the tasks and instructions of this one (a name or a file)")
-    parser.add_argument("--instructions_dir", help="folder that is searched first")
+    parser.add_argument(
+        "name", nargs="?", help="show the tasks and instructions of this version (a name or a YAML file)"
+    )
+    parser.add_argument("--instructions_dir", help="folder to search first")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -17,13 +17,21 @@ Simplified ones. Each file of the corpus has the same weight, however large it i
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("corpus", nargs="+", help="files, folders or globs: JSON Lines with `text`, or a text a line; .gz, .zst")
-    add("--output_dir", required=True, metavar="DIR", help="the tokenizer's folder; replaced if it is there")
-    add("--words", type=int, default=5000, metavar="N", help="Chinese words as pieces (%(default)s)")
-    add("--latin", type=int, default=1000, metavar="N", help="Latin words and numbers as pieces (%(default)s)")
-    add("--min_count", type=int, default=20, metavar="N", help="of a character to be a piece (%(default)s)")
+    add(
+        "corpus",
+        nargs="+",
+        help="texts: JSON Lines with `text`, or .txt with one text per line (also .gz, .zst), folders or globs",
+    )
+    add("--output_dir", required=True, metavar="DIR", help="folder for the tokenizer; replaced if it exists")
+    add("--words", type=int, default=5000, metavar="N", help="number of Chinese words in the vocabulary")
+    add("--latin", type=int, default=1000, metavar="N", help="number of Latin words and numbers in the vocabulary")
+    add("--min_count", type=int, default=20, metavar="N", help="minimum count of a character")
     add("--documents", type=int, metavar="N", help="count at most N texts of each file, evenly spread")
-    add("--keep_traditional", action="store_true", help="do not read Traditional characters as Simplified")
+    add(
+        "--keep_traditional",
+        action="store_true",
+        help="keep Traditional characters instead of reading them as Simplified",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

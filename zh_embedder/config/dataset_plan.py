@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
-from zh_embedder.config.train import AUTO, DataArguments, TrainArguments
+from zh_embedder.config.train import DataArguments, TrainArguments
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
@@ -39,7 +40,7 @@ def task_of(dataset: TaskDataset, data: DataArguments, version: Version) -> Task
     if data.default_task is not None:
         return version.task(data.default_task, where="--default_task")
     raise UserError(
-        f"{dataset.path}:{dataset.line(0)}: task: is missing; add it to the records, or say --default_task NAME (of "
+        f"{dataset.path}:{dataset.line(0)}: task: is missing; add it to the records, or use --default_task NAME (of "
         f"version {version.name!r}), or give the instruction itself with --query_instruction_for_retrieval"
     )
 
@@ -67,10 +68,10 @@ def filtered(dataset: TaskDataset, settings: _Settings, *, seed: int) -> tuple[T
     if len(kept) < len(dataset):
         notes.append(f"{len(dataset) - len(kept)} records left out by teacher_scores_min {low}, margin {margin}")
     if not len(kept):
-        raise UserError(f"{dataset.path}: every record is left out by teacher_scores_min {low} and margin {margin}")
+        raise UserError(f"{dataset.path}: every record is dropped by teacher_scores_min {low} and margin {margin}")
     limited = limit_rows(kept, settings.get("max_sample_num"), seed=seed)
     if len(limited) < len(kept):
-        notes.append(f"{len(kept) - len(limited)} records left out by max_sample_num {len(limited)}")
+        notes.append(f"{len(kept) - len(limited)} records dropped by max_sample_num {len(limited)}")
     return limited, notes
 
 
@@ -168,8 +169,8 @@ def by_weights(
     wanted = distill > 0 and train.knowledge_distillation is not False
     if wanted and dataset.some_teacher and not dataset.has_teacher:
         raise UserError(
-            f"{dataset.path}: task {dataset.task}: some records have teacher_scores and some have not, expected all or "
-            "none; score the rest, or switch distillation off with --distill_weight 0"
+            f"{dataset.path}: task {dataset.task}: only some records have teacher_scores, expected all or "
+            "none; score the rest, or turn distillation off with --distill_weight 0"
         )
     if train.knowledge_distillation and not dataset.has_teacher:
         raise UserError(f"{dataset.path}: --knowledge_distillation True: the records have no teacher scores")
@@ -316,17 +317,15 @@ def mixed(sets: Sequence[TrainSet]) -> list[TrainSet]:
             raise UserError(f"{one.records.path}: no_in_batch_neg needs --inbatch_same_dataset")
     if len({one.records.kind for one in sets}) > 1:
         kinds = sorted({KINDS[one.records.kind] for one in sets})
-        raise UserError(
-            f"training data: {' and '.join(kinds)} cannot stand in one step, expected --inbatch_same_dataset"
-        )
+        raise UserError(f"training data: {' and '.join(kinds)} cannot share a step, expected --inbatch_same_dataset")
     plain = [one for one in sets if not distils(one.terms)]
     shared = min((one.terms for one in plain or sets), key=len)
     names = loss_names(shared)
     if not all(names <= loss_names(one.terms) for one in plain or sets):
         raise UserError("training data: no loss fits all datasets, and steps mix them, expected --inbatch_same_dataset")
-    note = f"steps mix datasets, and others offer less: {', '.join(sorted(names))} alone"
+    note = f"steps mix datasets, so only losses that fit all of them are used: {', '.join(sorted(names))}"
     if plain and len(plain) < len(sets):
-        note = "steps mix datasets and others have no teacher scores: InfoNCE alone"
+        note = "steps mix datasets and some have no teacher scores, so only InfoNCE is used"
     scored = distils(shared)
     return [
         one

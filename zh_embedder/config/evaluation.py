@@ -1,4 +1,4 @@
-"""The flags that say what is measured, in training and without it. Names and defaults are LLM-Embedder's."""
+"""Evaluation flags, of training runs and of `run_dense.py` alone. Names and defaults are LLM-Embedder's."""
 
 from __future__ import annotations
 
@@ -7,61 +7,72 @@ from dataclasses import dataclass
 
 from zh_embedder.core.errors import reject, unknown_name
 from zh_embedder.core.options import at_least, choose, option
+from zh_embedder.core.spellings import with_cutoffs
 from zh_embedder.evaluation.retrieval_metrics import NAMES
+from zh_embedder.search.bm25 import K1, B
+from zh_embedder.search.faiss_index import FLAT
 from zh_embedder.text.prefix import KEY_TEMPLATE
 
 METHODS = ("dense", "bm25", "random", "no")  # how keys are found
 COLLATIONS = ("collate_key", "collate_neg", "collate_score")  # files for other programs, no metrics
-ALONE = {  # flags that count without --train_data only
+METRICS, CUTOFFS = ("mrr", "recall", "ndcg"), (1, 5, 10, 100)  # LLM-Embedder's
+ALONE = {  # flags that have no effect with --train_data
     *("eval_method", "retrieval_method", "faiss_index_factory", "k1", "b", "max_neg_num", "filter_answers", "log_path"),
     *("save_encode", "load_encode", "embedding_name", "save_index", "load_index", "save_result", "load_result"),
     *("save_name", "save_to_output"),
 }
-FIRST = "ndcg@10"  # shown first and followed in training, where it is among the metrics
+FIRST = "ndcg@10"  # shown first and plotted in training, if it is among the metrics
 MEAN = "mean"  # over tasks: what picks the best checkpoint unless something else is named
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArguments:
-    """What is measured: in training beside --train_data; without it, --eval_data alone."""
+    """Evaluation: in training with --train_data, of --eval_data alone without it."""
 
     eval_data: list[str] | None = option(
-        None, "Sets to measure: BEIR or FlagEmbedding folders, records, or LLM-Embedder's eval_data beside --corpus."
+        None,
+        "Evaluation sets: BEIR or FlagEmbedding folders, files of records, or LLM-Embedder's eval_data with --corpus.",
     )
-    corpus: str | None = option(None, "JSON Lines of keys that --eval_data's `pos_index` counts in.")
-    key_template: str = option(KEY_TEMPLATE, "How a line of --corpus becomes a key.")
-    eval_task: str | None = option(None, "Task of every set in --eval_data. Default: what its queries say.")
-    validation_share: float = option(0.0, "Hold so many of the records out of training, by `group`, and measure them.")
-    canary: str | None = option(None, "A set of general Chinese: not part of the mean, a drop there is said aloud.")
-    bm25_baseline: bool = option(False, "Measure BM25 over jieba's words too, once, to stand beside the model.")
-    metrics: list[str] = option(["mrr", "recall", "ndcg"], f"Of retrieval: {', '.join((*NAMES, *COLLATIONS))}.")
-    cutoffs: list[int] = option([1, 5, 10, 100], "Metrics are taken at so many keys.")
-    hits: int = option(200, "Keys found for each query.")
-    eval_method: str = option("retrieval", "Without --train_data: retrieval, or rerank, the keys each query brings.")
-    retrieval_method: str = option("dense", f"Without --train_data, how keys are found: {', '.join(METHODS)}.")
-    faiss_index_factory: str = option("Flat", "Index over the keys, as faiss spells it; Flat is exact.")
-    k1: float = option(0.82, "Of BM25: weight of a word that a key repeats.")
-    b: float = option(0.68, "Of BM25: how much long keys are held back.")
-    save_encode: bool = option(False, "Keep the vectors of keys in --output_dir.")
-    load_encode: bool = option(False, "Take the vectors of keys that --save_encode kept.")
-    embedding_name: str = option("embeddings", "Name of their file.")
-    save_index: bool = option(False, "Keep the index in --output_dir.")
-    load_index: bool = option(False, "Take the index that --save_index kept; keys are not encoded.")
-    save_result: bool = option(False, "Keep the keys found, with their scores, in --output_dir.")
-    load_result: bool = option(False, "Measure the keys that --save_result kept.")
-    save_name: str | None = option(None, "Part of the names of files that collations and results are written to.")
-    save_to_output: bool = option(False, "Collations go to --output_dir, not beside --eval_data.")
-    max_neg_num: int = option(100, "collate_neg keeps so many negatives of each query.")
-    filter_answers: bool = option(False, "collate_neg leaves out keys that hold one of the query's `answers`.")
-    log_path: str | None = option(None, "Append a line of JSON with the metrics to this file.")
+    corpus: str | None = option(None, "JSON Lines file of keys that `pos_index` in --eval_data refers to.")
+    key_template: str = option(KEY_TEMPLATE, "Template that turns a line of --corpus into a key.")
+    eval_task: str | None = option(None, "Task of all sets in --eval_data. Default: the one named in their queries.")
+    validation_share: float = option(0.0, "Share of the records to hold out and evaluate on, split by `group`.")
+    canary: str | None = option(None, "Set of general Chinese: not part of the mean, but a drop triggers a warning.")
+    bm25: bool = option(False, "Measure BM25 over jieba's words once, for comparison.")
+    metrics: list[str] = option(
+        with_cutoffs(METRICS, CUTOFFS),
+        f"Retrieval metrics with cutoff, such as ndcg@10 ({', '.join(NAMES)}); without --train_data also files for "
+        f"other programs: {', '.join(COLLATIONS)}.",
+    )
+    hits: int = option(200, "Number of keys to retrieve per query.")
+    eval_method: str = option(
+        "retrieval", "Without --train_data: retrieval, or rerank (rank each query's own candidates)."
+    )
+    retrieval_method: str = option("dense", f"Without --train_data, how to find keys: {', '.join(METHODS)}.")
+    faiss_index_factory: str = option(FLAT, f"faiss index factory string; {FLAT} is exact.")
+    k1: float = option(K1, "BM25: how much repeated words count.")
+    b: float = option(B, "BM25: how strongly long keys are penalised.")
+    save_encode: bool = option(False, "Save the key vectors in --output_dir.")
+    load_encode: bool = option(False, "Load the key vectors that --save_encode saved.")
+    embedding_name: str = option("embeddings", "Name of the vectors' file.")
+    save_index: bool = option(False, "Save the index in --output_dir.")
+    load_index: bool = option(False, "Load the index that --save_index saved; keys are not encoded.")
+    save_result: bool = option(False, "Save the retrieved keys and their scores in --output_dir.")
+    load_result: bool = option(False, "Evaluate the keys that --save_result saved.")
+    save_name: str | None = option(None, "Suffix in the names of collation and result files.")
+    save_to_output: bool = option(False, "Write collations to --output_dir instead of next to --eval_data.")
+    max_neg_num: int = option(100, "collate_neg: maximum number of negatives per query.")
+    filter_answers: bool = option(False, "collate_neg: leave out keys that contain one of the query's `answers`.")
+    log_path: str | None = option(None, "Append the metrics to this file, as a line of JSON.")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid values."""
         for name in self.metrics:
-            if name.partition("@")[0] not in (*NAMES, *COLLATIONS):
+            base, _, cutoff = name.partition("@")
+            if base not in (*NAMES, *COLLATIONS):
                 raise unknown_name("--metrics", name, (*NAMES, *COLLATIONS))
-        for cutoff in self.cutoffs:
-            at_least("cutoffs", cutoff, 1)
+            if base in NAMES and not (cutoff.isdecimal() and int(cutoff) > 0):
+                raise reject("--metrics", name, f"a cutoff of 1 or more, such as {base}@10")
         at_least("hits", self.hits, 1)
         at_least("max_neg_num", self.max_neg_num, 1)
         choose("eval_method", self.eval_method, ("retrieval", "rerank"))
@@ -71,22 +82,21 @@ class EvalArguments:
 
     @property
     def wanted(self) -> bool:
-        """Tell whether training is to be measured."""
+        """Whether training is evaluated."""
         return bool(self.eval_data or self.validation_share or self.canary)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Metrics with their cutoffs, the one that is shown first in front."""
+        """Metrics whose cutoff is within --hits, the most important one first."""
         names = [name for name in self.metrics if name not in COLLATIONS]
-        found = [name if "@" in name else f"{name}@{cutoff}" for name in names for cutoff in self.cutoffs]
-        whole = [name for name in found if int(name.partition("@")[2]) <= self.hits]
+        whole = [name for name in names if int(name.partition("@")[2]) <= self.hits]
         return tuple(sorted(dict.fromkeys(whole), key=lambda name: name != FIRST))
 
 
 def evaluation_defaults(given: Mapping[str, str | None]) -> dict[str, str]:
-    """Flags of transformers that evaluation in training needs and the user did not give.
+    """Return transformers flags that evaluation in training needs and that the user did not give.
 
-    Evaluated at step 0, wherever a checkpoint is saved, and at the end; the mean over tasks picks the best.
+    Evaluation runs at step 0, with every checkpoint and at the end; the mean over tasks picks the best checkpoint.
     """
     if not any(name in given for name in ("eval_data", "validation_share", "canary")):
         return {}

@@ -24,6 +24,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
+from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 
 HERE = Path(__file__).parent.parent
@@ -54,7 +55,6 @@ class TaskTraining:
 CHOICES: Mapping[str, tuple[str, ...]] = {"select_positive": SELECT_POSITIVE, "select_negative": SELECT_NEGATIVE}
 POSITIVE = ("max_sample_num", "teacher_temperature", "student_temperature", "weight")
 CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # stand in place of `loss`
-AUTO = "auto"
 NOT_NEGATIVE = ("contrastive_weight", "distill_weight")
 
 
@@ -89,7 +89,7 @@ class Version:
             return TaskSpec(name=name, query=self.default.query, key=self.default.key, training=self.default.training)
         raise UserError(
             f"{where}: version {self.name!r} ({self.source}) has no task {name!r}{nearest(name, self.tasks) or '.'} "
-            f"Known: {', '.join(sorted(self.tasks)) or 'none'}. Adding a task is adding it to that file."
+            f"Known: {', '.join(sorted(self.tasks)) or 'none'}. To add a task, add it to that file."
         )
 
 
@@ -112,7 +112,7 @@ class _Reader:
             if not isinstance(name, str) or not name:
                 raise reject(self.where(key, *names), name, "a name (put quotes around it if it looks like a number)")
             if name in entries:
-                raise UserError(f"{self.where(key, *names, name)}: stands twice in this file, expected once")
+                raise UserError(f"{self.where(key, *names, name)}: appears twice in this file, expected once")
             entries[name] = copy(value)
             entries[name].start_mark = key.start_mark
         return entries
@@ -143,7 +143,7 @@ class _Reader:
             for name, node in self.mapping(top["tasks"], "tasks").items():
                 if name == "default":
                     raise UserError(
-                        f"{self.where(node, 'tasks.default')}: `default:` stands beside `tasks:`, not in it"
+                        f"{self.where(node, 'tasks.default')}: `default:` belongs next to `tasks:`, not inside it"
                     )
                 tasks[name] = self.task(name, node, f"tasks.{name}")
         default = self.task("default", top["default"], "default") if "default" in top else None
@@ -186,7 +186,7 @@ class _Reader:
                 values[name] = check_setting(name, value, hints[name], where=where)
         if "loss" in values and (both := [name for name in CHOOSE_LOSS if name in values]):
             where = self.where(entries["loss"], *names, "training", "loss")
-            raise UserError(f"{where}: stands beside {both[0]}, expected one of them: `loss` has weights of its own")
+            raise UserError(f"{where}: cannot be used with {both[0]}, expected one of them: `loss` has its own weights")
         return TaskTraining(**values)
 
     def weights(self, node: yaml.Node, *names: str) -> Mapping[str, float]:
@@ -286,7 +286,7 @@ def read_version(name_or_path: str, *, directory: str | None = None) -> Version:
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{path}:{line}: not valid YAML: character {error.character:#x} may not stand in it") from None
+        raise UserError(f"{path}:{line}: not valid YAML: character {error.character:#x} is not allowed") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8, expected a UTF-8 YAML file") from None

@@ -1,4 +1,4 @@
-"""The flags that say what learns."""
+"""Model flags: base, pooling, lengths, GradCache, Matryoshka, LoRA."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from zh_embedder.models.pooling import POOLINGS
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments:
-    """What learns."""
+    """Model."""
 
-    query_encoder: str = option("BAAI/bge-large-zh-v1.5", "Base: a hub name or a local folder.")
-    key_encoder: str | None = option(None, "Base of the key encoder, if another; implies --tie_encoders False.")
-    tie_encoders: bool = option(True, "One encoder for queries and keys.")
+    query_encoder: str = option("BAAI/bge-large-zh-v1.5", "Base to train: a hub name or a local folder.")
+    key_encoder: str | None = option(None, "Separate base for keys; implies --tie_encoders False.")
+    tie_encoders: bool = option(True, "Use one encoder for queries and keys.")
     pooling_method: list[str] | None = option(
-        None, f"{', '.join(POOLINGS)}; 'dense' beside it adds a linear layer. Default: the base's own, else cls."
+        None,
+        f"Pooling: {', '.join(POOLINGS)}; add `dense` for a linear layer on top. Default: the base's own, else cls.",
     )
-    dense_metric: str = option("cos", f"How vectors are compared: {', '.join(SIMILARITIES)}.")
-    query_max_length: int = option(256, "Tokens of a query, instruction included.")
-    key_max_length: int = option(256, "Tokens of a key, instruction included.")
-    truncation_side: str = option("right", "Where longer texts are cut: right or left.")
-    config_name: str | None = option(None, "Configuration, if not the base's.")
-    tokenizer_name: str | None = option(None, "Tokenizer, if not the base's.")
-    model_cache_dir: str | None = option(None, "Cache of downloaded bases.")
-    trust_remote_code: bool = option(False, "Run code that comes with the base.")
+    dense_metric: str = option("cos", f"Similarity of vectors: {', '.join(SIMILARITIES)}.")
+    query_max_length: int = option(256, "Maximum tokens of a query, including its instruction.")
+    key_max_length: int = option(256, "Maximum tokens of a key, including its instruction.")
+    truncation_side: str = option("right", "Side on which longer texts are truncated: right or left.")
+    config_name: str | None = option(None, "Model configuration, if it differs from the base.")
+    tokenizer_name: str | None = option(None, "Tokenizer, if it differs from the base.")
+    model_cache_dir: str | None = option(None, "Cache folder for downloaded bases.")
+    trust_remote_code: bool = option(False, "Run code that ships with the base.")
     token: str | None = field(
-        default=None, repr=False, metadata={"help": "Hub token; better set HF_TOKEN in the environment."}
+        default=None, repr=False, metadata={"help": "Hub token; prefer HF_TOKEN in the environment."}
     )
-    fix_position_embedding: bool = option(False, "Do not train the position embeddings.")
+    fix_position_embedding: bool = option(False, "Freeze the position embeddings.")
     packing: bool = option(
-        True, "Compute no padding, where the base and the device allow it; attention dropout is then off."
+        True, "Skip padding tokens where the base and the device allow it; this turns attention dropout off."
     )
-    pad_to_multiple_of: int | None = option(None, "Pad token rows to a multiple of this, where texts are not packed.")
+    pad_to_multiple_of: int | None = option(None, "Pad to a multiple of this length where texts are not packed.")
     sub_batch_size: int | None = option(
         None,
-        "GradCache: encode this many texts at a time, in two passes; the memory of a step no longer grows with it.",
+        "GradCache: encode this many texts at a time, in two passes; memory no longer grows with the batch size.",
     )
-    matryoshka_dims: list[int] | None = option(
-        None, "Numbers of dimensions that vectors shall be good at when cut, e.g. 1024 512 256 128 64."
-    )
-    matryoshka_weights: list[float] | None = option(None, "Weights of these in the loss. Default: all the same.")
+    matryoshka_dims: list[int] | None = option(None, "Embedding sizes to train for (Matryoshka), e.g. 1024 512 256 64.")
+    matryoshka_weights: list[float] | None = option(None, "Loss weight of each of --matryoshka_dims. Default: equal.")
 
-    lora_rank: int | None = option(None, "Train low-rank adapters of this rank beside the base, and save them merged.")
-    lora_alpha: float = option(16.0, "Adapters are multiplied with this / rank.")
-    lora_dropout: float = option(0.1, "Dropout of what goes into adapters.")
-    target_modules: list[str] | None = option(None, "Layers that get adapters, by name. Default: every linear one.")
+    lora_rank: int | None = option(None, "Train LoRA adapters of this rank; they are merged when saved.")
+    lora_alpha: float = option(16.0, "LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.")
+    lora_dropout: float = option(0.1, "Dropout on the input of LoRA adapters.")
+    target_modules: list[str] | None = option(
+        None, "Names of the layers that get LoRA adapters. Default: all linear layers."
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid values."""
         if self.lora_rank is not None:
             at_least("lora_rank", self.lora_rank, 1)
         above_zero("lora_alpha", self.lora_alpha)
@@ -64,7 +65,7 @@ class ModelArguments:
         for method in self.pooling_method or ():
             choose("pooling_method", method, (*POOLINGS, "dense"))
         if len([m for m in self.pooling_method or () if m != "dense"]) > 1:
-            raise reject("--pooling_method", " ".join(self.pooling_method or ()), "one method, and `dense` beside it")
+            raise reject("--pooling_method", " ".join(self.pooling_method or ()), "one method, optionally with `dense`")
         for name in ("query_max_length", "key_max_length"):
             at_least(name, getattr(self, name), 3)
         for name in ("pad_to_multiple_of", "sub_batch_size"):
@@ -74,7 +75,7 @@ class ModelArguments:
             raise reject("--query_encoder", self.query_encoder, "a hub name or a folder")
 
     def check_matryoshka(self) -> None:
-        """Refuse dimensions and weights that do not go together."""
+        """Reject dimensions and weights that do not match."""
         dims, weights = self.matryoshka_dims or [], self.matryoshka_weights or []
         if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
             raise reject("--matryoshka_dims", dims, "different numbers above 0")
@@ -83,13 +84,13 @@ class ModelArguments:
 
     @property
     def dimensions(self) -> dict[int, float] | None:
-        """Numbers of dimensions that the loss is taken at, with their weights; None where it is taken at all alone."""
+        """Embedding sizes that the loss is computed at, with their weights; None: the full size only."""
         dims = self.matryoshka_dims
         return dict(zip(dims, self.matryoshka_weights or [1.0] * len(dims), strict=True)) if dims else None
 
     @property
     def tied(self) -> bool:
-        """Tell whether one encoder serves both sides."""
+        """Whether one encoder serves both sides."""
         return self.tie_encoders and self.key_encoder in (None, self.query_encoder)
 
     def load_options(self) -> LoadOptions:

@@ -1,7 +1,7 @@
-"""Flags as published for LLM-Embedder, FlagEmbedding and earlier transformers -> ours, each change said once.
+"""Published command lines of LLM-Embedder, FlagEmbedding and earlier transformers, translated to our flags.
 
-A published command must run unchanged, and nothing that it asks for may be swallowed: a flag is ours, is translated
-here, or is refused by name.
+A published command runs unchanged, and nothing it asks for is ignored silently: a flag is ours, has another name in
+`spellings`, is translated here, or is rejected by name. Each change is logged once.
 """
 
 from __future__ import annotations
@@ -9,58 +9,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from zh_embedder.config.evaluation import CUTOFFS, METRICS
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.spellings import TRAINING, with_cutoffs
 from zh_embedder.text.prefix import as_prefix
 
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f")
 NOTHING = (*FALSE, "none", "null", "-1", "no", "")
 
-# The same meaning under another name.
-RENAMED: Mapping[str, str] = {
-    # FlagEmbedding
-    "model_name_or_path": "query_encoder",
-    "query_max_len": "query_max_length",
-    "passage_max_len": "key_max_length",
-    "temperature": "cos_temperature",
-    "negatives_cross_device": "negative_cross_device",
-    "max_example_num_per_dataset": "max_sample_num",
-    "cache_dir": "model_cache_dir",
-    "cache_path": "dataset_cache_dir",
-    # transformers before 5
-    "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
-    "cpu": "use_cpu",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "push_to_hub_model_id": "hub_model_id",
-    "push_to_hub_token": "hub_token",
-}
-
-# Told apart by what would be lost: nothing, because the answer is always the same here.
+# Accepted without effect: what they choose is always so, or is not needed here.
 NEEDLESS: Mapping[str, str] = {
-    "save_safetensors": "weights are always safetensors",
-    "half_precision_backend": "torch's own autocast is the only backend",
-    "fp16_backend": "torch's own autocast is the only backend",
-    "fp16_opt_level": "apex levels are gone; --dtype chooses the precision",
-    "use_mps_device": "the device is found by itself",
-    "include_tokens_per_second": "tokens/s are always logged",
-    "save_merged_lora_model": "adapters are always saved merged",
-    "batch_size": "texts are encoded in batches of bounded tokens",
-    "dispatch_batches": "every rank computes the plan itself",
-    "split_batches": "every rank computes the plan itself",
+    "save_safetensors": "weights are always saved as safetensors",
+    "half_precision_backend": "torch's autocast is the only backend",
+    "fp16_backend": "torch's autocast is the only backend",
+    "fp16_opt_level": "Apex is not supported; use --dtype for the precision",
+    "use_mps_device": "the device is detected automatically",
+    "include_tokens_per_second": "throughput in tokens/s is always logged",
+    "save_merged_lora_model": "LoRA adapters are always merged when saved",
+    "batch_size": "batches are formed by number of tokens",
+    "dispatch_batches": "every rank reads its own part of the batch",
+    "split_batches": "every rank reads its own part of the batch",
 }
 
-# Known, and not built yet.
+# Not supported.
 NOT_YET: Mapping[str, str] = {
-    "only_merge_lora_model": "adapters are merged when an encoder is saved; `zh-embedder export RUN OUT` exports one",
-    **dict.fromkeys(("ranker", "ranker_method", "ranker_max_length"), "reranker training is not built yet"),
+    "only_merge_lora_model": "adapters are merged when saved; use `zh-embedder export RUN OUT` to export an encoder",
+    **dict.fromkeys(("ranker", "ranker_method", "ranker_max_length"), "reranker training is not supported yet"),
     **dict.fromkeys(("unified_finetuning", "use_self_distill", "colbert_dim", "self_distill_start_step"),
-                    "sparse and multi-vector training (BGE-M3) is not built"),
+                    "sparse and multi-vector training (BGE-M3) is not supported"),
     **dict.fromkeys(("group_by_length", "past_index", "adafactor", "mp_parameters", "tpu_num_cores", "use_ipex",
                      "jit_mode_eval", "torchdynamo", "ray_scope", "fsdp_min_num_params", "tpu_metrics_debug",
                      "fsdp_transformer_layer_cls_to_wrap", "use_legacy_prediction_loop", "include_inputs_for_metrics"),
-                    "transformers 5 has no such option any more"),
-    "push_to_hub_organization": "transformers 5 has no such option any more; use --hub_model_id ORGANIZATION/NAME",
+                    "transformers 5 removed this option"),
+    "push_to_hub_organization": "transformers 5 removed this option; use --hub_model_id ORGANIZATION/NAME",
 }  # fmt: skip
 
 
@@ -72,10 +53,6 @@ class Translation:
     notes: list[str] = field(default_factory=list)
     given: set[str] = field(default_factory=set)  # names of the flags in `argv`
     own: frozenset[str] = frozenset()  # names that the user typed in our spelling: they win over old ones
-    instruction_parts: dict[str, str] = field(default_factory=dict)  # FlagEmbedding's four instruction flags
-    lora: bool | None = None  # FlagEmbedding's switch of LoRA
-    mrl: bool = False  # FlagEmbedding's switch of Matryoshka losses
-    mrl_dims: tuple[str, ...] = ()
 
     def add(self, name: str, *values: str) -> None:
         """Append one flag."""
@@ -86,7 +63,7 @@ class Translation:
     def replace(self, old: str, name: str, *values: str, note: str) -> None:
         """Append what an old spelling means, unless the user gave our own spelling too; say which."""
         if name in self.own:
-            self.notes.append(f"--{old} gives way to --{name}")
+            self.notes.append(f"--{old} is overridden by --{name}")
         else:
             self.add(name, *values)
             self.notes.append(note)
@@ -173,94 +150,103 @@ def sub_batch_size(values: Value, out: Translation) -> None:
         out.add("sub_batch_size", text)
 
 
-def instruction(side: str, part: str) -> Rule:
-    """One of FlagEmbedding's four instruction flags; `finish_instructions` joins them."""
-
-    def rule(values: Value, out: Translation) -> None:
-        flag = {"text": f"{side}_instruction_for_retrieval", "format": f"{side}_instruction_format"}[part]
-        out.instruction_parts[f"{side}_{part}"] = one(flag, values)
-
-    return rule
-
-
-def use_mrl(values: Value, out: Translation) -> None:
-    """FlagEmbedding's switch of Matryoshka losses; `finish_matryoshka` needs its dimensions."""
-    out.mrl = as_bool("use_mrl", values)
-
-
-def use_lora(values: Value, out: Translation) -> None:
-    """FlagEmbedding's switch of LoRA; `finish_lora` needs its rank."""
-    out.lora = as_bool("use_lora", values)
-
-
-def mrl_dims(values: Value, out: Translation) -> None:
-    """Remember FlagEmbedding's dimensions: without the switch they change nothing."""
-    out.mrl_dims = tuple(values)
-
-
 SPECIAL: Mapping[str, Rule] = {
     "pooling_method": pooling_method,
-    "use_lora": use_lora,
-    "use_mrl": use_mrl,
-    "mrl_dims": mrl_dims,
     "warmup_ratio": warmup_ratio,
     "sentence_pooling_method": pooling,
     "normalize_embeddings": normalize,
     "same_dataset_within_batch": same_dataset,
     "gradient_checkpointing": switch("gradient_checkpointing"),
-    "knowledge_distillation": switch("knowledge_distillation"),
     "logging_dir": logging_dir,
     "sub_batch_size": sub_batch_size,
-    **{f"{side}_instruction_for_retrieval": instruction(side, "text") for side in ("query", "passage")},
-    **{f"{side}_instruction_format": instruction(side, "format") for side in ("query", "passage")},
 }
 
 
-def finish_instructions(out: Translation) -> None:
-    """Join FlagEmbedding's instruction flags into --query_instruction and --key_instruction."""
-    parts = out.instruction_parts
-    for side, ours in (("query", "query"), ("passage", "key")):
-        text, template = parts.get(f"{side}_text"), parts.get(f"{side}_format", "{}{}")
-        if text is not None:
-            prefix = as_prefix(text, template, flag=f"--{side}_instruction_format")
-            note = f"--{side}_instruction_for_retrieval is --{ours}_instruction {prefix!r}"
-            out.replace(f"{side}_instruction_for_retrieval", f"{ours}_instruction", prefix, note=note)
-        elif f"{side}_format" in parts and side == "passage":
-            out.notes.append("--passage_instruction_format changes nothing: there is no instruction")
-    if "query_format" in parts:
-        out.add("prompt_format", parts["query_format"])  # a record's own prompt is formatted like the instruction
+# ---- flags that only mean something together ------------------------------------------------------------------------
+
+Given = Mapping[str, Value]
 
 
-def finish_distillation(out: Translation) -> None:
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Flags whose meaning depends on each other: once all are read, one rule gets those that were typed."""
+
+    flags: tuple[str, ...]
+    rule: Callable[[Given, Translation], None]
+
+
+def instruction(side: str, ours: str) -> Together:
+    """FlagEmbedding's instruction of one side, and the format that joins it with the text."""
+    text_flag, format_flag = f"{side}_instruction_for_retrieval", f"{side}_instruction_format"
+
+    def rule(given: Given, out: Translation) -> None:
+        template = one(format_flag, given.get(format_flag, ["{}{}"]))
+        if text_flag in given:
+            prefix = as_prefix(one(text_flag, given[text_flag]), template, flag=f"--{format_flag}")
+            note = f"--{text_flag} is --{ours}_instruction {prefix!r}"
+            out.replace(text_flag, f"{ours}_instruction", prefix, note=note)
+        elif side == "passage":
+            out.notes.append(f"--{format_flag} changes nothing: there is no instruction")
+        if format_flag in given and side == "query":
+            out.add("prompt_format", template)  # a record's own prompt is formatted like the instruction
+
+    return Together((text_flag, format_flag), rule)
+
+
+def distillation(given: Given, out: Translation) -> None:
     """FlagEmbedding weighs its loss terms by kind: kl_div 1 and 1, m3_kd_loss distillation alone."""
-    values = dict(zip(out.argv, out.argv[1:], strict=False))
-    if as_bool("knowledge_distillation", [values.get("--knowledge_distillation", "False")]):
-        contrastive = "0" if values.get("--kd_loss_type") == "m3_kd_loss" else "1"
-        weights = {"contrastive_weight": contrastive, "distill_weight": "1"}
-        for name, weight in weights.items():
-            if name not in out.given:
+    for name, values in given.items():
+        out.add(name, *([str(as_bool(name, values))] if name == "knowledge_distillation" else values))
+    if as_bool("knowledge_distillation", given.get("knowledge_distillation", ["False"])):
+        contrastive = "0" if list(given.get("kd_loss_type", ())) == ["m3_kd_loss"] else "1"
+        for name, weight in {"contrastive_weight": contrastive, "distill_weight": "1"}.items():
+            if name not in out.own:
                 out.add(name, weight)
                 out.notes.append(f"--knowledge_distillation sets --{name} {weight}, FlagEmbedding's weight")
 
 
-def finish_matryoshka(out: Translation) -> None:
-    """Join FlagEmbedding's --use_mrl and --mrl_dims."""
-    if out.mrl and out.mrl_dims:
-        dims = " ".join(out.mrl_dims)
-        out.replace("mrl_dims", "matryoshka_dims", *out.mrl_dims, note=f"--use_mrl is --matryoshka_dims {dims}")
-    elif out.mrl:
-        raise UserError("--use_mrl: needs --mrl_dims, the numbers of dimensions")
-    elif out.mrl_dims:
+def matryoshka(given: Given, out: Translation) -> None:
+    """FlagEmbedding's switch of Matryoshka losses, and its dimensions."""
+    wanted, dims = as_bool("use_mrl", given.get("use_mrl", ["False"])), given.get("mrl_dims", ())
+    if wanted and not dims:
+        raise UserError("--use_mrl: needs --mrl_dims, such as --mrl_dims 1024 256")
+    if wanted:
+        out.replace("mrl_dims", "matryoshka_dims", *dims, note=f"--use_mrl is --matryoshka_dims {' '.join(dims)}")
+    elif dims:
         out.notes.append("--mrl_dims changes nothing without --use_mrl True")
 
 
-def finish_lora(out: Translation) -> None:
-    """FlagEmbedding's rank where it is not said is 64; without its switch there is none."""
-    if out.lora and "lora_rank" not in out.given:
+def lora(given: Given, out: Translation) -> None:
+    """FlagEmbedding's switch of LoRA: its default rank is 64, and without the switch there is none."""
+    wanted = as_bool("use_lora", given["use_lora"])
+    if wanted and "lora_rank" not in out.own:
         out.add("lora_rank", "64")
         out.notes.append("--use_lora is --lora_rank 64, FlagEmbedding's default")
-    elif out.lora is False and "lora_rank" in out.given:
-        raise UserError("--use_lora: got False beside --lora_rank, expected one of them")
+    elif not wanted and "lora_rank" in out.own:
+        raise UserError("--use_lora: got False together with --lora_rank, expected one of them")
+
+
+def cutoffs(given: Given, out: Translation) -> None:
+    """LLM-Embedder's metrics and their cutoffs; a metric without one is taken at its default cutoffs."""
+    metrics = with_cutoffs(given.get("metrics", METRICS), given.get("cutoffs", CUTOFFS))
+    out.add("metrics", *metrics)
+    typed = " ".join(f"--{name} {' '.join(given[name])}" for name in ("metrics", "cutoffs") if name in given)
+    if (ours := f"--metrics {' '.join(metrics)}") != typed:
+        out.notes.append(f"{typed} is {ours}")
+
+
+TOGETHER = (
+    instruction("query", "query"),
+    instruction("passage", "key"),
+    Together(("knowledge_distillation", "kd_loss_type"), distillation),
+    Together(("use_mrl", "mrl_dims"), matryoshka),
+    Together(("use_lora",), lora),
+    Together(("metrics", "cutoffs"), cutoffs),
+)
+JOINED = frozenset(name for row in TOGETHER for name in row.flags)
+
+
+# ---- a command line -------------------------------------------------------------------------------------------------
 
 
 def split_flags(argv: Iterable[str]) -> list[tuple[str, list[str]]]:
@@ -277,14 +263,19 @@ def split_flags(argv: Iterable[str]) -> list[tuple[str, list[str]]]:
     return flags
 
 
-def translate(argv: Sequence[str]) -> Translation:
+def translate(argv: Sequence[str], renamed: Mapping[str, str] = TRAINING) -> Translation:
     """Translate a published command line.
 
+    Args:
+        argv: the words.
+        renamed: other names of the command's flags.
+
     Raises:
-        UserError: a flag that is known and not built yet, by name; or a value that does not fit.
+        UserError: a flag that is known and not supported, by name; or a value that does not fit.
     """
     flags = split_flags(argv)
-    out = Translation(own=frozenset(name.removeprefix("no_") for name, _ in flags if name not in RENAMED))
+    out = Translation(own=frozenset(name.removeprefix("no_") for name, _ in flags if name not in renamed))
+    waiting: dict[str, list[str]] = {}
     for name, values in flags:
         if name in NOT_YET:
             if not (values and values[0].lower() in (*NOTHING, "none")):
@@ -292,14 +283,15 @@ def translate(argv: Sequence[str]) -> Translation:
             out.notes.append(f"--{name} {values[0]} changes nothing")
         elif name in NEEDLESS:
             out.notes.append(f"--{name} changes nothing: {NEEDLESS[name]}")
+        elif name in JOINED:
+            waiting[name] = values
         elif name in SPECIAL:
             SPECIAL[name](values, out)
-        elif name in RENAMED:
-            out.replace(name, RENAMED[name], *values, note=f"--{name} is --{RENAMED[name]}")
+        elif name in renamed:
+            out.replace(name, renamed[name], *values, note=f"--{name} is --{renamed[name]}")
         else:
             out.add(name, *values)
-    finish_instructions(out)
-    finish_distillation(out)
-    finish_matryoshka(out)
-    finish_lora(out)
+    for row in TOGETHER:
+        if given := {name: waiting[name] for name in row.flags if name in waiting}:
+            row.rule(given, out)
     return out

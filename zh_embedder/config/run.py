@@ -1,13 +1,13 @@
-"""The flags of any training run: transformers' own, precision, device, workers; and how flags are parsed."""
+"""Flags of every training run: those of transformers, precision, device, workers; and their parser."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
@@ -15,43 +15,44 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, nearest, reject
-from zh_embedder.core.machine import accelerator, best_dtype
-from zh_embedder.core.options import above_zero, at_least, choose, option
+from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
+from zh_embedder.core.options import AUTO, HelpFormatter, above_zero, at_least, choose, option
 from zh_embedder.core.parallel import cores
 from zh_embedder.core.ranks import local_ranks
+from zh_embedder.core.spellings import SPELLINGS
 
-DTYPES = ("auto", "fp32", "bf16", "fp16")
-MOST_WORKERS = 4  # of a rank that chooses for itself
+MOST_WORKERS = 4  # per rank, unless the flag says more
+NO_FOLDER = (None, "trainer_output")  # transformers' value where --output_dir is not given
 
 
 @dataclass(kw_only=True, repr=False)  # transformers' own repr hides tokens
 class RunArguments(TrainingArguments):
-    """How a run goes: every flag of transformers' TrainingArguments, and these."""
+    """Training run: these flags and all of transformers' TrainingArguments."""
 
-    per_device_train_batch_size: int = option(16, "Queries of a step on each device.")
+    per_device_train_batch_size: int = option(16, "Queries per step on each device.")
     learning_rate: float = option(5e-6, "Peak learning rate.")
-    warmup_steps: float = option(0.1, "Steps of warm-up; below 1, a share of all steps.")
+    warmup_steps: float = option(0.1, "Warm-up steps; below 1, a share of all steps.")
     weight_decay: float = option(0.01, "Weight decay.")
-    save_steps: float = option(2000, "A checkpoint every so many steps; below 1, a share of all steps.")
-    logging_steps: float = option(100, "Log every so many steps; below 1, a share of all steps.")
-    logging_nan_inf_filter: bool = option(False, "Never needed: no update is made from a non-finite loss.")
-    report_to: list[str] | None = option(["tensorboard"], "Where metrics go: tensorboard, wandb, ..., none.")
-    dtype: str = option("auto", f"Precision: {', '.join(DTYPES)}; auto is bf16 where the hardware gains, else fp32.")
+    save_steps: float = option(2000, "Steps between checkpoints; below 1, a share of all steps.")
+    logging_steps: float = option(100, "Steps between log lines; below 1, a share of all steps.")
+    logging_nan_inf_filter: bool = option(False, "No effect: steps with a non-finite loss are skipped anyway.")
+    report_to: list[str] | None = option(["tensorboard"], "Where to report metrics: tensorboard, wandb, ..., or none.")
+    dtype: str = option(
+        AUTO, f"Precision: {', '.join((AUTO, *DTYPES))}; auto is bf16 where the hardware is faster with it, else fp32."
+    )
     dataloader_num_workers: int | None = option(
         None,
-        f"Processes that prepare batches. Default: 0 on the CPU, else 1 to {MOST_WORKERS}, by the cores of a rank.",
+        f"Processes that prepare batches. Default: 0 on a CPU, else 1 to {MOST_WORKERS} by the cores per rank.",
     )
-    dataloader_persistent_workers: bool = option(True, "Keep these processes from epoch to epoch.")
-    cpu_threads: int | None = option(None, "Threads of a rank on the CPU. Default: its share of the cores.")
-    early_exit_steps: int | None = option(None, "Stop after so many steps, the schedule unchanged.")
+    dataloader_persistent_workers: bool = option(True, "Keep these processes alive between epochs.")
+    cpu_threads: int | None = option(None, "CPU threads per rank. Default: its share of the cores.")
+    early_exit_steps: int | None = option(None, "Stop after this many steps, without changing the schedule.")
     early_stopping_patience: int | None = option(
-        None, "Stop when so many evaluations in a row brought no better --metric_for_best_model."
+        None, "Stop after this many evaluations in a row without a better --metric_for_best_model."
     )
-    early_stopping_threshold: float = option(0.0, "How much better is better, for --early_stopping_patience.")
-    overwrite_output_dir: bool = option(False, "Replace the run that output_dir holds.")
-    tensorboard_dir: str | None = option(
-        None, "Folder of the TensorBoard files. Default: a new one in output_dir/runs."
-    )
+    early_stopping_threshold: float = option(0.0, "Minimum improvement that counts for --early_stopping_patience.")
+    overwrite: bool = option(False, "Replace the run in --output_dir.")
+    tensorboard_dir: str | None = option(None, "Folder for TensorBoard files. Default: a new one in OUTPUT_DIR/runs.")
 
     def __post_init__(self) -> None:
         """Choose device and precision, then let transformers check its own."""
@@ -61,7 +62,7 @@ class RunArguments(TrainingArguments):
         at_least("cpu_threads", self.cpu_threads, 1)
         at_least("early_stopping_patience", self.early_stopping_patience, 1)
         at_least("early_stopping_threshold", self.early_stopping_threshold, 0)
-        choose("dtype", self.dtype, DTYPES)
+        choose("dtype", self.dtype, (AUTO, *DTYPES))
         refuse_unused(self)
         if accelerator() is None:
             # Without this, transformers under torchrun trains unconnected models (docs/log/2026-11.md).
@@ -77,9 +78,14 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
         if self._n_gpu > 1:
             self.notes.append(
-                f"{self._n_gpu} GPUs seen, one used: start with `torchrun --nproc_per_node={self._n_gpu}`"
+                f"{self._n_gpu} GPUs found, using one: start with `torchrun --nproc_per_node={self._n_gpu}` to use all"
             )
             self._n_gpu = 1
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder, if --output_dir was given."""
+        return None if self.output_dir in NO_FOLDER else Path(str(self.output_dir))
 
     @property
     def order_seed(self) -> int:
@@ -96,22 +102,22 @@ class RunArguments(TrainingArguments):
         """Set transformers' bf16 and fp16 from --dtype, from its own flags, or from what the hardware does well."""
         on_cpu = self.use_cpu
         if self.bf16 and self.fp16:
-            raise UserError("--bf16: stands beside --fp16, expected one of them")
+            raise UserError("--bf16: cannot be used with --fp16, expected one of them")
         asked = "bf16" if self.bf16 else "fp16" if self.fp16 else self.dtype
-        if self.dtype == "auto":
+        if self.dtype == AUTO:
             self.dtype = asked
         elif self.dtype != asked:
-            self.notes.append(f"--{asked} gives way to --dtype {self.dtype}")
+            self.notes.append(f"--{asked} is overridden by --dtype {self.dtype}")
         if self.dtype == "fp16" and on_cpu:
-            self.notes.append("fp16 needs a GPU; precision is chosen for this CPU instead")
-            self.dtype = "auto"
-        if self.dtype == "auto":
+            self.notes.append("fp16 needs a GPU; using the best precision for this CPU instead")
+            self.dtype = AUTO
+        if self.dtype == AUTO:
             self.dtype = "bf16" if best_dtype("cpu" if on_cpu else "cuda") is torch.bfloat16 else "fp32"
         self.bf16, self.fp16 = self.dtype == "bf16", self.dtype == "fp16"
 
 
 class Run(Protocol):
-    """Everything that some command was asked for; this of it is the same for all."""
+    """The settings that all training commands share."""
 
     @property
     def train(self) -> RunArguments:
@@ -119,11 +125,11 @@ class Run(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What became of flags, to be said."""
+        """Log lines about translated flags."""
 
 
 def refuse_unused(args: RunArguments) -> None:
-    """Refuse flags of transformers that would change nothing here, rather than swallow them."""
+    """Reject transformers flags that would have no effect here."""
     if args.label_smoothing_factor:
         raise reject("--label_smoothing_factor", args.label_smoothing_factor, "0: these losses have no class labels")
     if args.train_sampling_strategy != "random":
@@ -144,10 +150,6 @@ def settings_json(train: RunArguments, *groups: Any) -> str:
 # ---- parsing --------------------------------------------------------------------------------------------------------
 
 
-class _Help(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
-    """Defaults shown, and the example kept as it is typed."""
-
-
 class _Parser(HfArgumentParser):
     """transformers' parser, with our one kind of message."""
 
@@ -158,17 +160,22 @@ class _Parser(HfArgumentParser):
 def make_parser(classes: Sequence[Any], *, prog: str, description: str, example: str) -> HfArgumentParser:
     """Build the parser of a command whose flags are the fields of some dataclasses."""
     return _Parser(
-        list(classes), prog=prog, description=description, epilog=example, allow_abbrev=False, formatter_class=_Help
+        list(classes),
+        prog=prog,
+        description=description,
+        epilog=example,
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
     )
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-    """Tell whether a command line asks how it is to be written."""
+    """Whether a command line asks for help."""
     return any(token in ("-h", "--help") for token in argv)
 
 
 def check_names(given: Iterable[str], classes: Sequence[Any]) -> None:
-    """Refuse flags that no field answers to, with the nearest one offered."""
+    """Reject flags that no field has, suggesting the nearest one."""
     every = [f for cls in classes for f in fields(cls) if f.init]
     known = {f.name for f in every} | {f"no_{f.name}" for f in every if f.default is True}
     for name in sorted(set(given) - known):
@@ -176,23 +183,25 @@ def check_names(given: Iterable[str], classes: Sequence[Any]) -> None:
 
 
 class Flags(NamedTuple):
-    """A command line, read."""
+    """A parsed command line."""
 
     groups: tuple[Any, ...]  # the parser's dataclasses
     given: dict[str, str | None]  # what was typed, by field
-    notes: list[str]  # old spellings, and what became of them
+    notes: list[str]  # other spellings and what they became
 
 
 def read_flags(
+    command: str,
     argv: Sequence[str],
     parser: HfArgumentParser,
     classes: Sequence[Any],
     defaults: Callable[[Mapping[str, str | None]], Mapping[str, str]],
 ) -> Flags:
-    """Read a command line, old spellings included; `--help` shows the flags and ends the process.
+    """Read a command line, other spellings included; `--help` shows the flags and ends the process.
 
     Args:
-        argv: the words.
+        command: whose other spellings are accepted.
+        argv: the words that follow it.
         parser: of the classes.
         classes: whose fields are the flags.
         defaults: of flags that depend on what was typed.
@@ -202,7 +211,7 @@ def read_flags(
     """
     if asks_for_help(argv):
         parser.parse_args(["--help"])
-    translated = translate(argv)
+    translated = translate(argv, SPELLINGS[command])
     check_names(translated.given, classes)
     given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
     for name, value in defaults(given).items():
@@ -210,13 +219,19 @@ def read_flags(
     return Flags(parse_groups(parser, translated.argv), given, list(translated.notes))
 
 
+def check_folder(train: RunArguments) -> None:
+    """Reject a run without a folder."""
+    if train.folder is None:
+        raise UserError("--output_dir: is missing, expected the folder of the run")
+
+
 def check_measured(train: RunArguments, *, measured: bool, expected: str) -> None:
-    """Refuse flags that need something measured where nothing is.
+    """Reject flags that need evaluation in a run without it.
 
     Args:
         train: the flags.
-        measured: whether something is.
-        expected: which flags would measure.
+        measured: whether anything is evaluated.
+        expected: the flags that turn evaluation on.
     """
     needs = {
         "--eval_strategy": str(getattr(train.eval_strategy, "value", train.eval_strategy)) != "no",
@@ -227,7 +242,7 @@ def check_measured(train: RunArguments, *, measured: bool, expected: str) -> Non
     }
     for flag, used in needs.items():
         if used and not measured:
-            raise UserError(f"{flag}: nothing is measured, expected {expected}")
+            raise UserError(f"{flag}: needs evaluation, expected {expected}")
 
 
 def parse_groups(parser: HfArgumentParser, argv: Sequence[str]) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
-"""The flags: data, model, training. Names and defaults are LLM-Embedder's; the rest is transformers' own.
+"""Training flags: data, model, losses. Names and defaults are LLM-Embedder's; the rest are those of transformers.
 
-Parsed once, refused early, never changed afterwards.
+Parsed and checked before anything is loaded, and frozen afterwards.
 """
 
 from __future__ import annotations
@@ -13,20 +13,27 @@ from typing import TYPE_CHECKING
 
 from zh_embedder.config.evaluation import ALONE, EvalArguments, evaluation_defaults
 from zh_embedder.config.model import ModelArguments
-from zh_embedder.config.run import RunArguments, check_measured, make_parser, read_flags, settings_json
+from zh_embedder.config.run import (
+    RunArguments,
+    check_folder,
+    check_measured,
+    make_parser,
+    read_flags,
+    settings_json,
+)
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
+from zh_embedder.core.options import AUTO, above_zero, as_number, at_least, choose, option
 from zh_embedder.core.ranks import launched
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 from zh_embedder.data.plan import PLANS
 from zh_embedder.losses.table import LOSSES
+from zh_embedder.losses.teacher_temperature import ENTROPY
 from zh_embedder.text.prefix import as_prefix
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
-TOKEN_CACHE = ("auto", "always", "never")
-AUTO = "auto"
+TOKEN_CACHE = (AUTO, "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
 EXAMPLE = """example:
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/icl \\
@@ -39,44 +46,49 @@ EXAMPLE = """example:
 
 @dataclass(frozen=True, kw_only=True)
 class DataArguments:
-    """What is learned from."""
+    """Training data."""
 
     train_data: list[str] | None = option(
-        None, "Files, folders or globs of JSON Lines, plain, .gz or .zst; 'llm-embedder:' means below --data_root."
+        None,
+        "Training records: JSON Lines (also .gz, .zst), folders or globs; `llm-embedder:` means below --data_root.",
     )
-    data_root: str | None = option(None, "Folder that 'llm-embedder:' in front of a path points to.")
-    dataset_cache_dir: str | None = option(None, "Where prepared tables are kept. Default: ~/.cache/zh_embedder.")
+    data_root: str | None = option(None, "Folder that `llm-embedder:` refers to in a path.")
+    dataset_cache_dir: str | None = option(None, "Cache folder for prepared data. Default: ~/.cache/zh_embedder.")
     token_cache: str = option(
-        "auto",
-        "Token ids of all records made before training and kept: always, never, or auto (where it takes some seconds).",
+        AUTO,
+        "Tokenize all records before training and cache the result: always, never, or auto (unless it takes long).",
     )
-    version: str = option("zh_llm_embedder", "Instructions: a name or a YAML file; `zh-embedder versions` lists names.")
-    instructions_dir: str | None = option(None, "Folder that is searched for --version first.")
-    add_instruction: bool = option(True, "Put the task's instructions in front of queries and keys.")
-    default_task: str | None = option(None, "Task of records that name none; `query` and `document` of the export.")
-    query_instruction: str | None = option(None, "Instruction of queries whose records name no task.")
-    prompt_format: str = option("{}{}", "How a record's own `prompt` and its query are joined; the query comes last.")
-    key_instruction: str | None = option(None, "Instruction of keys whose records name no task.")
-    use_train_config: bool = option(False, "Use the `training` settings of each task in the version's file.")
+    version: str = option(
+        "zh_llm_embedder", "Instruction version: a name or a YAML file; list them with `zh-embedder versions`."
+    )
+    instructions_dir: str | None = option(None, "Folder to search first for --version.")
+    add_instruction: bool = option(True, "Prepend the task's instructions to queries and keys.")
+    default_task: str | None = option(
+        None, "Task of records without one; also the `query` and `document` prompts of an export."
+    )
+    query_instruction: str | None = option(None, "Query instruction for records without a task.")
+    prompt_format: str = option("{}{}", "Template that joins a record's own `prompt` and its query, query last.")
+    key_instruction: str | None = option(None, "Key instruction for records without a task.")
+    use_train_config: bool = option(False, "Apply the version's `training` settings of each task.")
     inbatch_same_dataset: str | None = option(
-        None, f"Every step from one dataset: {', '.join(PLANS)}. Not given: steps mix datasets."
+        None, f"Take each step from one dataset: {', '.join(PLANS)}. Default: steps mix datasets."
     )
     task_temperature: float = option(
-        1.0, "Steps of a task: by its records to this power; 1 in proportion, 0 the same for every task."
+        1.0, "Steps per task, proportional to its records to this power; 1: proportional, 0: equal for all tasks."
     )
-    train_group_size: int = option(8, "Keys of one query: 1 positive and the rest negatives.")
-    select_positive: str = option("first", f"Which positive: {', '.join(SELECT_POSITIVE)}.")
-    select_negative: str = option("random", f"Which negatives: {', '.join(SELECT_NEGATIVE)}.")
-    random_negatives: int = option(0, "Of the group's negatives, how many are drawn from other records of the dataset.")
-    max_sample_num: int | None = option(None, "At most this many records of each dataset.")
-    teacher_scores_min: float | None = option(None, "Drop records whose best teacher score is lower.")
-    teacher_scores_margin: float | None = option(None, "Drop records whose teacher scores differ by less.")
-    shuffle_ratio: float = option(0.0, "Probability that a positive over 100 characters has its thirds shuffled.")
-    small_threshold: int = option(0, "Datasets of a folder and task with fewer records are merged.")
-    drop_threshold: int = option(0, "Merged datasets with fewer records are dropped.")
+    train_group_size: int = option(8, "Keys per query: 1 positive, the rest negatives.")
+    select_positive: str = option("first", f"Which positive to use: {', '.join(SELECT_POSITIVE)}.")
+    select_negative: str = option("random", f"Which negatives to use: {', '.join(SELECT_NEGATIVE)}.")
+    random_negatives: int = option(0, "Number of negatives to draw from other records of the dataset.")
+    max_sample_num: int | None = option(None, "Maximum number of records per dataset.")
+    teacher_scores_min: float | None = option(None, "Drop records whose highest teacher score is below this.")
+    teacher_scores_margin: float | None = option(None, "Drop records whose teacher scores span less than this.")
+    shuffle_ratio: float = option(0.0, "Probability of shuffling the thirds of a positive over 100 characters.")
+    small_threshold: int = option(0, "Merge datasets of a folder and task that have fewer records.")
+    drop_threshold: int = option(0, "Drop merged datasets that have fewer records.")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid values."""
         if self.inbatch_same_dataset in ("None", "none", ""):
             object.__setattr__(self, "inbatch_same_dataset", None)
         as_prefix("", self.prompt_format, flag="--prompt_format")
@@ -104,33 +116,34 @@ class DataArguments:
 
 @dataclass(kw_only=True, repr=False)
 class TrainArguments(RunArguments):
-    """How it learns: every flag of transformers' TrainingArguments, and these."""
+    """Training: these flags and all of transformers' TrainingArguments."""
 
-    cos_temperature: float = option(0.01, "Divides cosine scores; inner products and distances stay as they are.")
-    contrastive_weight: float = option(0.2, "Weight of InfoNCE where a dataset also has teacher scores; 0 is off.")
-    distill_weight: float = option(1.0, "Weight of distillation where a dataset also trains InfoNCE; 0 is off.")
+    cos_temperature: float = option(0.01, "Temperature: divides cosine scores (not inner products or distances).")
+    contrastive_weight: float = option(0.2, "Weight of InfoNCE in datasets that also have teacher scores; 0: off.")
+    distill_weight: float = option(1.0, "Weight of distillation in datasets that also train InfoNCE; 0: off.")
     loss: list[str] | None = option(
-        None, f"Losses, in place of the weights above; records choose what fits them: {', '.join(LOSSES)}."
+        None,
+        f"Losses to use instead of the two weights above; each dataset takes those that fit it: {', '.join(LOSSES)}.",
     )
     false_negative_margin: str | None = option(
-        None, "InfoNCE leaves out keys that score above the positive by more than this: 0.1, or 10%% of its score."
+        None, "Leave keys out of InfoNCE that outscore the positive by more than this: 0.1, or 10%% of its score."
     )
     teacher_temperature: str = option(  # a number once it is parsed, or auto
-        1.0, "Divides teacher scores; auto: as --teacher_entropy wants it, for each dataset."
+        1.0, "Divides teacher scores; auto: chosen per dataset to reach --teacher_entropy."
     )
     teacher_entropy: float = option(
-        0.5, "Entropy of the targets that --teacher_temperature auto makes, as a share of the greatest possible."
+        ENTROPY, "Target entropy for --teacher_temperature auto, as a share of the maximum."
     )
-    student_temperature: float = option(1.0, "Divides the student's scores in distillation, after cos_temperature.")
-    stable_distill: bool = option(False, "LLM-Embedder's ranked distillation instead of KL.")
+    student_temperature: float = option(1.0, "Divides the student's scores in distillation, after --cos_temperature.")
+    stable_distill: bool = option(False, "Use LLM-Embedder's ranked distillation instead of KL divergence.")
     kd_loss_type: str = option("kl_div", f"Distillation loss: {', '.join(KD_LOSSES)}.")
     knowledge_distillation: bool | None = option(
-        None, "False: teacher scores are not used. True: every record must have them. Default: used where they are."
+        None, "True: require teacher scores in every record. False: ignore them. Default: use them where present."
     )
-    negative_cross_device: bool = option(True, "Keys of all ranks serve as negatives.")
+    negative_cross_device: bool = option(True, "Use the keys of all ranks as negatives.")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant; then device, precision and transformers' own checks."""
+        """Reject invalid values; then choose device and precision, and run the checks of transformers."""
         for name in ("cos_temperature", "student_temperature"):
             above_zero(name, getattr(self, name))
         if self.teacher_temperature != AUTO:
@@ -159,13 +172,13 @@ class TrainArguments(RunArguments):
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Everything that a run was asked for."""
+    """All settings of a run."""
 
     data: DataArguments
     model: ModelArguments
     train: TrainArguments
     eval: EvalArguments
-    notes: tuple[str, ...]  # what was made of old spellings, each said once
+    notes: tuple[str, ...]  # log lines about translated flags
     given: frozenset[str] = frozenset()  # names of the flags that were typed
 
     def to_json(self) -> str:
@@ -187,17 +200,19 @@ def parser() -> HfArgumentParser:
 
 
 def parse(argv: Sequence[str] | None = None) -> Arguments:
-    """Parse a command line, old spellings included.
+    """Parse a command line, other spellings included.
 
     Raises:
         UserError: an unknown flag (with the nearest known one), a wrong value, or a combination that cannot work.
     """
     words = sys.argv[1:] if argv is None else argv
-    (data, model, train, measured), given, translated = read_flags(words, parser(), CLASSES, evaluation_defaults)
+    (data, model, train, measured), given, translated = read_flags(
+        "train", words, parser(), CLASSES, evaluation_defaults
+    )
     notes = [*translated, *train.notes]
     if data.train_data:
         idle = sorted(ALONE & given.keys())
-        notes += [f"--{name} changes nothing beside --train_data: it is of evaluation alone" for name in idle]
+        notes += [f"--{name} has no effect with --train_data: it is for evaluation only" for name in idle]
     if data.train_data or not measured.eval_data:
         check_together(data, model, train)
         check_evaluation(train, measured)
@@ -205,35 +220,36 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
 
 
 def check_together(data: DataArguments, model: ModelArguments, train: TrainArguments) -> None:
-    """Refuse combinations that cannot work."""
-    if train.output_dir in (None, "trainer_output"):
-        raise UserError("--output_dir: is missing, expected the folder of the run")
+    """Reject combinations that cannot work."""
+    check_folder(train)
     if not data.train_data:
         raise UserError("--train_data: is missing, expected files of JSON Lines")
     if train.deepspeed and not launched():
         raise UserError("--deepspeed: start with `torchrun --nproc_per_node=1 run_dense.py ...` or `deepspeed`")
     if train.torch_compile and train.use_cpu and model.packing:
         raise UserError(
-            "--torch_compile: on the CPU packed texts would be compiled anew for the lengths of every step, expected "
-            "--torch_compile False, or --no_packing beside it"
+            "--torch_compile: on a CPU, packed texts are recompiled for the lengths of every step, expected "
+            "--torch_compile False, or --no_packing as well"
         )
     if data.task_temperature != 1 and data.inbatch_same_dataset is None:
         raise UserError("--task_temperature: needs --inbatch_same_dataset, because a mixed step has no single task")
     if train.teacher_temperature == AUTO and data.inbatch_same_dataset is None:
         raise UserError(
-            "--teacher_temperature auto: needs --inbatch_same_dataset, each dataset has a temperature of its own"
+            "--teacher_temperature auto: needs --inbatch_same_dataset, because each dataset gets its own temperature"
         )
     if data.use_train_config and data.inbatch_same_dataset is None:
         raise UserError("--use_train_config: needs --inbatch_same_dataset, because a mixed step has no single task")
 
 
 def check_evaluation(train: TrainArguments, measured: EvalArguments) -> None:
-    """Refuse evaluation without sets, and a best checkpoint without evaluation."""
+    """Reject evaluation without sets, and a best checkpoint without evaluation."""
     strategy = str(getattr(train.eval_strategy, "value", train.eval_strategy))
     check_measured(train, measured=measured.wanted, expected="--eval_data, --validation_share or --canary")
     if measured.wanted and not measured.metric_names:
-        raise UserError("--metrics: none of them is measured in training, expected e.g. --metrics ndcg --cutoffs 10")
+        raise UserError("--metrics: none of them is measured in training, expected e.g. --metrics ndcg@10")
     if measured.wanted and train.fsdp:
-        raise UserError("--fsdp: weights are sharded, which evaluation in training cannot read yet; use `evaluate`")
+        raise UserError(
+            "--fsdp: evaluation in training cannot read sharded weights yet; use `zh-embedder evaluate` afterwards"
+        )
     if train.early_stopping_patience is not None and strategy == "no":
         raise UserError("--early_stopping_patience: needs --eval_strategy steps or epoch")

@@ -1,13 +1,34 @@
-"""How flags are declared and checked."""
+"""Flags: how they are declared, shown and checked."""
 
 from __future__ import annotations
 
 import math
+from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
 from zh_embedder.core.errors import reject, unknown_name
+
+AUTO = "auto"  # value of a flag that leaves the choice to the program
+
+
+class HelpFormatter(RawDescriptionHelpFormatter):
+    """Show the default of each flag that has one, and leave descriptions and examples unwrapped."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text, default = action.help or "", default_text(action.default)
+        return (
+            text if not default or not action.option_strings or "default: " in text.lower() else f"{text} ({default})"
+        )
+
+
+def default_text(default: object) -> str:
+    """Return `default: X` as a user would type it; empty where the flag is off or has no default."""
+    if default is None or default is False or default in ("", [], (), "==SUPPRESS=="):
+        return ""
+    values = default if isinstance(default, (list, tuple)) else [default]
+    return f"default: {' '.join(map(str, values))}".replace("%", "%%")
 
 
 def option(default: Any, text: str) -> Any:

@@ -1,15 +1,19 @@
-"""Start and end of a command: logging, one message for a user's mistake, exit codes, the process group."""
+"""Start and end of a command: its flags, logging, one message for a user's mistake, exit codes, the process group."""
 
 from __future__ import annotations
 
+import argparse
 import gc
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zh_embedder.core.errors import UserError, message_of
 from zh_embedder.core.ranks import first_rank
+from zh_embedder.core.spellings import respell
+
+logger = logging.getLogger(__name__)
 
 
 class AboveBars(logging.Handler):
@@ -30,6 +34,24 @@ def start_logging() -> None:
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = [handler], False
         ours.setLevel(logging.INFO if first_rank() else logging.ERROR)
+
+
+def parse_command(
+    command: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Read the command line of a command and start logging, with a line for each flag that has another name here.
+
+    Args:
+        command: its word, whose other spellings are accepted.
+        parser: of its flags.
+        argv: the words after it; those of the process by default.
+    """
+    words, notes = respell(command, sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
+    start_logging()
+    for note in notes:
+        logger.info("%s", note)
+    return args
 
 
 def run_ranked(work: Callable[[], None]) -> int:

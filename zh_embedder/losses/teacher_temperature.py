@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError
 
+ENTROPY = 0.5  # of the targets, as a share of the maximum
+
 SHARPEST, FLATTEST = 1e-4, 1e4  # temperatures that are searched, in units of the scores' spread
 HALVINGS = 60
 

@@ -1,4 +1,4 @@
-"""Pretraining flags: corpus, base, objective; the others are those of every run."""
+"""Pretraining flags: corpus, base, objective; the rest are those of every run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from zh_embedder.config.run import RunArguments, check_measured, make_parser, read_flags, settings_json
+from zh_embedder.config.run import RunArguments, check_folder, check_measured, make_parser, read_flags, settings_json
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
 from zh_embedder.models.pooling import POOLINGS
@@ -19,54 +19,45 @@ if TYPE_CHECKING:
 
 TEXT_DOCUMENTS = ("lines", "paragraphs")
 EXAMPLE = """example:
-  go on from a base with your own texts, before fine-tuning:
+  continue pretraining a base on your own texts, before fine-tuning:
     python -m zh_embedder.pretrain --query_encoder BAAI/bge-large-zh-v1.5 --corpus docs.jsonl --output_dir domain
     python run_dense.py --query_encoder domain --train_data train.jsonl --output_dir run
   from scratch:
     torchrun --nproc_per_node=2 -m zh_embedder.pretrain --from_scratch --hidden_size 256 --num_layers 4 \\
       --corpus 'corpus/*.jsonl.zst' --learning_rate 5e-4 --max_steps 2000 --output_dir base
 """
-# The same meaning in transformers' run_mlm.py and FlagEmbedding's RetroMAE.
-RENAMED: Mapping[str, str] = {
-    "train_file": "corpus",
-    "train_data": "corpus",
-    "encoder_mlm_probability": "mlm_probability",
-    "wwm_probability": "mlm_probability",
-    "config": "query_encoder",
-    "encoder_max_length": "max_seq_length",
-    "pretrain_method": "objective",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusArguments:
-    """What is read, and what is hidden of it."""
+    """Corpus and masking."""
 
     corpus: list[str] | None = option(
-        None, "Files, folders or globs: JSON Lines with a text and maybe a title, or .txt; plain, .gz or .zst."
+        None,
+        "Text to learn from: JSON Lines with a text (and title) or .txt files (.gz and .zst too), folders or globs.",
     )
-    data_root: str | None = option(None, "Folder that 'llm-embedder:' in front of a path points to.")
-    field: str | None = option(None, "Field of the text. Default: text, query or contents, whichever is there.")
-    use_title: bool = option(True, "Put a line's `title` in front of its text.")
+    data_root: str | None = option(None, "Folder that `llm-embedder:` refers to in a path.")
+    field: str | None = option(None, "Name of the text field. Default: text, query or contents, whichever exists.")
+    use_title: bool = option(True, "Prepend a line's `title` to its text.")
     text_documents: str = option(
-        "lines", "In .txt files: each of the lines is a document, or the paragraphs between blank lines are."
+        "lines", "What a document is in .txt files: each of the lines, or paragraphs between blank lines."
     )
-    corpus_share: float = option(1.0, "Read this share of the documents, for trials.")
-    dataset_cache_dir: str | None = option(None, "Where prepared corpora are kept. Default: ~/.cache/zh_embedder.")
+    corpus_share: float = option(1.0, "Read only this share of the documents, for trial runs.")
+    dataset_cache_dir: str | None = option(None, "Cache folder for prepared data. Default: ~/.cache/zh_embedder.")
     objective: str = option("mlm", "; ".join(f"{name}: {text}" for name, text in OBJECTIVES.items()) + ".")
     max_seq_length: int | None = option(
-        None, "Tokens of a window, special ones included. Default: 512, or the positions of the base if fewer."
+        None, "Tokens per window, including special tokens. Default: 512, or the base's maximum if lower."
     )
-    mlm_probability: float = option(0.15, "Share of the tokens that are predicted.")
-    whole_word_mask: bool = option(True, "Hide whole words, as jieba cuts them.")
-    word_dictionary: str | None = option(None, "File of words beside jieba's own: word, maybe frequency and tag.")
-    decoder_mlm_probability: float = option(0.5, "Share of the text that is hidden from RetroMAE's decoder.")
-    tokens_per_device: int = option(8192, "Tokens of a step on each device.")
-    validation_share: float = option(0.005, "Share of the documents held out, to be measured on; 0 measures nothing.")
-    validation_tokens: int = option(200_000, "At most so many tokens are measured.")
+    mlm_probability: float = option(0.15, "Share of tokens to predict.")
+    whole_word_mask: bool = option(True, "Mask whole words, as segmented by jieba.")
+    user_dict: str | None = option(None, "File of extra words for jieba: word, and optionally frequency and tag.")
+    decoder_mlm_probability: float = option(0.5, "Share of tokens to mask for RetroMAE's decoder.")
+    tokens_per_device: int = option(8192, "Tokens per step on each device.")
+    validation_share: float = option(0.005, "Share of the documents to hold out for evaluation; 0: no evaluation.")
+    validation_tokens: int = option(200_000, "Maximum number of tokens to evaluate on.")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid values."""
         choose("objective", self.objective, tuple(OBJECTIVES))
         choose("text_documents", self.text_documents, TEXT_DOCUMENTS)
         for name in ("mlm_probability", "decoder_mlm_probability"):
@@ -83,35 +74,38 @@ class CorpusArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseArguments:
-    """What learns."""
+    """Base."""
 
     query_encoder: str | None = option(
-        None, "Base to go on from: a hub name or a folder. With --from_scratch: whose configuration and tokenizer."
+        None,
+        "Base to continue from: a hub name or a folder. With --from_scratch: source of configuration and tokenizer.",
     )
     from_scratch: bool = option(False, "Start from random weights.")
     hidden_size: int = option(256, "From scratch: hidden size.")
-    num_layers: int = option(4, "From scratch: layers.")
-    num_heads: int = option(4, "From scratch: attention heads.")
-    intermediate_size: int | None = option(None, "From scratch: width of feed-forward layers. Default: four times.")
-    max_positions: int = option(512, "From scratch: positions.")
+    num_layers: int = option(4, "From scratch: number of layers.")
+    num_heads: int = option(4, "From scratch: number of attention heads.")
+    intermediate_size: int | None = option(
+        None, "From scratch: width of feed-forward layers. Default: 4 * hidden_size."
+    )
+    max_positions: int = option(512, "From scratch: maximum tokens of a text.")
     dropout: float = option(0.1, "From scratch: hidden dropout.")
     tokenizer_name: str | None = option(
-        None, "Folder or hub name of the tokenizer. Default: the base's; from scratch, one of single characters."
+        None, "Tokenizer: a folder or hub name. Default: the base's; from scratch, single characters."
     )
     pooling_method: str | None = option(
-        None, f"{', '.join(POOLINGS)}: what the result says. Default: the base's own; from scratch, mean."
+        None, f"Pooling to record in the result: {', '.join(POOLINGS)}. Default: the base's own; from scratch, mean."
     )
-    model_cache_dir: str | None = option(None, "Cache of downloaded bases.")
-    trust_remote_code: bool = option(False, "Run code that comes with the base.")
+    model_cache_dir: str | None = option(None, "Cache folder for downloaded bases.")
+    trust_remote_code: bool = option(False, "Run code that ships with the base.")
     token: str | None = field(
-        default=None, repr=False, metadata={"help": "Hub token; better set HF_TOKEN in the environment."}
+        default=None, repr=False, metadata={"help": "Hub token; prefer HF_TOKEN in the environment."}
     )
     packing: bool = option(
-        True, "Compute no padding, where the base and the device allow it; attention dropout is then off."
+        True, "Skip padding tokens where the base and the device allow it; this turns attention dropout off."
     )
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid values."""
         choose("pooling_method", self.pooling_method, tuple(POOLINGS))
         for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
             at_least(name, getattr(self, name), 1)
@@ -122,7 +116,7 @@ class BaseArguments:
             raise reject("--num_heads", self.num_heads, f"a divisor of --hidden_size {self.hidden_size}")
 
     def hub(self) -> dict[str, Any]:
-        """How hub names are loaded."""
+        """Options for loading from a hub."""
         return {"cache_dir": self.model_cache_dir, "token": self.token, "trust_remote_code": self.trust_remote_code}
 
 
@@ -131,30 +125,32 @@ SIZES = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_pos
 
 @dataclass(kw_only=True, repr=False)
 class PretrainRunArguments(RunArguments):
-    """How it learns: every flag of transformers' TrainingArguments, and these."""
+    """Training: these flags and all of transformers' TrainingArguments."""
 
-    per_device_train_batch_size: int = option(16, "Windows of a step on each device; given, in place of its tokens.")
+    per_device_train_batch_size: int = option(
+        16, "Windows per step on each device; if given, replaces --tokens_per_device."
+    )
     learning_rate: float = option(1e-4, "Peak learning rate; 5e-4 to 1e-3 for small models from scratch.")
-    num_train_epochs: float = option(1.0, "Passes through the corpus, if --max_steps says nothing.")
+    num_train_epochs: float = option(1.0, "Passes over the corpus, unless --max_steps is given.")
 
     def __post_init__(self) -> None:
-        """Refuse engines that take the word embeddings apart; then what every run checks."""
+        """Reject engines that shard the word embeddings; then run the checks of every run."""
         above_zero("num_train_epochs", self.num_train_epochs)
         at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
         for name in ("deepspeed", "fsdp", "torch_compile"):
             if getattr(self, name):
-                raise UserError(f"--{name}: is not built for pretraining; plain ranks under torchrun are")
+                raise UserError(f"--{name}: is not supported in pretraining; use torchrun")
         super().__post_init__()
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainArguments:
-    """Everything that a run was asked for."""
+    """All settings of a run."""
 
     corpus: CorpusArguments
     base: BaseArguments
     train: PretrainRunArguments
-    notes: tuple[str, ...]  # what was made of other spellings, each said once
+    notes: tuple[str, ...]  # log lines about translated flags
 
     def to_json(self) -> str:
         """Settings as JSON, secrets left out."""
@@ -174,20 +170,8 @@ def parser() -> HfArgumentParser:
     )
 
 
-def renamed(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Put our names in the place of other programs' for the same; returns the command line and what was done."""
-    words, notes = list[str](), list[str]()
-    for word in argv:
-        name, equals, value = word.removeprefix("--").partition("=")
-        ours = RENAMED.get(name.replace("-", "_")) if word.startswith("--") else None
-        words.append(word if ours is None else f"--{ours}{equals}{value}")
-        if ours is not None:
-            notes.append(f"--{name} is --{ours}")
-    return words, notes
-
-
 def evaluation_defaults(given: Mapping[str, str | None]) -> dict[str, str]:
-    """Flags of transformers that measuring needs and the user did not give: at step 0, ten times, and at the end."""
+    """Return transformers flags that evaluation needs and that were not given: at step 0, ten times, and at the end."""
     if as_number("validation_share", given.get("validation_share") or "1") == 0:
         return {}
     defaults = {
@@ -208,36 +192,34 @@ def parse(argv: Sequence[str] | None = None) -> PretrainArguments:
     Raises:
         UserError: an unknown flag (with the nearest known one), a wrong value, or a combination that cannot work.
     """
-    words, notes = renamed(sys.argv[1:] if argv is None else argv)
-    (corpus, base, train), given, translated = read_flags(words, parser(), CLASSES, evaluation_defaults)
+    words = sys.argv[1:] if argv is None else argv
+    (corpus, base, train), given, notes = read_flags("pretrain", words, parser(), CLASSES, evaluation_defaults)
     check_together(corpus, base, train, given)
     if "per_device_train_batch_size" in given:
         windows, length = train.per_device_train_batch_size, corpus.max_seq_length or 512
         if "tokens_per_device" in given:
-            notes.append("--per_device_train_batch_size gives way to --tokens_per_device")
+            notes.append("--per_device_train_batch_size is overridden by --tokens_per_device")
         else:
             corpus = replace(corpus, tokens_per_device=windows * length)
             notes.append(f"--per_device_train_batch_size {windows} is --tokens_per_device {windows * length}")
-    every = (*notes, *translated, *train.notes)
-    return PretrainArguments(corpus, base, train, tuple(dict.fromkeys(every)))
+    return PretrainArguments(corpus, base, train, tuple(dict.fromkeys([*notes, *train.notes])))
 
 
 def check_together(
     corpus: CorpusArguments, base: BaseArguments, train: PretrainRunArguments, given: Mapping[str, str | None]
 ) -> None:
-    """Refuse combinations that cannot work."""
-    if train.output_dir in (None, "trainer_output"):
-        raise UserError("--output_dir: is missing, expected the folder of the run")
+    """Reject combinations that cannot work."""
+    check_folder(train)
     if not corpus.corpus:
         raise UserError("--corpus: is missing, expected files of documents")
     if base.query_encoder is None and not base.from_scratch:
-        raise UserError("--query_encoder: is missing, expected a base to go on from, or --from_scratch")
+        raise UserError("--query_encoder: is missing, expected a base to continue from, or --from_scratch")
     sizes = [name for name in SIZES if name in given]
     if sizes and (base.query_encoder is not None or not base.from_scratch):
-        whose = "--from_scratch alone" if not base.from_scratch else "no --query_encoder, whose configuration is taken"
-        raise UserError(f"--{sizes[0]}: is a size of models from scratch, expected {whose}")
+        whose = "--from_scratch" if not base.from_scratch else "no --query_encoder, because its configuration is used"
+        raise UserError(f"--{sizes[0]}: only applies from scratch, expected {whose}")
     if base.tokenizer_name and not base.from_scratch:
-        raise UserError("--tokenizer_name: a base goes on with its own words, expected --from_scratch beside it")
+        raise UserError("--tokenizer_name: a base keeps its own tokenizer, expected --from_scratch as well")
     check_measured(train, measured=bool(corpus.validation_share), expected="--validation_share above 0")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") or os.environ.get("ACCELERATE_USE_FSDP"):
-        raise UserError("accelerate's DeepSpeed and FSDP are not built for pretraining; start with torchrun")
+        raise UserError("accelerate's DeepSpeed and FSDP are not supported in pretraining; start with torchrun")

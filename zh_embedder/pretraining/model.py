@@ -22,8 +22,8 @@ from zh_embedder.pretraining.heads import HEAD_FILE, Decoder, Found, Head, part,
 from zh_embedder.training.checkpoints import load_weights
 
 OBJECTIVES = {
-    "mlm": "predict masked words from what stands around them",
-    "retromae": "mlm, and say the whole text again from its vector and half of its words, with a decoder of one layer",
+    "mlm": "predict masked words from their context",
+    "retromae": "mlm, and reconstruct the whole text from its vector and half of its words with a one-layer decoder",
 }
 
 

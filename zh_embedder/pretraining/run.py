@@ -167,15 +167,15 @@ def read_corpus(args: PretrainArguments, encoder: Encoder, limit: int) -> list[W
     from zh_embedder.text.words import segmenter
 
     corpus = args.corpus
-    if corpus.word_dictionary is not None:
-        segmenter("jieba", corpus.word_dictionary)  # a wrong one is said at once
+    if corpus.user_dict is not None:
+        segmenter("jieba", corpus.user_dict)  # a wrong one is said at once
     rule = CorpusRule(
         limit=limit,
         field=corpus.field,
         title=corpus.use_title,
         paragraphs=corpus.text_documents == "paragraphs",
         share=corpus.corpus_share,
-        dictionary=corpus.word_dictionary,
+        dictionary=corpus.user_dict,
     )
     files = find_corpus(corpus.corpus or [], data_root=corpus.data_root)
     cache = cache_folder(corpus.dataset_cache_dir, "corpora")
@@ -206,4 +206,4 @@ def describe(args: PretrainArguments, trainer: Pretrainer, resume: Path | None) 
     ]
     if resume is not None:
         lines.append(f"resuming from {resume}")
-    logger.info("what will be trained:\n  %s", "\n  ".join(lines))
+    logger.info("training:\n  %s", "\n  ".join(lines))

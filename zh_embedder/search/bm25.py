@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.progress import Bar
-from zh_embedder.search.faiss_index import NO_KEY
+from zh_embedder.search.vector_store import NO_KEY
 from zh_embedder.text.words import Segmenter, segmenter
 
 K1, B = 0.82, 0.68  # LLM-Embedder's

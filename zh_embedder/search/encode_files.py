@@ -252,7 +252,7 @@ def prompt_and_length(options: EncodeOptions, spec: EncoderSpec) -> tuple[str, i
     lengths = (spec.query_max_length, spec.key_max_length)
     if options.prompt is not None:
         if options.task is not None:
-            raise UserError("--task: stands beside --prompt, expected one of them")
+            raise UserError("--task: cannot be used with --prompt, expected one of them")
         length = max(lengths) if options.side is None else lengths[SIDES.index(options.side)]
         return options.prompt, options.max_length or length
     prompts = (spec.prefix(options.task, 0), spec.prefix(options.task, 1))

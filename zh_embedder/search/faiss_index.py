@@ -30,13 +30,12 @@ from zh_embedder.search.exact import (
     search_blocks,
     search_folder,
 )
-from zh_embedder.search.vector_store import Vectors
+from zh_embedder.search.vector_store import NO_KEY, Vectors
 
 __all__ = ["Index", "build", "load_index", "retrieve", "save_index", "search", "search_blocks", "search_folder"]
 
 logger = logging.getLogger(__name__)
 
-NO_KEY = -1  # index of a hit that is not there; its score is minus infinity
 FLAT = "Flat"
 FLAG = "faiss_index_factory"
 EXAMPLES = (FLAT, "IVF4096,Flat", "IVF4096,PQ32", "HNSW32", "PQ32", "OPQ32_128,IVF4096,PQ32", "SQ8")

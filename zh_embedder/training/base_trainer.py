@@ -233,6 +233,6 @@ class BaseTrainer(Trainer):
             if saved.get(name) != value:
                 raise UserError(
                     f"--resume_from_checkpoint: {checkpoint} was trained with {name} {saved.get(name)}, this run has "
-                    f"{value}: the order of the data would not continue. Use the same, or start a new run from its "
+                    f"{value}: the order of the data would differ. Use the same value, or start a new run from its "
                     f"weights with --query_encoder {checkpoint / QUERY_FOLDER}"
                 )

@@ -59,7 +59,9 @@ def build_sets(args: Arguments, version: Version, datasets: Sequence[TaskDataset
         for note in one.notes:
             logger.info("data: %s: %s", one.records.name, note)
     if args.data.query_instruction is not None and not any(dataset.task is None for dataset in datasets):
-        logger.info("flags: the instruction flags serve records without a task, and every record here names one")
+        logger.info(
+            "flags: the instruction flags have no effect: they are for records without a task, and every record has one"
+        )
     return sets
 
 

@@ -84,7 +84,7 @@ class Watched:
             return None
         return (
             f"canary: {name} fell from {before[name]:.4f} at step 0 to {now[name]:.4f}: the model forgets general "
-            "Chinese. A lower --learning_rate, fewer steps, or general records beside yours keep it"
+            "Chinese. A lower --learning_rate, fewer steps, or some general records in the training data keep it"
         )
 
 
@@ -113,8 +113,8 @@ def read_watched(args: EvalArguments, held_out: Sequence[RetrievalSet], *, data_
         canary = replace(canary, name=f"canary/{Path(canary.name).name}", canary=True)
     names = [data.name for data in (*sets, *([canary] if canary else []))]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"--eval_data: {', '.join(twice)}: two sets have this name, expected other folder names")
-    return Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25_baseline)
+        raise UserError(f"--eval_data: {', '.join(twice)}: several sets have this name, expected distinct folder names")
+    return Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25)
 
 
 def read_one(path: Path, args: EvalArguments) -> EvalSet:

@@ -54,9 +54,9 @@ def hold_out(
         if out.any():
             kept[id(dataset)] = rows_of(dataset, ~out)
             sets.append(retrieval_set(rows_of(dataset, out), "held_out/" + dataset.name.replace(":", "/")))
-            logger.info("data: %s: %d of %d records held out to be measured", dataset.name, out.sum(), len(dataset))
+            logger.info("data: %s: %d of %d records held out for evaluation", dataset.name, out.sum(), len(dataset))
         else:
-            logger.warning("data: %s: nothing is held out, its groups are larger than the share", dataset.name)
+            logger.warning("data: %s: nothing is held out because its groups are larger than the share", dataset.name)
     return [kept.get(id(dataset), dataset) for dataset in datasets], sets
 
 

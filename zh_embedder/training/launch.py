@@ -50,10 +50,10 @@ def find_resume(args: Run) -> Path | None:
     if str(asked).lower() == "true":
         found = checkpoints(Path(str(args.train.output_dir)))
         if not found:
-            raise UserError(f"--resume_from_checkpoint: no whole checkpoint in {args.train.output_dir}")
+            raise UserError(f"--resume_from_checkpoint: no complete checkpoint in {args.train.output_dir}")
         return found[-1]
     if not is_whole(Path(asked)):
-        raise UserError(f"--resume_from_checkpoint: {asked} is not a whole checkpoint of this program")
+        raise UserError(f"--resume_from_checkpoint: {asked} is not a complete checkpoint of this program")
     return Path(asked)
 
 
@@ -63,10 +63,10 @@ def check_output(args: Run, resume: Path | None) -> None:
     if run.is_file():
         raise UserError(f"--output_dir: {run} is a file, expected a folder")
     taken = [p.name for p in [*run.glob("checkpoint-*"), run / "encoder"] if p.exists()]
-    if taken and resume is None and not args.train.overwrite_output_dir:
+    if taken and resume is None and not args.train.overwrite:
         raise UserError(
-            f"--output_dir: {run} holds a run ({', '.join(sorted(taken)[:4])}); go on with "
-            "--resume_from_checkpoint True, replace it with --overwrite_output_dir, or choose another folder"
+            f"--output_dir: {run} already holds a run ({', '.join(sorted(taken)[:4])}); resume it with "
+            "--resume_from_checkpoint True, replace it with --overwrite, or choose another folder"
         )
 
 
@@ -78,7 +78,7 @@ def clear_output(args: Run) -> None:
     if args.train.should_save:
         shutil.rmtree(Path(str(args.train.output_dir)) / FOLDER, ignore_errors=True)
         for old in Path(str(args.train.output_dir)).glob("checkpoint-*"):
-            logger.info("--overwrite_output_dir: %s removed", old)
+            logger.info("--overwrite: %s removed", old)
             shutil.rmtree(old)
     wait_for_all()
 

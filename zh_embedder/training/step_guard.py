@@ -59,13 +59,13 @@ class StepGuard:
                 self.history.clear()  # later verdicts only repeat this one
             if bad:
                 raise UserError(
-                    f"step {step}: the loss is not finite, no update was made from it: {self.describe(rows)}. "
+                    f"step {step}: the loss is not finite, the update was skipped: {self.describe(rows)}. "
                     "Usual causes: too high a learning rate, fp16 (try --dtype bf16 or fp32), scores out of range"
                 )
             if streak >= ZERO_STEPS:
                 raise UserError(
-                    f"step {step}: the loss has been exactly 0 for {ZERO_STEPS} steps, nothing is learned: "
-                    f"{self.describe(rows)}. Usual causes: one query a step and no negatives, negatives that are all "
+                    f"step {step}: the loss has been exactly 0 for {ZERO_STEPS} steps, the model is not learning: "
+                    f"{self.describe(rows)}. Usual causes: one query per step and no negatives, negatives that are all "
                     "known positives, too small a --cos_temperature"
                 )
 

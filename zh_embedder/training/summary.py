@@ -85,4 +85,4 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
             lines.append(f"{dataset.records.name}: {waiting} records an epoch fill no step and {fate}")
     if resume is not None:
         lines.append(f"resuming from {resume}")
-    logger.info("what will be trained:\n  %s", "\n  ".join(lines))
+    logger.info("training:\n  %s", "\n  ".join(lines))
