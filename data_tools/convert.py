@@ -52,7 +52,10 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--join", default="\n", help="separator between columns joined with + (default: a line break)")
     group.add_argument(
-        "--header", action=argparse.BooleanOptionalAction, help="the table has a header line (default: detected)"
+        "--header", action="store_true", default=None, help="the table has a header line (default: detected)"
+    )
+    group.add_argument(
+        "--no_header", dest="header", action="store_false", default=None, help="the table has no header line"
     )
     group.add_argument(
         "--encoding", default="auto", help="character encoding; auto detects UTF-8, UTF-16 and GB18030 and logs which"

@@ -12,6 +12,7 @@ from data_tools.shared.record_files import find_records
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import at_least, choose
+from zh_embedder.search.bm25 import K1, B
 
 METHODS = ("dense", "bm25", "fused", "random")
 DETAILS = """\
@@ -71,8 +72,8 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--search_batch_size", type=int, help="hn_mine's flag, no effect")
     own.add_argument("--words", default="jieba", help="word segmentation for BM25: jieba or bigram")
     own.add_argument("--user_dict", metavar="FILE", help="file of extra words for jieba")
-    own.add_argument("--k1", type=float, default=0.82, help="BM25: how much repeated words count")
-    own.add_argument("--b", type=float, default=0.68, help="BM25: how strongly long texts are penalised")
+    own.add_argument("--k1", type=float, default=K1, help="BM25: how much repeated words count")
+    own.add_argument("--b", type=float, default=B, help="BM25: how strongly long texts are penalised")
     own.add_argument(
         "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range"
     )
