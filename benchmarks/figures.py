@@ -33,8 +33,10 @@ MISSING = "(missing)"
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every number, string, truth value and null of a JSON value, with its place."""
+    """Yield every number, string, truth value and null of a JSON value, and the lengths of lists, with their places."""
     if isinstance(value, dict):
+        if not value:
+            yield f"{place}{{}}", 0
         for name, own in value.items():
             yield from leaves(own, f"{place}/{name}" if place else str(name))
     elif isinstance(value, list):
@@ -52,11 +54,8 @@ def compare(before: Any, after: Any) -> Difference | None:
     equals NaN.
     """
     one, other = dict(leaves(before)), dict(leaves(after))
-    places = [
-        place
-        for place in dict.fromkeys([*one, *other])
-        if json.dumps(one.get(place, MISSING)) != json.dumps(other.get(place, MISSING))
-    ]
+    written, others = ({place: json.dumps(leaf) for place, leaf in side.items()} for side in (one, other))
+    places = [place for place in dict.fromkeys([*one, *other]) if written.get(place) != others.get(place)]
     if not places:
         return None
     numbers = [

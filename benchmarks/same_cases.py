@@ -5,20 +5,16 @@ holds a copy of the demo's records (`demo`) and a link to the data sets (`data`)
 """
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.figures import array, compare, curves, files, json_files, of_run, read_json, records, weights
+from benchmarks.same_work import Work
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 SHOWN = re.compile(r"^.*(?: → .*|^    -?\d\.\d{3}  .*)$", re.M)  # the demo's table and what its search finds
 TINY = ("--cos_temperature", 0.1, "--dtype", "fp32", "--logging_steps", 1, "--train_group_size", 4)
 SGD = ("--optim", "sgd", "--learning_rate", 0.5, "--max_grad_norm", 0, "--weight_decay", 0, "--warmup_steps", 0)
@@ -46,83 +42,17 @@ np.save("keys.npy", encoder.encode_keys(texts, task="qa"))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A work folder, and the checkout whose code runs in it."""
-
-    code: Path
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The checkout's code, one thread, a cache of its own, no hub, no GPU."""
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHASHSEED", "TORCH_LOGS")}
-        return kept | {
-            **{"PYTHONPATH": str(self.code), "ZH_EMBEDDER_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"},
-            **{"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-        }
-
-    def command(self, *words: object) -> list[str]:
-        return [sys.executable, *map(str, words)]
-
-    def python(self, *words: object, codes: tuple[int, ...] = (0,)) -> str:
-        """Run Python with these words to its end; returns what it printed on stdout."""
-        done = subprocess.run(
-            self.command(*words), cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode not in codes:
-            shown = " ".join(map(str, words))[:300]
-            raise RuntimeError(f"{shown}\nexit {done.returncode}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
-        return done.stdout
-
-    def train(self, out: str, *flags: object, ranks: int = 1) -> dict[str, Any]:
-        """Run `run_dense.py`, under torchrun where there are ranks; returns the run's figures."""
-        launcher = TORCHRUN if ranks > 1 else ()
-        self.python(*launcher, self.code / "run_dense.py", "--output_dir", out, *flags)
-        return of_run(self.folder / out)
-
-    def base(self, **options: object) -> None:
-        """Write a base with random weights to `base`."""
-        self.python("-c", f"from zh_embedder.tiny import build; build('base', **{options})")
-
-    def tool(self, name: str, *words: object, codes: tuple[int, ...] = (0,)) -> None:
-        self.python("-m", f"data_tools.{name}", *words, codes=codes)
-
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / name).read_text("utf-8").splitlines()]
-
-    def write(self, name: str, rows: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (self.folder / name).write_text(text, "utf-8")
-
-    def write_mixed(self, count: int = 24) -> None:
-        """Write records with teacher scores, a dataset that fills no step, scored pairs and labelled texts."""
-        rows = self.lines("demo/train/qa.jsonl")
-        for number, row in enumerate(rows):
-            row["teacher_scores"] = [2.0, *[(number + i) % 3 / 2 for i in range(len(row["neg"]))]]
-        self.write("qa.jsonl", rows[:count])
-        self.write("chat.jsonl", self.lines("demo/train/chat.jsonl")[:5])
-        texts = [row["query"] for row in rows]
-        score = [{"text1": texts[i], "text2": texts[i + 16], "score": i % 5 / 4, "task": "sts"} for i in range(16)]
-        self.write("pairs.jsonl", score)
-        self.write("labels.jsonl", [{"text": texts[i], "label": str(i % 3), "task": "icl"} for i in range(11)])
-
-    def write_corpus(self, count: int = 200) -> None:
-        """Write the first documents of a corpus, whole ones."""
-        import pyarrow as pa
-
-        packed = self.folder / "data" / "corpus_general" / "tech_lctt.jsonl.zst"
-        raw = pa.CompressedInputStream(pa.OSFile(str(packed)), "zstd").read(8_000_000).decode("utf-8", "ignore")
-        self.write("corpus.jsonl", [json.loads(line) for line in raw.split("\n")[:count]])
-
-
 MIXED = ("--train_data", "qa.jsonl", "chat.jsonl", "pairs.jsonl", "labels.jsonl", "--query_encoder", "base", *TINY)
 
 
 def demo(work: Work) -> dict[str, Any]:
     printed = work.python(work.code / "examples" / "demo" / "demo.py", "--out", "out")
     shown = SHOWN.findall(printed)
-    return {**of_run(work.folder / "out" / "run"), "shown": shown, "exported": weights(work.folder / "out" / "embedder")}
+    return {
+        **of_run(work.folder / "out" / "run"),
+        "shown": shown,
+        "exported": weights(work.folder / "out" / "embedder"),
+    }
 
 
 def gate(work: Work) -> dict[str, Any]:
@@ -230,7 +160,9 @@ def tools(work: Work) -> dict[str, Any]:
     work.tool("split", "converted/cmrc.jsonl", "--output", "split", "--ratios", 0.8, 0.1, 0.1, "--near", 0.8, "--eval")
     work.write_corpus()
     work.tool("make_pairs", "corpus.jsonl", "--output_dir", "pairs", "--without", "demo/test/qa", "--seed", 1)
-    work.tool("score_teacher", "demo/train/qa.jsonl", "--method", "embedder", "--model", "nano-zh", "--output", "s.jsonl")
+    work.tool(
+        "score_teacher", "demo/train/qa.jsonl", "--method", "embedder", "--model", "nano-zh", "--output", "s.jsonl"
+    )
     mined = ("demo/train/icl.jsonl", "--method", "fused", "--model", "nano-zh", "--range", 0, 20, "--negatives", 3)
     work.tool("mine_negatives", *mined, "--output", "fused.jsonl")
     found = {name: files(work.folder / name) for name in ("converted", "fixed", "split", "pairs")}
@@ -240,7 +172,10 @@ def tools(work: Work) -> dict[str, Any]:
 
 def queries(work: Work) -> dict[str, Any]:
     """Queries for documents, written by the recorded endpoint."""
-    endpoint, source = work.code / "examples/from_documents/recorded_endpoint.py", "data/raw/cmrc2018/cmrc2018_trial.json"
+    endpoint, source = (
+        work.code / "examples/from_documents/recorded_endpoint.py",
+        "data/raw/cmrc2018/cmrc2018_trial.json",
+    )
     work.python(endpoint, "documents", source, "--output", "docs")
     words = work.command(endpoint, "serve", source, "--port", 0)
     server = subprocess.Popen(words, cwd=work.folder, env=work.environment, stdout=subprocess.PIPE, text=True)
@@ -258,7 +193,7 @@ def use(work: Work) -> dict[str, Any]:
     """A small run with instructions: encoded, measured, exported."""
     work.base(hidden=64, heads=2, dropout=0.0)
     work.write_mixed()
-    found = {"run": work.train("run", *MIXED, "--max_steps", 4, "--learning_rate", 1e-3)}
+    found = {"run": work.train("run", *MIXED, "--inbatch_same_dataset", "epoch", "--max_steps", 4)}
     cli = ("-m", "zh_embedder.cli")
     work.python(*cli, "encode", "run", "demo/test/*/corpus.jsonl", "--side", "key", "--task", "qa", "--output_dir",
                 "vectors", "--shard_size", 50)  # fmt: skip
@@ -279,7 +214,9 @@ def use(work: Work) -> dict[str, Any]:
 def bases(work: Work) -> dict[str, Any]:
     """A vocabulary, a base that has learnt nothing, and pretraining with both objectives."""
     work.write_corpus()
-    work.python("-m", "zh_embedder.vocabulary", "corpus.jsonl", "--output_dir", "pieces", "--words", 500, "--latin", 100)
+    work.python(
+        "-m", "zh_embedder.vocabulary", "corpus.jsonl", "--output_dir", "pieces", "--words", 500, "--latin", 100
+    )
     new = ("--corpus", "corpus.jsonl", "--hidden_size", 64, "--heads", 2, "--layers", 1, "--intermediate", 32)
     work.python("-m", "zh_embedder.new_base", "pieces", "--output_dir", "base", *new)
     common = ("--corpus", "corpus.jsonl", "--tokens_per_device", 2048, "--logging_steps", 1, "--dtype", "fp32")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import MISSING, compare, leaves
-from benchmarks.same_cases import CASES, Work
+from benchmarks.same_cases import CASES
+from benchmarks.same_work import Work
 
 ROOT = Path(__file__).resolve().parent.parent
 FAILED = "failed"
@@ -48,7 +49,7 @@ def measure(code: Path, names: Sequence[str], data: Path, folder: Path, at_once:
         except Exception as error:  # a case that fails is one row of the table
             figures = {FAILED: f"{type(error).__name__}: {error}"}
         seconds = round(time.monotonic() - started, 1)
-        print(f"{code.name}: {name}: {seconds} s{', failed' if FAILED in figures else ''}", file=sys.stderr, flush=True)
+        print(f"{code.name}: {name}: {seconds} s {figures.get(FAILED, '')}", file=sys.stderr, flush=True)
         return {"seconds": seconds, "figures": json.loads(json.dumps(figures))}
 
     with ThreadPoolExecutor(at_once) as pool:
