@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +29,13 @@ from benchmarks.same_work import Work
 
 ROOT = Path(__file__).resolve().parent.parent
 FAILED = "failed"
+WRITING = threading.Lock()
+Cases = dict[str, dict[str, Any]]  # case -> its figures, seconds, commit
 WHOSE = "import data_tools, zh_embedder; print(data_tools.__file__, zh_embedder.__file__, sep='\\n')"
 
 
-def measure(code: Path, names: Sequence[str], data: Path, folder: Path, at_once: int) -> dict[str, Any]:
-    """Run cases with a checkout's code, each in a folder of its own; case -> its figures and seconds."""
+def measure(code: Path, names: Sequence[str], data: Path, folder: Path, *, at_once: int, kept: Path | None) -> Cases:
+    """Run cases with a checkout's code, each in a folder of its own; what is to be kept is, as soon as it is there."""
     folder.mkdir(parents=True)
     used = Work(code, folder).python("-c", WHOSE).split("\n")
     if not all(Path(path).is_relative_to(code) for path in used if path):
@@ -50,7 +53,11 @@ def measure(code: Path, names: Sequence[str], data: Path, folder: Path, at_once:
             figures = {FAILED: f"{type(error).__name__}: {error}"}
         seconds = round(time.monotonic() - started, 1)
         print(f"{code.name}: {name}: {seconds} s {figures.get(FAILED, '')}", file=sys.stderr, flush=True)
-        return {"seconds": seconds, "figures": json.loads(json.dumps(figures))}
+        found = {"seconds": seconds, "commit": commit(code), "figures": json.loads(json.dumps(figures))}
+        if kept:
+            with WRITING:
+                save(kept, {name: found})
+        return found
 
     with ThreadPoolExecutor(at_once) as pool:
         return dict(zip(names, pool.map(one, names), strict=True))
@@ -96,10 +103,9 @@ def commit(code: Path) -> str:
     return done.stdout.strip()
 
 
-def save(file: Path, code: Path, measured: Mapping[str, Any]) -> None:
+def save(file: Path, measured: Cases) -> None:
     """Write figures to a file, in place of those that it has of the same cases."""
-    kept = json.loads(file.read_text("utf-8"))["cases"] if file.exists() else {}
-    content = {"commit": commit(code), "cases": {**kept, **measured}}
+    content = {**(json.loads(file.read_text("utf-8")) if file.exists() else {}), **measured}
     file.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
@@ -120,14 +126,13 @@ def main() -> int:
         parser.error(f"--data: no such folder: {args.data}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
-        sides = [
-            measure(code.resolve(), args.cases, args.data.resolve(), folder / f"{number}", args.at_once)
-            for number, code in enumerate(args.checkouts)
-        ]
-    if args.save:
-        save(args.save, args.checkouts[-1], sides[-1])
+        sides = []
+        for code in args.checkouts:
+            place, kept = folder / f"{len(sides)}", args.save if code == args.checkouts[-1] else None
+            found = measure(code.resolve(), args.cases, args.data.resolve(), place, at_once=args.at_once, kept=kept)
+            sides.append(found)
     if args.against:
-        sides.insert(0, json.loads(args.against.read_text("utf-8"))["cases"])
+        sides.insert(0, json.loads(args.against.read_text("utf-8")))
     if len(sides) == 1:
         failed = [[name, FAILED, one["figures"][FAILED]] for name, one in sides[0].items() if FAILED in one["figures"]]
         return 0 if not failed or show(failed) else 1
