@@ -125,7 +125,10 @@ def losses(work: Work) -> dict[str, Any]:
         "matryoshka": (*same, "--matryoshka_dims", 32, 16, 8),
         "cached": (*same, "--sub_batch_size", 3, "--stable_distill", "--gradient_checkpointing"),
         "lora": (*same, "--lora_rank", 4, "--teacher_temperature", "auto"),
-        "untied": (*same, "--tie_encoders", "False", "--kd_loss_type", "m3_kd_loss", "--dense_metric", "ip"),
+        "untied": (
+            *(*same, "--tie_encoders", "False", "--kd_loss_type", "m3_kd_loss", "--dense_metric", "ip"),
+            *("--train_data", "qa.jsonl", "chat.jsonl", "pairs.jsonl"),
+        ),
         "padded": (
             *("--no_packing", "--random_negatives", 1, "--false_negative_margin", 0.1, "--max_steps", 6),
             *("--train_data", "qa.jsonl", "demo/train/icl.jsonl", "--gradient_accumulation_steps", 2),

@@ -34,7 +34,9 @@ Cases = dict[str, dict[str, Any]]  # case -> its figures, seconds, commit
 WHOSE = "import data_tools, zh_embedder; print(data_tools.__file__, zh_embedder.__file__, sep='\\n')"
 
 
-def measure(code: Path, names: Sequence[str], data: Path, folder: Path, *, at_once: int, kept: Path | None) -> Cases:
+def measure(
+    code: Path, names: Sequence[str], folder: Path, *, data: Path, at_once: int, forked: bool, kept: Path | None
+) -> Cases:
     """Run cases with a checkout's code, each in a folder of its own; what is to be kept is, as soon as it is there."""
     folder.mkdir(parents=True)
     used = Work(code, folder).python("-c", WHOSE).split("\n")
@@ -42,7 +44,7 @@ def measure(code: Path, names: Sequence[str], data: Path, folder: Path, *, at_on
         sys.exit(f"{code}: its code is not what runs, but {used}")
 
     def one(name: str) -> dict[str, Any]:
-        work = Work(code, folder / name)
+        work = Work(code, folder / name, forked)
         work.folder.mkdir()
         shutil.copytree(ROOT / "examples" / "demo", work.folder / "demo")
         (work.folder / "data").symlink_to(data)
@@ -51,6 +53,8 @@ def measure(code: Path, names: Sequence[str], data: Path, folder: Path, *, at_on
             figures = CASES[name](work)
         except Exception as error:  # a case that fails is one row of the table
             figures = {FAILED: f"{type(error).__name__}: {error}"}
+        finally:
+            work.close()
         seconds = round(time.monotonic() - started, 1)
         print(f"{code.name}: {name}: {seconds} s {figures.get(FAILED, '')}", file=sys.stderr, flush=True)
         found = {"seconds": seconds, "commit": commit(code), "figures": json.loads(json.dumps(figures))}
@@ -119,6 +123,7 @@ def main() -> int:
     parser.add_argument("--against", type=Path, metavar="FILE", help="kept figures to compare with")
     parser.add_argument("--folder", type=Path, help="keep the work folders here")
     parser.add_argument("--at_once", type=int, default=1, help="cases that run side by side, a thread each (1)")
+    parser.add_argument("--forked", action="store_true", help="commands of a case share imports (not under torchrun)")
     args = parser.parse_args()
     if len(args.checkouts) + bool(args.against) > 2 or (len(args.checkouts) == 1 and not (args.against or args.save)):
         parser.error("expected BEFORE and AFTER, or one checkout with --against or --save")
@@ -129,8 +134,8 @@ def main() -> int:
         sides = []
         for code in args.checkouts:
             place, kept = folder / f"{len(sides)}", args.save if code == args.checkouts[-1] else None
-            found = measure(code.resolve(), args.cases, args.data.resolve(), place, at_once=args.at_once, kept=kept)
-            sides.append(found)
+            options = {"data": args.data.resolve(), "at_once": args.at_once, "forked": args.forked, "kept": kept}
+            sides.append(measure(code.resolve(), args.cases, place, **options))
     if args.against:
         sides.insert(0, json.loads(args.against.read_text("utf-8")))
     if len(sides) == 1:
