@@ -131,7 +131,7 @@ def losses(work: Work) -> dict[str, Any]:
         ),
         "padded": (
             *("--no_packing", "--random_negatives", 1, "--false_negative_margin", 0.1, "--max_steps", 6),
-            *("--train_data", "qa.jsonl", "demo/train/icl.jsonl", "--gradient_accumulation_steps", 2),
+            *("--train_data", "demo/train/qa.jsonl", "demo/train/icl.jsonl", "--gradient_accumulation_steps", 2),
         ),
         "named": (
             *same,
