@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zh_embedder.models.forward import Forward
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: hooks of DeepSpeed's ZeRO 3 look for tensors in the output's __dict__
 class Representation:
     """What an encoder makes of N texts; every part that is there has one row per text."""
 
