@@ -2,6 +2,11 @@
 
 import torch
 
+POOLED = {  # by definition: (L, H) of one text -> (H,)
+    "cls": lambda s: s[0],
+    "mean": lambda s: s.mean(dim=0),
+    "last_token": lambda s: s[-1],
+}
 LENGTHS = (23, 5, 40, 5, 1, 17, 40, 9)  # of texts: together more than any of these models has positions for
 SMALL = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "embedding_dropout")

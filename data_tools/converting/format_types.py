@@ -89,6 +89,7 @@ class Format:
     shapes: tuple[str, ...] = ("groups",)  # what --as chooses from, the default first
     tasks: Mapping[str, str] = field(default_factory=dict)  # shape -> task, where a shape has an unmistakable one
     carries_task: bool = False  # records name their own task
+    is_folder: bool = False  # a source is a folder, not each file in it
     is_it: Callable[[Head], bool] = lambda head: False
 
 

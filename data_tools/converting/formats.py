@@ -27,6 +27,7 @@ _ROWS = (
         example='{"_id": "q1", "text": "..."}  {"_id": "d1", "title": "...", "text": "..."}  q1<TAB>d1<TAB>1',
         unit="queries",
         read=qa.read_beir,
+        is_folder=True,
         is_it=qa.is_beir,
     ),
     Format(
@@ -35,6 +36,7 @@ _ROWS = (
         example="pid<TAB>passage  qid<TAB>query  qid<TAB>0<TAB>pid<TAB>1",
         unit="queries",
         read=qa.read_msmarco,
+        is_folder=True,
         is_it=qa.is_msmarco,
     ),
     Format(

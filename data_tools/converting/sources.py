@@ -17,7 +17,6 @@ from zh_embedder.data.sources import find_files
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".zip")
-FOLDERS = ("beir", "msmarco")  # formats whose input is a folder
 
 
 def find_sources(specs: Sequence[str], name: str | None) -> list[Source]:
@@ -36,7 +35,9 @@ def find_sources(specs: Sequence[str], name: str | None) -> list[Source]:
 
 def is_whole(folder: Path, name: str | None) -> bool:
     """Tell whether a folder is one source."""
-    return name in FOLDERS if name is not None else bool(guesses(head(folder, "auto")))
+    if name is None:
+        return bool(guesses(head(folder, "auto")))
+    return name in FORMATS and FORMATS[name].is_folder
 
 
 def plain_name(name: str) -> str:

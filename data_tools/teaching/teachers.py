@@ -38,6 +38,10 @@ class Item:
 class Teacher(Protocol):
     """Scores keys."""
 
+    @classmethod
+    def load(cls, settings: TeacherSettings) -> Teacher:
+        """Load the model."""
+
     def prompt(self, task: str | None) -> str:
         """What stands around the texts of a task: another prompt gives other scores."""
 
@@ -225,7 +229,7 @@ class Embedder:
         return dict(zip(unique, self.model.vectors(unique, side, task), strict=True))
 
 
-TEACHERS: Mapping[str, type[Reranker] | type[LanguageModel] | type[Embedder]] = {
+TEACHERS: Mapping[str, type[Teacher]] = {
     "cross_encoder": Reranker,
     "language_model": LanguageModel,
     "embedder": Embedder,

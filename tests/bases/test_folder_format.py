@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from zh_embedder.bases.folder_format import Layout, read_layout, write_layout
+from zh_embedder.bases.folder_format import (
+    NEWER_NAMES,
+    SENTENCE_TRANSFORMERS_SWITCH,
+    Layout,
+    read_layout,
+    write_layout,
+)
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json, write_json
 from zh_embedder.models.pooling import POOLINGS
@@ -122,11 +128,11 @@ NEWER = {  # sentence-transformers 6
     ids=["bge-large-zh", "text2vec", "qwen3", "dense", "newer"],
 )
 def test_a_published_layout_is_read_as_it_is_meant(tmp_path, files, expected):
-    assert read_layout(write_files(tmp_path, files)) == expected
+    assert read_layout(write_files(tmp_path, files), poolings=POOLINGS) == expected
 
 
 def test_a_folder_without_stages_says_nothing(tmp_path):
-    assert read_layout(write_files(tmp_path, {"config.json": {"model_type": "bert"}})) is None
+    assert read_layout(write_files(tmp_path, {"config.json": {"model_type": "bert"}}), poolings=POOLINGS) is None
 
 
 ON = {"word_embedding_dimension": 8, **OFF}
@@ -135,15 +141,13 @@ ON = {"word_embedding_dimension": 8, **OFF}
 @pytest.mark.parametrize(
     "pooling",
     [
-        {**ON, "pooling_mode_max_tokens": True},
-        {**ON, "pooling_mode_mean_sqrt_len_tokens": True},
-        {**ON, "pooling_mode_weightedmean_tokens": True},
+        *({**ON, switch: True} for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items() if name not in POOLINGS),
         {**ON, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
         {**ON, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": True},
         {**ON, "pooling_mode_cls_token": True, "include_prompt": False},
         ON,
         {},
-        {"embedding_dimension": 8, "pooling_mode": "max"},
+        {"embedding_dimension": 8, "pooling_mode": "median"},
         {"embedding_dimension": 8, "pooling_mode": "weightedmean"},
         {"embedding_dimension": 8, "pooling_mode": ["cls", "mean"]},
         {"embedding_dimension": 8, "pooling_mode": "mean", "include_prompt": False},
@@ -151,9 +155,9 @@ ON = {"word_embedding_dimension": 8, **OFF}
 )
 def test_a_pooling_that_we_lack_is_refused_and_a_flag_may_stand_in_its_place(tmp_path, pooling):
     folder = write_files(tmp_path, {**BGE_LARGE_ZH, "1_Pooling/config.json": pooling})
-    with pytest.raises(UserError, match=r"1_Pooling/config\.json: .* not one of cls, mean, last_token: "):
-        read_layout(folder)
-    layout = read_layout(folder, pooling="mean")
+    with pytest.raises(UserError, match=rf"1_Pooling/config\.json: .* not one of {', '.join(POOLINGS)}: "):
+        read_layout(folder, poolings=POOLINGS)
+    layout = read_layout(folder, poolings=POOLINGS, pooling="mean")
     assert (layout.pooling, layout.max_length) == ("mean", 512)
 
 
@@ -163,7 +167,7 @@ def test_a_pooling_that_we_lack_is_refused_and_a_flag_may_stand_in_its_place(tmp
 def test_a_stage_that_we_lack_is_refused(tmp_path, types):
     folder = write_files(tmp_path, {**BGE_LARGE_ZH, "modules.json": stages(*types)})
     with pytest.raises(UserError, match=f"modules.json: got the stages {' -> '.join(types)}, expected at most one"):
-        read_layout(folder)
+        read_layout(folder, poolings=POOLINGS)
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -172,7 +176,7 @@ def test_a_stage_that_we_lack_is_refused(tmp_path, types):
 def test_what_is_written_is_read_back(tmp_path, pooling, metric, normalize, dense):
     layout = replace(LAYOUT, pooling=pooling, metric=metric, normalize=normalize, dense=dense)
     write_layout(tmp_path, layout)
-    assert read_layout(tmp_path) == layout
+    assert read_layout(tmp_path, poolings=POOLINGS) == layout
 
 
 def test_the_older_schema_is_written(tmp_path):
@@ -197,9 +201,6 @@ def test_the_older_schema_is_written(tmp_path):
     assert "问：" in (tmp_path / "config_sentence_transformers.json").read_text("utf-8")  # as people read it
 
 
-SWITCH = {"cls": "cls", "mean": "mean", "last_token": "lasttoken"}
-
-
 @pytest.mark.parametrize(("metric", "name"), [("cos", "cosine"), ("ip", "dot"), ("l2", "euclidean")])
 @pytest.mark.parametrize("pooling", sorted(POOLINGS))
 def test_sentence_transformers_loads_what_is_written(tiny_bert, tmp_path, pooling, metric, name):
@@ -211,7 +212,7 @@ def test_sentence_transformers_loads_what_is_written(tiny_bert, tmp_path, poolin
     write_layout(folder, layout)
     model = SentenceTransformer(str(folder), device="cpu")
     assert [type(stage).__name__ for stage in model] == ["Transformer", "Pooling", "Normalize"][: 2 + (metric == "cos")]
-    assert model[1].pooling_mode == SWITCH[pooling]
+    assert NEWER_NAMES.get(model[1].pooling_mode, model[1].pooling_mode) == pooling
     assert model.get_embedding_dimension() == 32
     assert model.max_seq_length == 77
     assert {task: text for task, text in model.prompts.items() if task.startswith("qa")} == layout.prompts
@@ -241,6 +242,6 @@ def test_what_sentence_transformers_saves_is_read_back(tiny_bert, tmp_path):
     newer = json.loads((tmp_path / "newer" / "modules.json").read_text("utf-8"))
     assert not newer[1]["type"].startswith(OLDER)  # another schema than the one that we wrote
     expected = replace(LAYOUT, pooling="last_token", metric="ip", normalize=False, max_length=99)
-    layout = read_layout(tmp_path / "newer")
+    layout = read_layout(tmp_path / "newer", poolings=POOLINGS)
     assert replace(layout, prompts={}) == replace(expected, prompts={})
     assert {**layout.prompts} == {**LAYOUT.prompts, "query": "", "document": ""}

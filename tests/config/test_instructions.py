@@ -319,9 +319,9 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_packaged_version_has_the_nine_tasks(elsewhere):
+def test_the_packaged_version_has_the_tasks_of_its_ancestor_and_no_default(elsewhere):
     version = read_version("zh_llm_embedder")
-    assert set(version.tasks) == {"qa", "convsearch", "chat", "lrlm", "icl", "tool", "law", "title", "sts"}
+    assert {"qa", "convsearch", "chat", "lrlm", "icl", "tool", "law", "title", "sts"} <= version.tasks.keys()
     assert version.default is None
 
 

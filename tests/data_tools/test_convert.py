@@ -468,7 +468,7 @@ def test_several_sources_keep_apart_and_an_id_given_twice_gets_a_number(tmp_path
 
 def test_an_unclear_format_is_asked_for_and_a_wrong_name_gets_the_nearest(tmp_path):
     source = write_lines(tmp_path / "a.jsonl", [{"x": "1"}])
-    fails(tmp_path, "the format is none that can be told, expected --from: squad, beir", source)
+    fails(tmp_path, "the format is none that can be told, expected --from: " + ", ".join(FORMATS), source)
     fails(tmp_path, "--from: unknown name 'squat'; did you mean 'squad'", source, "--from", "squat")
     fails(
         tmp_path,

@@ -6,10 +6,19 @@ import shutil
 import pytest
 import torch
 
-from data_tools.score_teacher import main, options_of
+from data_tools.score_teacher import METHODS, main, options_of
 from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
 from data_tools.teaching.score_summary import advice, histogram
-from data_tools.teaching.teachers import PROMPTS, Item, LanguageModel, Reranker, TeacherSettings, filled, read_prompts
+from data_tools.teaching.teachers import (
+    PROMPTS,
+    TEACHERS,
+    Item,
+    LanguageModel,
+    Reranker,
+    TeacherSettings,
+    filled,
+    read_prompts,
+)
 from tests.jsonl import write
 from tests.processes import finish, forked, start
 from zh_embedder.cli import build_parser
@@ -32,6 +41,10 @@ ITEMS = [
     for r in RECORDS
     for key in (*r.get("pos", ()), *r.get("neg", ()), *r.get("history", ()))
 ]
+
+
+def test_the_flag_names_every_teacher():
+    assert set(METHODS) == set(TEACHERS)  # listed twice, so that `--help` imports no model
 
 
 @pytest.fixture(scope="module")

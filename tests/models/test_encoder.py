@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from tests.backbones import POOLED
 from zh_embedder.bases.folder_format import Layout, write_layout
 from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError
@@ -48,7 +49,7 @@ def one_by_one(encoder: Encoder, texts=TEXTS) -> np.ndarray:
         for text in texts:
             encoded = encoder.tokenizer(text, return_tensors="pt")
             hidden = encoder.backbone(input_ids=encoded["input_ids"]).last_hidden_state[0]  # (L, H)
-            vector = {"cls": hidden[0], "mean": hidden.mean(dim=0), "last_token": hidden[-1]}[encoder.spec.pooling]
+            vector = POOLED[encoder.spec.pooling](hidden)
             if encoder.spec.dense:
                 vector = encoder.dense.weight @ vector
             vectors.append(vector / vector.norm() if encoder.spec.metric == "cos" else vector)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.backbones import BERT_LIKE, FAMILIES, LENGTHS, WINDOW, build, states_alone, states_padded, texts_of
+from tests.backbones import BERT_LIKE, FAMILIES, LENGTHS, POOLED, WINDOW, build, states_alone, states_padded, texts_of
 from zh_embedder.models import packing
 from zh_embedder.models.forward import Forward
 from zh_embedder.models.packing import (
@@ -37,8 +37,8 @@ def forward_of(model, *, pooling="mean", packed=True, **options) -> Forward:
 
 def pooled_alone(model, texts, pooling):
     """Vectors by their definition: each text alone, no padding, nothing of ours."""
-    pick = {"cls": lambda s: s[0], "mean": lambda s: s.mean(dim=0), "last_token": lambda s: s[-1]}[pooling]
-    return torch.nn.functional.normalize(torch.stack([pick(states) for states in states_alone(model, texts)]), dim=-1)
+    pooled = torch.stack([POOLED[pooling](states) for states in states_alone(model, texts)])
+    return torch.nn.functional.normalize(pooled, dim=-1)
 
 
 def pack(model, texts, **options):

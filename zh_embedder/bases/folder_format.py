@@ -6,7 +6,7 @@ and new readers and servers all understand. A folder without these files would s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,14 +19,17 @@ TOKENIZER = "tokenizer_config.json"
 POOLING, DENSE, NORMALIZE = "1_Pooling", "2_Dense", "Normalize"
 STAGES = ("Transformer", "Pooling", "Dense", NORMALIZE)
 NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer has no maximum
-# The switches of a sentence-transformers `1_Pooling/config.json`, in the schema that old and new readers understand.
+# Every switch of a sentence-transformers `1_Pooling/config.json` in the older schema, also of poolings that we lack.
 SENTENCE_TRANSFORMERS_SWITCH: Mapping[str, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "last_token": "pooling_mode_lasttoken",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
+    "weighted_mean": "pooling_mode_weightedmean_tokens",
 }
+NEWER_NAMES = {"lasttoken": "last_token", "mean_sqrt_len_tokens": "mean_sqrt_len", "weightedmean": "weighted_mean"}
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
-OTHER_SWITCHES = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +60,7 @@ def modules(layout: Layout) -> list[dict[str, object]]:
 
 def write_layout(folder: Path, layout: Layout) -> None:
     """Write the sentence-transformers files beside the weights (the dense layer's weights are the caller's)."""
-    switches = {switch: False for switch in (*SENTENCE_TRANSFORMERS_SWITCH.values(), *OTHER_SWITCHES)}
-    switches[SENTENCE_TRANSFORMERS_SWITCH[layout.pooling]] = True
+    switches = {switch: name == layout.pooling for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items()}
     write_json(folder / MODULES, modules(layout))
     write_json(folder / LENGTHS, {"max_seq_length": layout.max_length, "do_lower_case": False})
     write_json(
@@ -78,11 +80,12 @@ def write_layout(folder: Path, layout: Layout) -> None:
         (folder / str(module["path"])).mkdir(parents=True, exist_ok=True)
 
 
-def read_layout(folder: Path, *, pooling: str | None = None) -> Layout | None:
+def read_layout(folder: Path, *, poolings: Collection[str], pooling: str | None = None) -> Layout | None:
     """Read a sentence-transformers folder, older or newer schema; None where it is none.
 
     Args:
         folder: the folder.
+        poolings: those that we have.
         pooling: stands in place of the folder's.
 
     Raises:
@@ -102,7 +105,7 @@ def read_layout(folder: Path, *, pooling: str | None = None) -> Layout | None:
         settings.get("similarity_fn_name") or "cosine", "cos"
     )
     return Layout(
-        pooling=pooling or pooling_name(pools, pooling_file),
+        pooling=pooling or pooling_name(pools, poolings, pooling_file),
         dimension=int(pools.get("word_embedding_dimension") or pools.get("embedding_dimension") or 0),
         metric=metric,
         max_length=maximum_length(folder),
@@ -121,13 +124,12 @@ def maximum_length(folder: Path) -> int:
     return 0
 
 
-def pooling_name(config: Mapping[str, object], path: Path) -> str:
+def pooling_name(config: Mapping[str, object], poolings: Collection[str], path: Path) -> str:
     """Return our name of a pooling, from the booleans of the older schema or the name of the newer one."""
     newer = config.get("pooling_mode")
     chosen = [name for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items() if config.get(switch)]
     if isinstance(newer, str):
-        chosen = [{"lasttoken": "last_token"}.get(newer, newer)]
-    others = any(config.get(s) for s in OTHER_SWITCHES) or config.get("include_prompt") is False
-    if len(chosen) != 1 or chosen[0] not in SENTENCE_TRANSFORMERS_SWITCH or others:
-        raise UserError(f"{path}: this pooling is not one of {', '.join(SENTENCE_TRANSFORMERS_SWITCH)}: {dict(config)}")
+        chosen = [NEWER_NAMES.get(newer, newer)]
+    if len(chosen) != 1 or chosen[0] not in poolings or config.get("include_prompt") is False:
+        raise UserError(f"{path}: this pooling is not one of {', '.join(poolings)}: {dict(config)}")
     return chosen[0]

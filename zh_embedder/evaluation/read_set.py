@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ from zh_embedder.evaluation.set_files import (
 from zh_embedder.evaluation.sets import KINDS, EvalSet, LabelSet, PairSet, RetrievalSet
 
 KNOWN = ("text1", "text2", "score", "text", "label", "query", "pos", "neg", "key", "pos_index", "task", *ALIASES)
+READERS: tuple[tuple[Callable[[Set[str]], bool], Callable[..., EvalSet]], ...] = (  # of files, the first that fits
+    (lambda names: bool({"text1", "text2"} & names), read_pairs),
+    (lambda names: {"text", "label"} <= names, read_labels),
+    (lambda names: {"query", "key"} <= names, read_ranked),
+    (lambda names: "query" in names and bool({"pos", "neg", "history"} & names), read_queries),
+)
 
 
 def read_set(path: str | Path, *, task: str | None = None, kind: str | None = None) -> EvalSet:
@@ -109,14 +115,9 @@ def read_file(path: Path, *, task: str | None = None) -> EvalSet:
 
 def reader_of(first: Mapping[str, Any], where: str) -> Callable[..., EvalSet]:
     """Return the reader of a file whose first line has these fields."""
-    if "text1" in first or "text2" in first:
-        return read_pairs
-    if "text" in first and "label" in first:
-        return read_labels
-    if "query" in first and "key" in first:
-        return read_ranked
-    if "query" in first and first.keys() & {"pos", "neg", "history"}:
-        return read_queries
+    for is_it, read in READERS:
+        if is_it(first.keys()):
+            return read
     hints = [nearest(name, KNOWN) for name in first if name not in KNOWN]
     hint = next((hint for hint in hints if hint), "")
     if "query" in first and "pos_index" in first:

@@ -123,7 +123,7 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
             )
         raw["instructions"] = {task: (query, key) for task, (query, key) in raw["instructions"].items()}
         return EncoderSpec(**raw)
-    layout = read_layout(folder, pooling=pooling)
+    layout = read_layout(folder, poolings=POOLINGS, pooling=pooling)
     if layout is None:
         return None
     prompts = layout.prompts
