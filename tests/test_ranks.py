@@ -98,9 +98,9 @@ def alone(ground):
 def test_two_ranks_with_half_the_batch_give_the_weights_of_one(ground, alone):
     """SGD without clipping, no dropout, losses of every kind of records, repeated rows in every fourth step or so."""
     together = run(*flags("two", 4, *SGD, *EVAL), cwd=ground, launcher=torchrun(2))
-    assert "engine: BiEncoder, 1 ranks" in alone
+    assert "engine: BiEncoder, 1 rank" in alone
     assert "engine: DistributedDataParallel, 2 ranks" in together
-    assert "chat:chat.jsonl: 5 records fill no step of 8: cycled, repeats masked" in together
+    assert "chat:chat.jsonl: 5 records for a step of 8: cycled, repeats masked" in together
     assert "each one dataset, the same on all 2 ranks (checked)" in together
     start, one, two = (weights(ground / name) for name in ("base", "one/encoder", "two/encoder"))
     assert largest_difference(start, one) > 0.1  # they have moved

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from zh_embedder.core.errors import (
@@ -6,6 +8,7 @@ from zh_embedder.core.errors import (
     exit_code,
     message_of,
     nearest,
+    nearest_path,
     reject,
     summarise,
     unknown_name,
@@ -41,6 +44,23 @@ def test_only_long_values_are_cut_and_their_length_is_told(length, shown):
 )
 def test_the_nearest_name_is_offered_only_where_one_is_near(name, hint):
     assert nearest(name, POOLINGS) == hint
+
+
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("in/corups.jsonl", "; did you mean 'in/corpus.jsonl'?"),
+        ("in/corpus.json", "; did you mean 'in/corpus.jsonl'?"),
+        ("in/nofile.jsonl", ""),  # only its suffix is like that of field.jsonl
+        ("none/corpus.jsonl", ""),
+    ],
+)
+def test_a_missing_file_is_told_the_nearest_path_as_it_would_be_typed(tmp_path, monkeypatch, missing, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("corpus.jsonl", "field.jsonl"):
+        (tmp_path / "in" / name).touch()
+    assert nearest_path(Path(missing)) == hint
 
 
 def test_an_unknown_name_shows_the_nearest_and_all_known_names_in_order():

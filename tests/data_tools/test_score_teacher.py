@@ -294,7 +294,7 @@ def test_two_ranks_of_which_one_was_killed_write_what_one_process_does(tmp_path,
         patched.setattr(pipeline, "start_ranks", lambda: 1)
         main(two[2:])
     assert file_of_rank(kept, 1).is_file()
-    assert f"takes over {sum(calls[:2])} scores" in finish(start([*forked(2), *two], tmp_path))
+    assert f"{sum(calls[:2])} scores kept" in finish(start([*forked(2), *two], tmp_path))
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     assert sorted(p.name for p in tmp_path.glob("two*")) == ["two.jsonl", "two.jsonl.scores.sqlite"]
 

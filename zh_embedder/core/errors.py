@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 MAX_SHOWN = 20
 
@@ -44,10 +45,26 @@ def reject(where: str, got: object, expected: str) -> UserError:
     return UserError(f"{where}: got {shown}, expected {expected}")
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like a name; None where none is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the closest known name, or an empty string."""
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = closest(name, known)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def nearest_path(path: Path) -> str:
+    """Return `; did you mean 'folder/x'?` for what lies where a missing path should, or an empty string.
+
+    Names are compared without their suffixes, which make any two files of one kind alike.
+    """
+    stems = {name: name.partition(".")[0] or name for name in sorted(p.name for p in path.parent.glob("*"))}
+    stem = closest(path.name.partition(".")[0] or path.name, stems.values())
+    name = closest(path.name, [name for name in stems if stems[name] == stem])
+    return "" if name is None else f"; did you mean {str(path.with_name(name))!r}?"
 
 
 def unknown_name(where: str, name: str, known: Iterable[str]) -> UserError:
