@@ -50,7 +50,7 @@ TABLE: dict[str, dict[str, Command]] = {
     },
     "measure": {
         "evaluate": Command(
-            "measure retrieval of one or more models on BEIR folders",
+            "compare models on retrieval, reranking, similarity, pairs, classification and clustering",
             "base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
             "zh_embedder.commands.evaluate",
         ),

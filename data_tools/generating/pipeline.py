@@ -169,7 +169,7 @@ def judge(requests: Sequence[Request], ledger: Ledger, limits: FilterLimits, ran
 def say_silent(requests: Sequence[Request], ledger: Ledger) -> None:
     """Say which passages got no queries, and why."""
     own = {request.key for request in requests}
-    for state, why in ((REFUSED, "were refused by the endpoint"), (GARBAGE, "got answers without queries")):
+    for state, why in ((REFUSED, "refused by the endpoint"), (GARBAGE, "answered without queries")):
         entries = [entry for key, entry in ledger.entries.items() if key in own and entry.state == state]
         if entries:
             said = f"{entries[0].passage}: {entries[0].text[:200]}"

@@ -13,6 +13,7 @@ from zh_embedder.core.errors import (
     summarise,
     unknown_name,
 )
+from zh_embedder.core.runtime import run_ranked
 
 POOLINGS = ("cls", "mean", "last_token")
 
@@ -107,3 +108,17 @@ def test_a_commands_exit_code_is_2_for_the_users_mistake_and_0_for_none(capsys):
     assert capsys.readouterr().err == "error: x: got 1, expected 2\n"
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
+
+
+def test_ctrl_c_is_no_traceback(capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    assert exit_code(stopped) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+    assert run_ranked(stopped) == 130
+    assert "stopped: --resume_from_checkpoint True continues" in capsys.readouterr().err
+
+
+def test_one_of_two_chinese_characters_is_near():
+    assert nearest("问提", ["问题", "答案"]) == "; did you mean '问题'?"

@@ -179,7 +179,7 @@ def test_sentence_pairs_keep_their_score_with_or_without_a_header(tmp_path, name
 
 def test_lines_of_two_sentences_and_a_score_are_told_from_an_id_with_a_labelled_text(tmp_path):
     assert len(run(tmp_path, write(tmp_path / "a.tsv", "喜欢打篮球\t爱打球\t1\n今天\t明天\t0\n"))) == 2
-    fails(tmp_path, "the format is none that can be told", write(tmp_path / "b.tsv", "7\t爱打球\t1\n8\t明天\t0\n"))
+    fails(tmp_path, "the format cannot be recognised", write(tmp_path / "b.tsv", "7\t爱打球\t1\n8\t明天\t0\n"))
 
 
 def test_pairs_become_groups_by_a_threshold(tmp_path, caplog):
@@ -468,7 +468,7 @@ def test_several_sources_keep_apart_and_an_id_given_twice_gets_a_number(tmp_path
 
 def test_an_unclear_format_is_asked_for_and_a_wrong_name_gets_the_nearest(tmp_path):
     source = write_lines(tmp_path / "a.jsonl", [{"x": "1"}])
-    fails(tmp_path, "the format is none that can be told, expected --from: squad, beir", source)
+    fails(tmp_path, "the format cannot be recognised, expected --from: squad, beir", source)
     fails(tmp_path, "--from: unknown name 'squat'; did you mean 'squad'", source, "--from", "squat")
     fails(
         tmp_path,
@@ -503,6 +503,17 @@ def test_a_mistake_names_file_line_field_and_the_nearest_column(tmp_path):
     )
     pairs = write(tmp_path / "p.tsv", "甲\t乙\t1\n甲\t乙\t很像\n")
     fails(tmp_path, r"p.tsv:2: score: got '很像', expected a number", pairs, "--from", "pairs")
+    fails(tmp_path, "the file is empty", write(tmp_path / "e.jsonl", ""), "--task", "qa")
+    fails(
+        tmp_path,
+        "--columns: unknown name 'qury'; did you mean 'query'",
+        tmp_path / "a.csv",
+        "--task",
+        "qa",
+        "--columns",
+        "qury=title",
+        "pos=answer",
+    )
     fails(tmp_path, r"no such file: .*aa.csv; did you mean '.*/a.csv'", tmp_path / "aa.csv", "--task", "qa")
     fails(tmp_path, "--task: is missing", write_lines(tmp_path / "f.jsonl", [{"query": "a", "pos": ["b"]}]))
 

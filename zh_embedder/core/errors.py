@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 MAX_SHOWN = 20
+STOPPED = 130  # exit code of a program that was ended by Ctrl-C
 
 
 class UserError(ValueError):
@@ -28,9 +29,12 @@ def message_of(error: Exception) -> str:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do a command's work; returns 0, or 2 for a mistake of the user's, which is said without a traceback."""
+    """Do a command's work; returns 0, 2 for a user's mistake and 130 for Ctrl-C, both told without a traceback."""
     try:
         work()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped\n")
+        return STOPPED
     except (UserError, OSError) as error:
         sys.stderr.write(message_of(error))
         return 2
@@ -47,7 +51,8 @@ def reject(where: str, got: object, expected: str) -> UserError:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like a name; None where none is near."""
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
+    cutoff = 0.6 if name.isascii() else 0.5  # one of two Chinese characters says more than one of two letters
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
