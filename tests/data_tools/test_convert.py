@@ -507,10 +507,7 @@ def test_a_mistake_names_file_line_field_and_the_nearest_column(tmp_path):
     fails(
         tmp_path,
         "--columns: unknown name 'qury'; did you mean 'query'",
-        tmp_path / "a.csv",
-        "--task",
-        "qa",
-        "--columns",
+        *words,
         "qury=title",
         "pos=answer",
     )
