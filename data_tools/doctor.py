@@ -11,7 +11,7 @@ from zh_embedder.cli import call
 
 DETAILS = """\
 One pass over the files; texts are not kept, only hashes of them (220 MB for a million records of 8 keys).
-Exit code: 0 where no error was found, 1 where one was, 2 for a mistake on the command line."""
+Exit code: 0 if no error was found, 1 if one was, 2 for a mistake on the command line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

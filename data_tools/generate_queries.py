@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from data_tools.generating.pipeline import GenerateOptions
 
 DETAILS = """\
-DOCUMENTS are txt, md, html, docx, pdf or JSON Lines (`text`, `title`): files, folders, globs. Passages end at sentence
-ends, repeat some sentences and have their headings in front. The model is any OpenAI-compatible endpoint; its address
-is --base_url or OPENAI_BASE_URL, its key OPENAI_API_KEY, from the environment alone. Every answer is kept in
-OUTPUT.ledger.jsonl at once: if interrupted, out of budget or cut off, rerun the same command, and nothing is asked
-twice. Queries are kept that can be understood alone, repeat nothing and find their passage again; the others are in
+DOCUMENTS are txt, md, html, docx, pdf or JSON Lines (`text`, `title`): files, folders, globs. Passages end with a
+sentence, repeat some sentences of the previous one and begin with their headings. The model is any OpenAI-compatible
+endpoint; its address is --base_url or OPENAI_BASE_URL, its key is read from OPENAI_API_KEY only. Every answer is saved
+in OUTPUT.ledger.jsonl at once: if interrupted, out of budget or cut off, rerun the same command, and nothing is asked
+twice. Queries are kept if they make sense alone, repeat nothing and find their passage again; the others are in
 OUTPUT.refused.jsonl with the reason, and OUTPUT.sample.html shows both. Look first with --dry_run, then with
 --limit 20."""
 

@@ -16,10 +16,10 @@ from zh_embedder.search.bm25 import K1, B
 
 METHODS = ("dense", "bm25", "fused", "random")
 DETAILS = """\
-Candidates come from --corpus, or from all pos and neg of the files (of each task its own), by vectors (dense), BM25,
-both fused by reciprocal ranks, or at random. Of the ranks in --range, --negatives are drawn; refused are known
-positives of the query (in any of the files), near copies of its positives, and what --percent, --margin,
---filter_answers and --cross_encoder refuse. If interrupted, rerun the same command to resume: it gives the same file.
+Candidates come from --corpus, or from all pos and neg of the files (each task has its own), by vectors (dense), BM25,
+both fused by reciprocal ranks, or at random. Of the ranks in --range, --negatives are drawn. Known positives
+of the query (in any of the files), near copies of its positives, and what --percent, --margin, --filter_answers and
+--cross_encoder reject are left out. If interrupted, rerun the same command to resume: it gives the same file.
 Several ranks: `torchrun --nproc_per_node=N -m zh_embedder.cli mine ...`.
 
 The flags of LLM-Embedder (--retrieval_method, --hits, --max_neg_num, --filter_answers) and of FlagEmbedding's hn_mine
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
     add("files", nargs="*", metavar="FILES", help="records with query and pos: files, folders or globs")
-    add("--input_file", nargs="+", default=[], metavar="FILE", help="the same, under hn_mine's name")
+    add("--input_file", nargs="+", default=[], metavar="FILE", help="the same as FILES, as hn_mine spells it")
     add("--output", metavar="FILE", help="file for the records with their new neg (.gz and .zst compress)")
     add("--save_name", metavar="NAME", help="LLM-Embedder's way to name the output: FILE.neg.NAME.jsonl")
     add_finding(parser)
@@ -75,7 +75,7 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--k1", type=float, default=K1, help="BM25: how much repeated words count")
     own.add_argument("--b", type=float, default=B, help="BM25: how strongly long texts are penalised")
     own.add_argument(
-        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range"
+        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
     )
     own.add_argument(
         "--range",
@@ -84,7 +84,7 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
         metavar=("FIRST", "LAST"),
         help="use candidates of ranks FIRST+1 to LAST (default: 10 210)",
     )
-    own.add_argument("--range_for_sampling", metavar="10-210", help="the same, as hn_mine spells it")
+    own.add_argument("--range_for_sampling", metavar="10-210", help="the same as --range, as hn_mine spells it")
     own.add_argument("--hits", type=int, help="use candidates of ranks 1 to N and take the best, as LLM-Embedder does")
 
 
@@ -118,7 +118,12 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--cross_encoder", metavar="MODEL", help="reject keys that this cross-encoder scores above the positive"
     )
-    own.add_argument("--cross_encoder_margin", type=float, default=0.0, help="... above positive - MARGIN")
+    own.add_argument(
+        "--cross_encoder_margin",
+        type=float,
+        default=0.0,
+        help="reject keys that --cross_encoder scores above positive - MARGIN",
+    )
 
 
 def window_of(args: argparse.Namespace) -> tuple[int, int]:

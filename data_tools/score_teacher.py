@@ -19,10 +19,10 @@ REDUCTIONS = ("mean", "sum")
 ENTROPY = 0.5
 DETAILS = """\
 `teacher_scores` are those of pos, then neg (or of history). The teacher is a cross-encoder (any sequence-classification
-model with one label), a language model (how likely are the record's `answers` behind key and query; prompts of tasks in
+model with one label), a language model (how likely the record's `answers` are after key and query; prompts are in
 data_tools/teaching/prompts.yaml), or an embedder. Scores are cached next to the output under the hash of model,
-prompt, query and key: if interrupted, rerun the same command, and nothing is scored twice. At the end a histogram, and
-the --teacher_temperature that makes the targets neither flat nor one-hot.
+prompt, query and key: if interrupted, rerun the same command, and nothing is scored twice. At the end it shows a
+histogram, and the --teacher_temperature that makes the targets neither flat nor one-hot.
 Several ranks: `torchrun --nproc_per_node=N -m zh_embedder.cli score ...`; they share the chunks and give the same file
 as one."""
 
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reduction", default="mean", help="how to combine an answer's tokens: mean or sum")
     add("--max_length", type=int, help="maximum tokens (default: 512; for a language model 2048)")
     add("--tokens_per_batch", type=int, default=8192, help="tokens per batch, including padding")
-    add("--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range")
+    add(
+        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
+    )
     add("--chunk", type=int, default=128, help="records to score and save at a time")
     add("--cache", type=Path, metavar="FILE", help="file for the cache of scores (default: OUTPUT.scores.sqlite)")
     add(

@@ -52,8 +52,8 @@ def test_every_command_has_help_with_an_example(capsys, word):
     assert (code, err) == (0, "")
     shown = " ".join(out.split())
     assert "example:" in shown
+    assert f"usage: zh-embedder {word} " in shown
     if word not in OWN_PARSER:
-        assert f"usage: zh-embedder {word} " in shown
         assert COMMANDS[word].text in shown
         assert f"example: zh-embedder {word} {COMMANDS[word].example}" in shown
 
@@ -175,15 +175,24 @@ def test_help_and_versions_load_nothing_heavy(lines):
     [
         (["evaluat"], "error: zh-embedder: unknown name 'evaluat'; did you mean 'evaluate'? Known: convert, doctor"),
         (["new_base"], "did you mean 'new-base'?"),
-        (["evaluate"], "the following arguments are required: --data"),
-        (["encode", "encoder"], "the following arguments are required: INPUT, --output_dir"),
+        (["evaluate"], "error: --data: is missing; see `zh-embedder evaluate --help`"),
+        (["encode", "encoder"], "error: INPUT, --output_dir: are missing; see"),
         (
             ["encode", "./nowhere", "DEMO", "--output", "out"],
             "error: from_pretrained: got './nowhere', expected a folder",
         ),
         (["encode", "m", "corpus.jsonl", "--output", "out"], "error: INPUT: no such file: corpus.jsonl"),
-        (["export", "encoder"], "the following arguments are required: out"),
-        (["versions", "--nmae"], "unrecognized arguments: --nmae"),
+        (["export", "encoder"], "error: out: is missing; see"),
+        (["versions", "--nmae"], "error: --nmae: unknown flag; see --help"),
+        (["evaluate", "--reprot", "r"], "error: --reprot: unknown flag; did you mean '--report'?"),
+        (
+            ["evaluate", "m", "--data", "d", "--kind", "retreival"],
+            "error: --kind: unknown name 'retreival'; did you mean 'retrieval'? Known: ",
+        ),
+        (["evaluate", "m", "--data", "d", "--k1", "many"], "error: --k1: got 'many', expected a number"),
+        (["evaluate", "m", "--data"], "error: --data: got none, expected at least one value"),
+        (["versions", "a", "b"], "error: unrecognized arguments: b; see `zh-embedder versions --help`"),
+        (["train", "--report", "r.html"], "error: --report: every run that is measured writes OUTPUT_DIR/report.html"),
         (
             ["versions", "zh_llm_embeder"],
             "error: --version: unknown name 'zh_llm_embeder'; did you mean 'zh_llm_embedder'?",
@@ -198,7 +207,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
         ),
         (["train", "--output_dir", "out"], "error: --train_data: is missing"),
         (["pretrain", "--output_dir", "out"], "error: --corpus: is missing"),
-        (["train", "--outptu_dir", "out"], "error: --outptu_dir: unknown flag; did you mean 'output_dir'?"),
+        (["train", "--outptu_dir", "out"], "error: --outptu_dir: unknown flag; did you mean '--output_dir'?"),
     ],
     ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
 )
@@ -209,6 +218,12 @@ def test_a_mistake_is_one_message_and_exit_code_2(capsys, tmp_path, monkeypatch,
     assert message in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_may_be_abbreviated_and_words_after_two_dashes_are_no_flags(capsys):
+    assert run(capsys, "versions", "--instructions", ".", "none")[0] == 0
+    code, _, err = run(capsys, "versions", "--", "--nmae")
+    assert (code, err.startswith("error: --version: unknown name '--nmae'")) == (2, True)
 
 
 def test_a_wrong_metric_is_refused_before_anything_is_encoded(capsys, tiny_bert, monkeypatch):

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from zh_embedder.core.errors import UserError, exit_code, unknown_name
-from zh_embedder.core.options import HelpFormatter
+from zh_embedder.core.options import HelpFormatter, Parser
 
 TOOLS = "data_tools"
 OWN_PARSER = ("train", "pretrain")  # Hugging Face's parser makes their flags: their modules have main(argv)
@@ -50,7 +50,7 @@ TABLE: dict[str, dict[str, Command]] = {
     },
     "measure": {
         "evaluate": Command(
-            "measure retrieval of one or more models on BEIR folders",
+            "compare models on retrieval, reranking, similarity, pairs, classification and clustering",
             "base data/outputs/icl --data data/qa/test data/tool/test --json scores.json",
             "zh_embedder.commands.evaluate",
         ),
@@ -177,7 +177,7 @@ def build_parser(word: str, program: str | None = None) -> argparse.ArgumentPars
     command, module = COMMANDS[word], load(word)
     typed = program or f"zh-embedder {word}"
     details: str = getattr(module, "DETAILS", "")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=typed,
         description="\n\n".join(filter(None, (command.text, details.strip()))),
         epilog=f"example: {typed} {command.example}",
@@ -196,7 +196,7 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
 
     def work() -> None:
         if word in OWN_PARSER:
-            codes.append(load(word).main(argv))
+            codes.append(load(word).main(argv, program=program or f"zh-embedder {word}"))
             return
         args = parse_command(word, build_parser(word, program), argv)
         codes.append(load(word).run(args) or 0)

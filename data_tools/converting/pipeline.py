@@ -13,6 +13,7 @@ from data_tools.converting.format_types import Format, ReadOptions, Record, Sour
 from data_tools.converting.record_cleaning import Finisher, cleaner
 from data_tools.converting.sources import choose_format, choose_shape, choose_task, find_sources
 from data_tools.shared.record_files import as_line, lines_to
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.core.progress import with_bar
@@ -49,7 +50,7 @@ class Tally:
         """Yield what is said: read = in records + dropped, always."""
         inside = f" (of {self.records + self.merged:,} {unit})" if self.merged else ""
         gone = f", {self.dropped.total():,} dropped" if self.dropped else ", nothing dropped"
-        yield f"{name}: {self.read:,} {unit} read, {self.records:,} records{inside}{gone}"
+        yield f"{name}: {self.read:,} {unit} read, {counted(self.records, 'record')}{inside}{gone}"
         for reason, count in self.dropped.most_common():
             yield f"{name}:   dropped {count:,}: {reason}"
         for note, count in self.notes.most_common():
@@ -130,7 +131,7 @@ def convert(options: ConvertOptions) -> int:
         say(tallies)
         if not written:
             raise UserError(f"{options.output}: nothing to write: no record came of {', '.join(options.inputs)[:200]}")
-    logger.info("%s: %s records written", options.output, f"{written:,}")
+    logger.info("%s: %s written", options.output, counted(written, "record"))
     return written
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_tools.converting.format_types import Head, Raw, Record
-from zh_embedder.core.errors import UserError, nearest
+from zh_embedder.core.errors import UserError, nearest_path
 from zh_embedder.data.schema import check_surrogates
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
 
@@ -33,8 +33,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         UserError: it is not there (the nearest name is offered), or the zip holds several files.
     """
     if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UserError(f"no such file: {path}{nearest(path.name, beside)}")
+        raise UserError(f"no such file: {path}{nearest_path(path)}")
     if path.suffix != ".zip":
         with open_bytes(path) as stream:
             yield stream

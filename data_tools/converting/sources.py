@@ -60,8 +60,10 @@ def choose_format(source: Source, name: str | None, encoding: str) -> Format:
             find_encoding(source.path)  # now, so that what it says stands above the progress bar
         return FORMATS[name]
     found = [] if source.is_hub else guesses(head(source.path, encoding))
+    if not source.is_hub and source.path.is_file() and not source.path.stat().st_size:
+        raise UserError(f"{source.spec}: the file is empty")
     if len(found) != 1:
-        seen = f"may be {' or '.join(found)}" if found else "is none that can be told"
+        seen = f"may be {' or '.join(found)}" if found else "cannot be recognised"
         raise UserError(f"{source.spec}: the format {seen}, expected --from: {', '.join(FORMATS)}")
     logger.info("%s: read as %s (--from says otherwise)", source.spec, found[0])
     return FORMATS[found[0]]

@@ -202,6 +202,9 @@ def shape_of(columns: Raw) -> str:
     for shape, needed in SHAPES.items():
         if set(needed) <= columns.keys():
             return shape
+    for name in columns:
+        if name not in FIELDS:
+            raise unknown_name("--columns", name, FIELDS)
     hint = " and ".join(f"{name}=..." for name in SHAPES["groups"])
     raise UserError(
         f"--columns: got {', '.join(columns)}, expected {hint}; or text1, text2 and score; or text and label"

@@ -23,6 +23,7 @@ from data_tools.doctoring.record_checks import (
     DoctorSettings,
     excerpt,
 )
+from zh_embedder.core.counts import counted
 from zh_embedder.losses.teacher_temperature import ENTROPY, entropy_shares, find_temperature
 
 SAMPLE = 2000  # texts of each side, or scored records, that are kept
@@ -163,7 +164,10 @@ def mixture(name: str) -> Callable[[Profile, DoctorSettings], Iterator[Where]]:
 def small_dataset(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """Fewer records than a step takes: they are cycled, and repeats masked."""
     if profile.count < settings.step_batch:
-        yield profile.first, f"task {profile.task}: {profile.count} records, a step takes {settings.step_batch}"
+        yield (
+            profile.first,
+            f"task {profile.task}: {counted(profile.count, 'record')}, a step takes {settings.step_batch}",
+        )
 
 
 def shared_prefix(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:

@@ -14,6 +14,7 @@ from data_tools.doctoring.record_checks import MIN_INSTRUCTION, DoctorSettings
 from data_tools.doctoring.survey import Survey
 from data_tools.doctoring.text_checks import scripts
 from zh_embedder.config.instructions import Version, known_versions, read_version
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import write_json
 
@@ -127,13 +128,17 @@ def examine(options: DoctorOptions) -> bool:
     survey = Survey(options.files, settings, evals).run()
     findings, skipped = survey.findings, not_checked(options)
     lines = [*findings.lines(options.examples), "", *findings.table(), ""]
-    lines += [f"{survey.records:,} records in {len(options.files)} files, {len(survey.profiles)} datasets"]
+    lines += [
+        f"{counted(survey.records, 'record')} in {counted(len(options.files), 'file')}, "
+        f"{counted(len(survey.profiles), 'dataset')}"
+    ]
     lines += [f"not checked: {reason}" for reason in skipped]
     if options.json is not None:
         report = {**findings.as_json(), "records": survey.records, "files": list(map(str, options.files))}
         write_json(options.json, {**report, "not_checked": skipped})
     if options.fix is not None:
         written, changes = write_fixed(survey, options.fix)
-        lines += [f"{options.fix}/{FOLDER}: {written:,} records, {changes:,} changes in {options.fix}/{LEDGER}"]
+        done = counted(written, "record"), counted(changes, "change")
+        lines += [f"{options.fix}/{FOLDER}: {done[0]}, {done[1]} in {options.fix}/{LEDGER}"]
     sys.stdout.write("\n".join(lines) + "\n")
     return not findings.errors

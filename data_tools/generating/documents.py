@@ -14,6 +14,7 @@ from typing import Any
 from data_tools.converting.source_text import find_encoding, opened
 from data_tools.generating.html_blocks import Outline, Page, TextBlock, read_page
 from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, nearest, reject, summarise
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.sources import find_files, kind
@@ -211,7 +212,7 @@ def say_others(folder: Path) -> None:
     others = Counter(kind(p) or "no suffix" for p in folder.rglob("*") if p.is_file() and kind(p) not in SUFFIXES)
     if others:
         found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
-        logger.warning("%s: %d files are of kinds that are not read: %s", folder, others.total(), found)
+        logger.warning("%s: %s of kinds that are not read: %s", folder, counted(others.total(), "file"), found)
 
 
 def read_documents(specs: Sequence[str], *, skip_unreadable: bool = False) -> list[Document]:
@@ -244,7 +245,7 @@ def read_documents(specs: Sequence[str], *, skip_unreadable: bool = False) -> li
     for note, count in notes.items():
         logger.info("left out: %s %s", f"{count:,}", note)
     if empty := [document.name for document in documents if not document.blocks]:
-        logger.warning("%d documents hold no text (scans?): %s", len(empty), ", ".join(empty[:8]))
+        logger.warning("%s without text (scans?): %s", counted(len(empty), "document"), ", ".join(empty[:8]))
     found = [document for document in documents if document.blocks]
     if not found:
         raise UserError(f"DOCUMENTS: no text in {', '.join(specs)[:200]}")

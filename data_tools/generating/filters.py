@@ -10,6 +10,7 @@ from typing import Any
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Written
 from data_tools.mining.false_negatives import trigram_jaccard
+from zh_embedder.core.counts import counted
 from zh_embedder.core.options import at_least
 from zh_embedder.text.words import letters
 
@@ -160,6 +161,6 @@ class Summary:
 
     def lines(self) -> Iterator[str]:
         """Yield what is said."""
-        yield f"{self.written:,} queries written, {self.kept:,} kept"
+        yield f"{counted(self.written, 'query')} written, {self.kept:,} kept"
         for reason, count in self.reasons.most_common():
             yield f"  {count:7,}  {reason}: {MEANING[reason]}"

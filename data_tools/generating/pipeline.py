@@ -28,6 +28,7 @@ from data_tools.generating.requests import Budget, Request, RequestPolicy, answe
 from data_tools.generating.round_trip import load_retriever, ranks_of
 from data_tools.generating.sample_page import write_page
 from data_tools.shared.record_files import write_records
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.core.files import beside_file
 
@@ -96,11 +97,12 @@ def cut_documents(options: GenerateOptions) -> list[Passage]:
     every = [passage for document in documents for passage in cut_into_passages(document, options.size)]
     passages = list({passage.key: passage for passage in reversed(every)}.values())[::-1]
     if again := len(every) - len(passages):
-        logger.info("%s passages repeat an earlier one and are left out", f"{again:,}")
+        logger.info("%s left out: repeated from an earlier one", counted(again, "passage"))
     lengths = sorted(len(passage.body) for passage in passages)
     logger.info(
-        "%s documents, %s passages of %d to %d characters, half of them below %d",
-        f"{len(documents):,}", f"{len(passages):,}", lengths[0], lengths[-1], lengths[len(lengths) // 2] + 1,
+        "%s, %s of %d to %d characters, half of them below %d",
+        counted(len(documents), "document"), counted(len(passages), "passage"),
+        lengths[0], lengths[-1], lengths[len(lengths) // 2] + 1,
     )  # fmt: skip
     return passages
 
@@ -108,13 +110,16 @@ def cut_documents(options: GenerateOptions) -> list[Passage]:
 def write_corpus(path: Path, passages: Sequence[Passage]) -> None:
     """Write all passages."""
     count = write_records(path, ({"id": passage.id, "text": passage.key} for passage in passages))
-    logger.info("%s: %s passages written", path, f"{count:,}")
+    logger.info("%s: %s written", path, counted(count, "passage"))
 
 
 def show(requests: Sequence[Request], count: int) -> None:
     """Show the first request, and how much all of them are."""
     total = sum(characters(request.messages) for request in requests)
-    logger.info("%s requests of %s characters together, for %d queries each", f"{len(requests):,}", f"{total:,}", count)
+    logger.info(
+        "%s of %s together, for %s each",
+        *(counted(len(requests), "request"), counted(total, "character"), counted(count, "query")),
+    )
     for message in requests[0].messages:
         logger.info("%s:\n%s", message["role"], message["content"])
 
@@ -164,13 +169,13 @@ def judge(requests: Sequence[Request], ledger: Ledger, limits: FilterLimits, ran
 def say_silent(requests: Sequence[Request], ledger: Ledger) -> None:
     """Say which passages got no queries, and why."""
     own = {request.key for request in requests}
-    for state, why in ((REFUSED, "were refused by the endpoint"), (GARBAGE, "got answers without queries")):
+    for state, why in ((REFUSED, "refused by the endpoint"), (GARBAGE, "answered without queries")):
         entries = [entry for key, entry in ledger.entries.items() if key in own and entry.state == state]
         if entries:
             said = f"{entries[0].passage}: {entries[0].text[:200]}"
-            logger.warning("%s requests %s (--retry asks again), such as %s", f"{len(entries):,}", why, said)
+            logger.warning("%s %s (--retry asks again), such as %s", counted(len(entries), "request"), why, said)
     if missing := len(own - ledger.entries.keys()):
-        logger.warning("%s requests have no answer yet: the same command goes on", f"{missing:,}")
+        logger.warning("%s without an answer yet: rerun the same command to continue", counted(missing, "request"))
 
 
 def write(output: Path, queries: Sequence[GeneratedQuery], options: GenerateOptions) -> None:
@@ -184,4 +189,4 @@ def write(output: Path, queries: Sequence[GeneratedQuery], options: GenerateOpti
     write_records(output.with_name(f"{output.name}.refused.jsonl"), refused_rows(queries))
     page = write_page(output.name, queries, passages=options.sample, seed=options.seed)
     beside_file(output.with_name(f"{output.name}.sample.html"), page)
-    logger.info("%s: %s records written; look at %s.sample.html", output, f"{count:,}", output)
+    logger.info("%s: %s written; look at %s.sample.html", output, counted(count, "record"), output)

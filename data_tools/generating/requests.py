@@ -14,6 +14,7 @@ from data_tools.generating.endpoint import EndpointSettings, Refused, Reply, Una
 from data_tools.generating.ledger import ANSWERED, GARBAGE, REFUSED, Entry, Ledger, request_key
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Garbage, Message, Prompts, Written, read_answer
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.options import above_zero, at_least
 from zh_embedder.core.progress import Bar
@@ -258,15 +259,15 @@ def ask_all(
         logger.info("%s: %s of the requests are answered already", ledger.path, f"{known:,}")
     if not left:
         return
-    logger.info("asking %s about %s passages", settings.place, f"{len(left):,}")
+    logger.info("asking %s about %s", settings.place, counted(len(left), "passage"))
     run = asyncio.run(ask_these(left, ledger, settings, plan, budget))
     logger.info("spent, earlier starts included: %s", budget.said())
     for said, count in run.failed.most_common(5):
-        logger.warning("not answered, %d times: %s", count, said)
+        logger.warning("not answered, %s: %s", counted(count, "time"), said)
     if run.fatal is not None:
         raise UserError(f"{run.fatal}\n(what was answered is in {ledger.path}; the same command goes on from there)")
     if run.out_of_budget:
-        logger.warning("the budget is used up: %s requests are left unasked", f"{unasked(requests, ledger):,}")
+        logger.warning("the budget is used up: %s left unasked", counted(unasked(requests, ledger), "request"))
 
 
 async def ask_these(

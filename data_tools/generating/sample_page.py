@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from data_tools.generating.filters import MEANING, GeneratedQuery, Summary
 from data_tools.shared.html_page import cells, overview, page
+from zh_embedder.core.counts import counted
 
 
 def write_page(title: str, queries: Sequence[GeneratedQuery], *, passages: int, seed: int) -> str:
@@ -18,7 +19,7 @@ def write_page(title: str, queries: Sequence[GeneratedQuery], *, passages: int, 
         by_passage[query.passage.id].append(query)
     drawn = set(random.Random(seed).sample(sorted(by_passage), min(passages, len(by_passage))))
     summary = Summary.of(queries)
-    said = f"{next(summary.lines())}; a sample of {len(drawn)} passages"
+    said = f"{next(summary.lines())}; a sample of {counted(len(drawn), 'passage')}"
     sections = "".join(section(own) for passage, own in by_passage.items() if passage in drawn)
     return page(title, overview(said, dict(summary.reasons.most_common()), MEANING) + sections)
 

@@ -41,6 +41,7 @@ from data_tools.mining.pools import (
 )
 from data_tools.mining.selection import PairScorer
 from data_tools.shared.ranks import in_turn, start_ranks
+from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file, read_json, write_json
@@ -168,7 +169,7 @@ def start(job: Job) -> None:
             listed = "\n".join(differences)
             raise UserError(f"{job.folder}: holds the work of another run; --overwrite starts anew:\n{listed}")
         done = len(list((job.folder / "blocks").glob("*.jsonl")))
-        logger.info("mine_negatives: goes on where an earlier run stopped: %d blocks of records are done", done)
+        logger.info("mine_negatives: continues where an earlier run stopped: %s done", counted(done, "block"))
     write_json(path, now)
 
 
@@ -233,7 +234,9 @@ def write_pools(job: Job, known: PositiveIndex) -> None:
         if (folder / STARTS).is_file():
             continue
         keys = write_texts(folder, corpus_texts(job.corpus) if job.corpus else texts_of(job.files, task))
-        logger.info("mine_negatives: %d keys to mine from (%s)", keys, "corpus" if job.corpus else f"task {task}")
+        logger.info(
+            "mine_negatives: %s to mine from (%s)", counted(keys, "key"), "corpus" if job.corpus else f"task {task}"
+        )
 
 
 def load_model(job: Job) -> Model | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from data_tools.pairing.pair_kinds import Pair, Recipe, document_pairs
 from data_tools.shared.record_files import write_records
 from data_tools.shared.shingles import Shingles, evaluation_shingles
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import parse_object
@@ -100,7 +101,9 @@ def make_file(
     tasks = Counter(task for _, (task, _, _) in kept)
     dropped = f", {len(sample.kept) - count:,} dropped for the evaluation sets" if forbidden else ""
     by_task = ", ".join(f"{task} {number:,}" for task, number in tasks.most_common())
-    logger.info("%s: %d pairs found, %d drawn%s: %s", path.name, sample.seen, len(sample.kept), dropped, by_task)
+    logger.info(
+        "%s: %s found, %d drawn%s: %s", path.name, counted(sample.seen, "pair"), len(sample.kept), dropped, by_task
+    )
     return count
 
 
@@ -116,5 +119,5 @@ def make_pairs(options: PairOptions) -> int:
         make_file(path, target, options.recipe, seed=options.seed, max_pairs=options.max_pairs, forbidden=forbidden)
         for path, target in targets.items()
     )
-    logger.info("%s: %d pairs", options.folder, total)
+    logger.info("%s: %s", options.folder, counted(total, "pair"))
     return total

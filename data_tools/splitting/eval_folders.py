@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from data_tools.mining.pools import corpus_texts
 from data_tools.shared.record_files import as_line, lines_to, read_records
+from zh_embedder.core.counts import counted
 from zh_embedder.core.hashing import text_hash
 
 logger = logging.getLogger("data_tools.split")
@@ -83,6 +84,8 @@ def write_eval_sets(written: Mapping[str, Sequence[Path]], corpus: Sequence[Path
         folders += [base / str(task) if len(tasks) > 1 else base for task in sorted(tasks, key=str)]
         if left:
             logger.info(
-                "%s: %d records are no queries with positives: they are in the file, not in a BEIR folder", path, left
+                "%s: not in a BEIR folder, without a query with positives: %s",
+                path,
+                counted(left, "record"),
             )
     return folders

@@ -14,6 +14,7 @@ from data_tools.converting.format_types import Record
 from data_tools.converting.record_cleaning import realign
 from data_tools.shared.record_files import as_line, lines_to, read_records
 from data_tools.splitting.census import Census
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.records import short_names
@@ -68,7 +69,7 @@ def write_parts(
                 place.unlink()
                 logger.warning("%s: nothing: the groups of %s are too large for its share", place, path.name)
     if census.positives:
-        logger.info("%d records lost negatives that are positives of another part", cleaned)
+        logger.info("%s lost negatives that are positives of another part", counted(cleaned, "record"))
     return written
 
 

@@ -16,6 +16,7 @@ from data_tools.splitting.census import SLACK, Census, take_census
 from data_tools.splitting.eval_folders import write_eval_sets
 from data_tools.splitting.part_files import check_places, outputs, write_parts
 from data_tools.splitting.proof import prove
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import write_json
 from zh_embedder.data.source_groups import sizes_of
@@ -76,7 +77,7 @@ def split(options: SplitOptions) -> bool:
 
 def describe(census: Census, parts: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
     """Count records and groups of each part and dataset."""
-    counted = {
+    by_part = {
         name: {
             "records": int((parts == number).sum()),
             "groups": len(np.unique(census.groups[parts == number])),
@@ -88,12 +89,12 @@ def describe(census: Census, parts: NDArray[np.int64], names: Sequence[str]) -> 
         for number, name in enumerate(names)
     }
     largest = max(sizes_of(census.groups).values())
-    return {"parts": counted, "largest_group": largest}
+    return {"parts": by_part, "largest_group": largest}
 
 
 def lines_of(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is said of the parts."""
     for name, part in report["parts"].items():
         each = ", ".join(f"{dataset} {count:,}" for dataset, count in part["datasets"].items())
-        yield f"{name}: {part['records']:,} records in {part['groups']:,} groups ({each})"
+        yield f"{name}: {counted(part['records'], 'record')} in {counted(part['groups'], 'group')} ({each})"
     yield f"the largest group of records that belong together: {report['largest_group']:,}"

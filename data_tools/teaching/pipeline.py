@@ -16,6 +16,7 @@ from data_tools.shared.record_files import read_records, write_records
 from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
 from data_tools.teaching.score_summary import advice, histogram
 from data_tools.teaching.teachers import TEACHERS, Item, Teacher, TeacherSettings
+from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import model_hash, sha256_of, text_hash
@@ -166,7 +167,7 @@ def take_over(kept: Path) -> None:
     """Make the cache, with what ranks that were killed have left."""
     Cache(kept).close()
     if left := take_in(kept):
-        logger.info("score_teacher: takes over %d scores that an earlier run's ranks have left", left)
+        logger.info("score_teacher: %s kept from the ranks of an earlier run", counted(left, "score"))
 
 
 def finish(files: Sequence[Path], kept: Path, teacher: Teacher, identity: str, options: ScoreOptions) -> None:
@@ -176,7 +177,7 @@ def finish(files: Sequence[Path], kept: Path, teacher: Teacher, identity: str, o
     with closing(Cache(kept)) as cache:
         rows = (row for path in files for row in read_records(path))
         records = write_records(options.output, watched(scored(rows, teacher, identity, cache, options), sample))
-    logger.info("score_teacher: %d records in %s", records, options.output)
+    logger.info("score_teacher: %s in %s", counted(records, "record"), options.output)
     if sample:
         logger.info("score_teacher: scores\n%s", histogram([score for own in sample for score in own]))
         logger.info("score_teacher: %s", advice(sample, options.teacher_entropy))

@@ -323,8 +323,8 @@ RANGE = [scored(0.9, 0.1, 0.0), scored(0.3, 0.2, 0.1), scored(0.8, 0.8, 0.7)]
     ("settings", "kept", "notes"),
     [
         ({}, [0, 1, 2], ()),
-        ({"teacher_scores_min": 0.5}, [0, 2], ("1 records left out by teacher_scores_min 0.5, margin None",)),
-        ({"teacher_scores_margin": 0.15}, [0, 1], ("1 records left out by teacher_scores_min None, margin 0.15",)),
+        ({"teacher_scores_min": 0.5}, [0, 2], ("1 record left out by teacher_scores_min 0.5, margin None",)),
+        ({"teacher_scores_margin": 0.15}, [0, 1], ("1 record left out by teacher_scores_min None, margin 0.15",)),
         (
             {"teacher_scores_min": 0.5, "teacher_scores_margin": 0.15},
             [0],
@@ -361,8 +361,8 @@ def test_a_sample_is_drawn_with_the_data_seed(dataset):
 def test_both_filters_are_noted(dataset):
     found = plan_one(dataset(*RANGE), teacher_scores_min=0.5, max_sample_num=1)
     assert found.notes == (
-        "1 records left out by teacher_scores_min 0.5, margin None",
-        "1 records dropped by max_sample_num 1",
+        "1 record left out by teacher_scores_min 0.5, margin None",
+        "1 record dropped by max_sample_num 1",
     )
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from zh_embedder.core.errors import (
@@ -6,10 +8,12 @@ from zh_embedder.core.errors import (
     exit_code,
     message_of,
     nearest,
+    nearest_path,
     reject,
     summarise,
     unknown_name,
 )
+from zh_embedder.core.runtime import run_ranked
 
 POOLINGS = ("cls", "mean", "last_token")
 
@@ -41,6 +45,23 @@ def test_only_long_values_are_cut_and_their_length_is_told(length, shown):
 )
 def test_the_nearest_name_is_offered_only_where_one_is_near(name, hint):
     assert nearest(name, POOLINGS) == hint
+
+
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("in/corups.jsonl", "; did you mean 'in/corpus.jsonl'?"),
+        ("in/corpus.json", "; did you mean 'in/corpus.jsonl'?"),
+        ("in/nofile.jsonl", ""),  # only its suffix is like that of field.jsonl
+        ("none/corpus.jsonl", ""),
+    ],
+)
+def test_a_missing_file_is_told_the_nearest_path_as_it_would_be_typed(tmp_path, monkeypatch, missing, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("corpus.jsonl", "field.jsonl"):
+        (tmp_path / "in" / name).touch()
+    assert nearest_path(Path(missing)) == hint
 
 
 def test_an_unknown_name_shows_the_nearest_and_all_known_names_in_order():
@@ -87,3 +108,17 @@ def test_a_commands_exit_code_is_2_for_the_users_mistake_and_0_for_none(capsys):
     assert capsys.readouterr().err == "error: x: got 1, expected 2\n"
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
+
+
+def test_ctrl_c_is_no_traceback(capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    assert exit_code(stopped) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+    assert run_ranked(stopped) == 130
+    assert "stopped: --resume_from_checkpoint True continues" in capsys.readouterr().err
+
+
+def test_one_of_two_chinese_characters_is_near():
+    assert nearest("问提", ["问题", "答案"]) == "; did you mean '问题'?"

@@ -137,7 +137,7 @@ def test_a_path_below_the_home_folder_is_found(tree, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "data_root", "expected"),
     [
-        ("data/bb.jsonl", None, "--train_data: no such file: data/bb.jsonl; did you mean 'b.jsonl'?"),
+        ("data/bb.jsonl", None, "--train_data: no such file: data/bb.jsonl; did you mean 'data/b.jsonl'?"),
         ("data/*.csv", None, "--train_data: no such file: data/*.csv"),
         ("nowhere/a.jsonl", None, "--train_data: no such file: nowhere/a.jsonl"),
         ("data/folder.jsonl", None, "--train_data: no .jsonl or .json file (plain, .gz or .zst) in folder data/folder"),

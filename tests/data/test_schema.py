@@ -1,6 +1,8 @@
 """Every line of a training file becomes the row that its format means, or a message that names the field."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -177,9 +179,13 @@ def test_history_scores_are_counted_against_the_history():
     [
         (
             {"qurey": "问", "pos": ["答"]},
-            "query: is missing; did you mean 'qurey'? found 'qurey', 'pos', expected query,",
+            "query: is missing, but 'qurey' is there; did you mean 'query'? found 'qurey', 'pos', expected query,",
         ),
-        ({"query": "问", "positive": ["答"]}, "pos: is missing; found 'query', 'positive', expected query, pos,"),
+        (
+            {"query": "问", "positive": ["答"]},
+            "pos: is missing, but 'positive' is there; did you mean 'pos'? found 'query', 'positive', expected query,",
+        ),
+        ({"query": "问", "answer": ["答"]}, "pos: is missing; found 'query', 'answer', expected query, pos,"),
         ({}, "query: is missing; found an empty object"),
         ({"text": "问", "task": "qa"}, "query: is missing; found 'text', 'task'"),
         ({"text1": "甲", "score": 1}, "text2: is missing; found 'text1', 'score'"),
@@ -219,3 +225,12 @@ def test_a_message_stays_short_however_long_the_value_is():
     assert message.startswith("pos: got '很很很")
     assert "(10002 characters)" in message  # two of them are the quotes
     assert len(message) < 300
+
+
+def test_the_expected_fields_are_those_of_the_page():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text("utf-8")
+    table = page.partition("| field | meaning |")[2].partition("\n\n")[0]
+    named = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert {"query", "group", "id", "answers"} <= named
+    expected = refused({"query": "问"}).partition("expected ")[2].split(", ")
+    assert named - set(expected) == set()

@@ -84,7 +84,7 @@ def test_files_are_found_as_training_finds_them_and_plain_texts_too(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("in/corups.jsonl", "INPUT: no such file: in/corups.jsonl; did you mean 'corpus.jsonl'?"),
+        ("in/corups.jsonl", "INPUT: no such file: in/corups.jsonl; did you mean 'in/corpus.jsonl'?"),
         ("in/table.tsv", r"INPUT: got 'in/table.tsv', expected a .jsonl, .json or .txt file, plain, .gz or .zst"),
         ("empty", "INPUT: no .jsonl or .json or .txt file (plain, .gz or .zst) in folder empty"),
     ],

@@ -325,7 +325,8 @@ def test_always_makes_them_and_never_does_not(choose, tmp_path):
     assert choose("never") == ([False], "tokens: made in the loader (--token_cache never)")
     assert not (tmp_path / "tokens").exists()
     assert choose("always") == ([True], "tokens: made before training, 112 records (--token_cache always)")
-    assert choose("auto") == ([True], "tokens: read from the cache")
+    said = f"tokens: read from the cache of earlier runs, {tmp_path / 'tokens'} (--token_cache never makes them anew)"
+    assert choose("auto") == ([True], said)
     assert choose("never")[0] == [False]  # though they are there
 
 

@@ -77,7 +77,7 @@ def test_a_question_finds_its_passage_and_what_is_dropped_is_counted_by_reason(t
             "task": "qa",
         }
     ]
-    assert "drcd: 3 questions read, 1 records, 2 dropped" in caplog.text
+    assert "drcd: 3 questions read, 1 record, 2 dropped" in caplog.text
     assert "dropped 1: the passage holds no answer (is_impossible)" in caplog.text
     assert "dropped 1: query is empty" in caplog.text
     assert "read as squad" in caplog.text
@@ -179,7 +179,7 @@ def test_sentence_pairs_keep_their_score_with_or_without_a_header(tmp_path, name
 
 def test_lines_of_two_sentences_and_a_score_are_told_from_an_id_with_a_labelled_text(tmp_path):
     assert len(run(tmp_path, write(tmp_path / "a.tsv", "喜欢打篮球\t爱打球\t1\n今天\t明天\t0\n"))) == 2
-    fails(tmp_path, "the format is none that can be told", write(tmp_path / "b.tsv", "7\t爱打球\t1\n8\t明天\t0\n"))
+    fails(tmp_path, "the format cannot be recognised", write(tmp_path / "b.tsv", "7\t爱打球\t1\n8\t明天\t0\n"))
 
 
 def test_pairs_become_groups_by_a_threshold(tmp_path, caplog):
@@ -187,7 +187,7 @@ def test_pairs_become_groups_by_a_threshold(tmp_path, caplog):
     source = write(tmp_path / "a.tsv", "甲\t乙\t5\n甲\t丙\t1\n丁\t戊\t2\n")
     (record,) = run(tmp_path, source, "--from", "pairs", "--as", "groups", "--threshold", "4", "--task", "qa")
     assert (record["query"], record["pos"], record["neg"]) == ("甲", ["乙"], ["丙"])
-    assert "3 pairs read, 1 records (of 2 pairs), 1 dropped" in caplog.text
+    assert "3 pairs read, 1 record (of 2 pairs), 1 dropped" in caplog.text
 
 
 OCNLI = [
@@ -210,7 +210,7 @@ def test_a_premise_finds_what_it_entails_and_not_what_contradicts_it(tmp_path, c
         "group": "ocnli-p1",
         "task": "nli",
     }
-    assert "5 pairs read, 1 records (of 2 pairs), 3 dropped" in caplog.text
+    assert "5 pairs read, 1 record (of 2 pairs), 3 dropped" in caplog.text
     for reason in ("no gold label", "neutral: neither positive nor negative", "its premise entails nothing"):
         assert f"dropped 1: {reason}" in caplog.text
 
@@ -275,7 +275,7 @@ def test_earlier_turns_and_the_question_find_the_fact_that_the_reply_repeats(tmp
     assert record["query"] == "B:看过。\nA:谁导演的？"
     assert record["pos"] == ["片 导演：王小明、李雷"]
     assert (record["answers"], record["group"], record["task"]) == (["王小明导演的。"], "film-0", "convsearch")
-    assert "5 turns read, 1 records, 4 dropped" in caplog.text
+    assert "5 turns read, 1 record, 4 dropped" in caplog.text
     assert "dropped 1: the reply repeats none of its facts" in caplog.text
     first, second = run(tmp_path, source, "--facts", "all")
     assert first["query"].startswith("A:看过片吗？\n")
@@ -468,7 +468,7 @@ def test_several_sources_keep_apart_and_an_id_given_twice_gets_a_number(tmp_path
 
 def test_an_unclear_format_is_asked_for_and_a_wrong_name_gets_the_nearest(tmp_path):
     source = write_lines(tmp_path / "a.jsonl", [{"x": "1"}])
-    fails(tmp_path, "the format is none that can be told, expected --from: " + ", ".join(FORMATS), source)
+    fails(tmp_path, "the format cannot be recognised, expected --from: " + ", ".join(FORMATS), source)
     fails(tmp_path, "--from: unknown name 'squat'; did you mean 'squad'", source, "--from", "squat")
     fails(
         tmp_path,
@@ -503,7 +503,15 @@ def test_a_mistake_names_file_line_field_and_the_nearest_column(tmp_path):
     )
     pairs = write(tmp_path / "p.tsv", "甲\t乙\t1\n甲\t乙\t很像\n")
     fails(tmp_path, r"p.tsv:2: score: got '很像', expected a number", pairs, "--from", "pairs")
-    fails(tmp_path, r"no such file: .*b.csv; did you mean 'a.csv'", tmp_path / "b.csv", "--task", "qa")
+    fails(tmp_path, "the file is empty", write(tmp_path / "e.jsonl", ""), "--task", "qa")
+    fails(
+        tmp_path,
+        "--columns: unknown name 'qury'; did you mean 'query'",
+        *words,
+        "qury=title",
+        "pos=answer",
+    )
+    fails(tmp_path, r"no such file: .*aa.csv; did you mean '.*/a.csv'", tmp_path / "aa.csv", "--task", "qa")
     fails(tmp_path, "--task: is missing", write_lines(tmp_path / "f.jsonl", [{"query": "a", "pos": ["b"]}]))
 
 

@@ -77,7 +77,7 @@ def test_clean_records_give_no_finding_and_exit_code_0(tmp_path, capsys):
     assert examine(tmp_path, clean(teacher_scores=scores), "--train_group_size", "4") == ([], 0)
     out = capsys.readouterr().out
     assert "nothing found" in out
-    assert "40 records in 1 files, 1 datasets" in out
+    assert "40 records in 1 file, 1 dataset" in out
     assert "not checked: leaks" in out
 
 

@@ -190,7 +190,7 @@ def test_files_are_named_below_their_folder_and_other_kinds_are_said(tmp_path, c
     written(tmp_path / "docs" / "X.TXT", "乙。")
     written(tmp_path / "docs" / "old.doc", "x")
     assert [document.name for document in read_documents([str(tmp_path / "docs")])] == ["X.TXT", "b/x.md"]
-    assert "1 files are of kinds that are not read: 1 .doc" in caplog.text
+    assert "1 file of kinds that are not read: 1 .doc" in caplog.text
 
 
 def test_broken_files_are_all_named_and_may_be_left_out(tmp_path, caplog):
@@ -209,7 +209,7 @@ def test_a_document_without_text_is_said(tmp_path, caplog):
     written(tmp_path / "a.md", "![图](x.png)\n")
     written(tmp_path / "b.md", "甲。")
     assert len(read_documents([str(tmp_path)])) == 1
-    assert "1 documents hold no text (scans?): a.md" in caplog.text
+    assert "1 document without text (scans?): a.md" in caplog.text
     with pytest.raises(UserError, match="no text in"):
         read_documents([str(tmp_path / "a.md")])
 

@@ -236,7 +236,7 @@ def test_a_refused_request_is_said_and_not_asked_again_unless_wished(docs, capsy
         output = generate(docs, server.url, "--concurrency", "1")
         assert len(rows(output)) == len(EXPECTED) - 2
         printed = capsys.readouterr().err
-        assert "1 requests were refused by the endpoint (--retry asks again)" in printed
+        assert "1 request refused by the endpoint (--retry asks again)" in printed
         assert "data inspection failed" in printed
         generate(docs, server.url)
         assert len(server.requests) == len(CITIES)
@@ -254,7 +254,7 @@ def test_garbage_is_asked_for_again_so_often_then_kept_and_said(docs, capsys):
     assert rows(output) == [{**r, "id": f"q-{n}"} for n, r in enumerate(EXPECTED[2:], start=1)]
     (entry,) = [entry for entry in ledger_of(output) if entry["state"] == "garbage"]
     assert (entry["text"], entry["prompt_tokens"], entry["completion_tokens"]) == ("我不知道", 200, 20)
-    assert "1 requests got answers without queries" in capsys.readouterr().err
+    assert "1 request answered without queries" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("trouble", ["500", "400:no:wrong field"])
@@ -343,7 +343,7 @@ def test_the_budget_is_never_passed_and_more_of_it_goes_on(docs, capsys, usage, 
             max(sum(len(message["content"].encode()) for message in own["messages"]) for own in server.requests) + 164
         )
         assert most_tokens - most < spent(output) <= most_tokens  # what is left would not have been enough for certain
-        assert f"{len(CITIES) - asked} requests are left unasked" in capsys.readouterr().err
+        assert f"{len(CITIES) - asked} requests left unasked" in capsys.readouterr().err
         generate(docs, server.url, *limit, str(most_tokens))
         assert len(server.requests) == asked
         assert rows(generate(docs, server.url, *limit, "100000")) == EXPECTED

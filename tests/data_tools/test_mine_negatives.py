@@ -308,7 +308,7 @@ def test_killed_in_the_middle_and_started_again_gives_the_same_file(tmp_path, ti
     done = len(list(blocks.glob("*.jsonl")))
     assert 8 <= done < 72
     said = finish(start(again_words, tmp_path))
-    assert "goes on where an earlier run stopped" in said
+    assert "continues where an earlier run stopped" in said
     assert again.read_bytes() == whole.read_bytes()
     assert not blocks.exists()
 

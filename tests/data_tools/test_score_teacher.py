@@ -47,6 +47,10 @@ def test_the_flag_names_every_teacher():
     assert set(METHODS) == set(TEACHERS)  # listed twice, so that `--help` imports no model
 
 
+class Killed(BaseException):
+    """What ends a command without a word."""
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_bert):
     from transformers import AutoTokenizer
@@ -213,11 +217,11 @@ def test_a_run_that_breaks_goes_on_where_it_stopped_and_gives_the_same_file(tmp_
     def breaks(self, items):
         calls.append([item.query for item in items])
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            raise Killed
         return real(self, items)
 
     monkeypatch.setattr(teachers.Embedder, "scores", breaks)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         score(tmp_path, tiny_bert, "--method", "embedder", "--chunk", "2", rows=rows)
     assert not (tmp_path / "out.jsonl").exists()
     assert score(tmp_path, tiny_bert, "--method", "embedder", "--chunk", "2", rows=rows) == whole
@@ -297,17 +301,17 @@ def test_two_ranks_of_which_one_was_killed_write_what_one_process_does(tmp_path,
     def dies(self, items):
         calls.append(len(items))
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            raise Killed
         return real(self, items)
 
     Cache(kept).close()
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(teachers.Embedder, "scores", dies)
         patched.setattr(pipeline, "world", lambda: (1, 2))
         patched.setattr(pipeline, "start_ranks", lambda: 1)
         main(two[2:])
     assert file_of_rank(kept, 1).is_file()
-    assert f"takes over {sum(calls[:2])} scores" in finish(start([*forked(2), *two], tmp_path))
+    assert f"{sum(calls[:2])} scores kept" in finish(start([*forked(2), *two], tmp_path))
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     assert sorted(p.name for p in tmp_path.glob("two*")) == ["two.jsonl", "two.jsonl.scores.sqlite"]
 

@@ -173,7 +173,10 @@ def test_the_task_is_the_lines_unless_it_is_said(tmp_path, lines):
         ([{"qeury": "好", "pos": ["答"]}], ":1: got the fields qeury, pos; did you mean 'query'?, expected"),
         ([{"query": "好", "pos_index": [1]}], "its rows are those of a corpus: name it with --corpus, expected"),
         ([{}], ":1: got the fields none, expected"),
-        ([{"text1": "甲", "txt2": "乙", "score": 1}], ":1: text2: is missing; did you mean 'txt2'?"),
+        (
+            [{"text1": "甲", "txt2": "乙", "score": 1}],
+            ":1: text2: is missing, but 'txt2' is there; did you mean 'text2'?",
+        ),
         ([*PAIRS, {"text1": "甲", "text2": "乙"}], ":3: score: is missing, expected a number"),
         ([*PAIRS, {"text1": "甲", "text2": "乙", "score": "1"}], ":3: score: got '1', expected a finite number"),
         ([*PAIRS, *LABELS], ":3: text1: is missing"),

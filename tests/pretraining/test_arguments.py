@@ -68,7 +68,7 @@ def test_a_batch_size_is_so_many_windows_of_tokens():
         (LEAST[2:], "--output_dir: is missing"),
         ([*LEAST[:2], *LEAST[4:]], "--corpus: is missing"),
         (LEAST[:4], "--query_encoder: is missing, expected a base to continue from, or --from_scratch"),
-        ([*LEAST, "--mlm_probabilty", "0.2"], "--mlm_probabilty: unknown flag; did you mean 'mlm_probability'?"),
+        ([*LEAST, "--mlm_probabilty", "0.2"], "--mlm_probabilty: unknown flag; did you mean '--mlm_probability'?"),
         ([*LEAST, "--mlm_probability", "0"], "--mlm_probability: got 0.0, expected a share between 0 and 1"),
         ([*LEAST, "--mlm_probability", "15"], "--mlm_probability: got 15.0"),
         ([*LEAST, "--decoder_mlm_probability", "1"], "--decoder_mlm_probability: got 1.0"),

@@ -79,7 +79,7 @@ def test_files_folders_and_globs_are_found_and_other_kinds_refused(tmp_path):
     assert [path.name for path in find_corpus([str(tmp_path / "*.txt"), str(tmp_path / "a.jsonl")])] == names[1::-1]
     with pytest.raises(UserError, match=r"--corpus: got '.*d.csv', expected a .jsonl, .json or .txt file"):
         find_corpus([str(tmp_path / "d.csv")])
-    with pytest.raises(UserError, match=r"--corpus: no such file.*did you mean 'a.jsonl'"):
+    with pytest.raises(UserError, match=r"--corpus: no such file.*did you mean '.*/a.jsonl'"):
         find_corpus([str(tmp_path / "aa.jsonl")])
 
 
@@ -125,7 +125,7 @@ def test_a_file_without_text_is_refused_and_documents_without_are_counted(tokeni
     with caplog.at_level(logging.INFO):
         windows = read(some, tokenizer, tmp_path / "cache")
     assert (windows.counts.documents, windows.counts.empty, windows.counts.unknown) == (2, 1, 1)
-    assert "1 documents without text skipped" in caplog.text
+    assert "1 document without text skipped" in caplog.text
     assert "50.00% of the tokens are unknown" in caplog.text
 
 

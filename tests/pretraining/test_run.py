@@ -157,7 +157,7 @@ def test_two_ranks_give_the_weights_of_one(ground):
     alone = run(*flags(f"one_{objective}", *more), cwd=ground)
     half = flags(f"two_{objective}", *more, "--tokens_per_device", 512)
     together = run(*half, cwd=ground, ranks=2)
-    assert "engine: MaskedLM, 1 ranks" in alone
+    assert "engine: MaskedLM, 1 rank" in alone
     assert "engine: DistributedDataParallel, 2 ranks" in together
     folders = [ground / f"{ranks}_{objective}" for ranks in ("one", "two")]
     start_, one, two = (weights(path) for path in (ground / "base", *(folder / "encoder" for folder in folders)))

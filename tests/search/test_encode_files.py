@@ -251,11 +251,11 @@ def test_a_second_run_keeps_what_is_there_and_makes_what_is_not(capsys, tiny_ber
         Encoder, "encode_tokens", lambda self, ids, *a, **k: encoded.append(len(ids)) or original(self, ids, *a, **k)
     )
     said = encode(capsys, tiny_bert, *inputs, *FP32)
-    assert "3 of 5 shards are there already and are kept" in said
+    assert "kept from an earlier run: 3 of 5 shards" in said
     assert encoded == [10, 10]
     assert files() == whole
     said = encode(capsys, tiny_bert, *inputs, *FP32)
-    assert "5 of 5 shards are there already and are kept" in said
+    assert "kept from an earlier run: 5 of 5 shards" in said
     assert encoded == [10, 10]
     assert files() == whole
 
@@ -338,7 +338,7 @@ def test_ranks_in_any_order_write_the_files_of_one(capsys, tiny_bert, inputs, or
         monkeypatch.setenv("RANK", str(rank))
         said = encode(capsys, tiny_bert, *inputs, *FP32, "--overwrite")
         if rank == 0 and number < len(order) - 1:
-            assert "shards are still to come from other ranks" in said
+            assert "; still to come from other ranks: " in said
         if number < len(order) - 1 and len(order) < 6:
             with pytest.raises(UserError, match="missing"):
                 open_vectors("out")
@@ -352,7 +352,7 @@ def test_a_run_can_go_on_with_other_ranks(capsys, tiny_bert, inputs, monkeypatch
     encode(capsys, tiny_bert, *inputs, *FP32)
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.delenv("RANK")
-    assert "2 of 5 shards are there already" in encode(capsys, tiny_bert, *inputs, *FP32)
+    assert "kept from an earlier run: 2 of 5 shards" in encode(capsys, tiny_bert, *inputs, *FP32)
     assert files() == files("alone")
 
 
@@ -385,9 +385,9 @@ def test_a_rank_that_cannot_be_is_refused(rank, ranks, monkeypatch):
         ),
         (("--prompt", "", "--field", "body"), "error: a.jsonl:1: body: is missing; found 'id', 'text'"),
         (("--shard_size", "0"), "--shard_size: got 0, expected 1 or more"),
-        (("--max_length", "many"), "argument --max_length: invalid positive value: 'many'"),
-        (("--side", "passage"), "argument --side: invalid choice: 'passage'"),
-        (("--format", "pt"), "argument --format: invalid choice: 'pt'"),
+        (("--max_length", "many"), "error: --max_length: got 'many', expected a whole number above 0"),
+        (("--side", "passage"), "error: --side: unknown name 'passage'"),
+        (("--format", "pt"), "error: --format: unknown name 'pt'"),
     ],
     ids=str,
 )

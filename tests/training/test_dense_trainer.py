@@ -61,7 +61,7 @@ def test_prepared_tokens_change_nothing(tiny_bert, folder, capfd):
     assert never == always == auto  # over the end of the first epoch
     said = capfd.readouterr().err
     assert "tokens: made before training, 120 records (--token_cache always)" in said
-    assert "tokens: read from the cache" in said
+    assert "tokens: read from the cache of earlier runs, " in said
     assert len(list((folder / "cache" / "tokens").iterdir())) == 2
 
 

@@ -61,5 +61,5 @@ def cannot_load(flag: str, name: str, error: Exception) -> str:
         "  - behind a mirror? `export HF_ENDPOINT=https://...`\n"
         "  - downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (--model_cache_dir, or HF_HOME)\n"
         "  - private? `export HF_TOKEN=...`\n"
-        f"  - nothing at hand? {flag} nano-zh is a small base that comes with this package"
+        f"  - no model at hand? nano-zh, a small base that comes with this package, can be named instead of {name}"
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.bases.charsmap import charsmap
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside
 from zh_embedder.data.text_files import spread
@@ -114,7 +115,9 @@ def count_file(path: Path, normalise: Any, *, documents: int | None, show_progre
     for _, text in spread(path, documents, with_title=True, show_progress=show_progress):
         counts.add(normalise.normalize_str(text), cut)
         taken += 1
-    logger.info("%s: %d texts, %d characters counted", path.name, taken, counts.characters.total())
+    logger.info(
+        "%s: %s, %s counted", path.name, counted(taken, "text"), counted(counts.characters.total(), "character")
+    )
     return counts
 
 

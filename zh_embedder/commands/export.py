@@ -7,7 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import exit_code
+from zh_embedder.core.options import Parser
+from zh_embedder.core.runtime import parse_command
 from zh_embedder.export.sentence_transformers import export
 from zh_embedder.models.folders import encoder_folder, key_folder
 
@@ -31,14 +34,14 @@ def run(args: argparse.Namespace) -> None:
         found = export(source, out, default_task=args.default_task, overwrite=args.overwrite, half=args.half)
         sys.stdout.write(f"exported {out}\n")
         sys.stdout.write(
-            f"parity with sentence-transformers: max |diff| {found.largest:.1e} over {len(found.by_prompt)} prompts\n"
+            f"parity with sentence-transformers: max |diff| {found.largest:.1e} over "
+            f"{counted(len(found.by_prompt), 'prompt')}\n"
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m zh_embedder.export ENCODER OUT`."""
     example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
-    parser = argparse.ArgumentParser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
+    parser = Parser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
     add_arguments(parser)
-    args = parser.parse_args(argv)
-    return exit_code(lambda: run(args))
+    return exit_code(lambda: run(parse_command("export", parser, argv)))

@@ -19,6 +19,7 @@ import numpy as np
 from zh_embedder.commands.evaluate import report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
 from zh_embedder.config.instructions import read_version
+from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed, write_json
@@ -250,7 +251,7 @@ def write(args: Arguments, data: RetrievalSet, run: Run) -> None:
         rows = collate(name, args, data, run, source)
         path = collated(args, data, source, SUFFIXES[name])
         beside_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        logger.info("%s: %s, %d queries%s", name, path, len(rows), UNRULED if name == "collate_neg" else "")
+        logger.info("%s: %s, %s%s", name, path, counted(len(rows), "query"), UNRULED if name == "collate_neg" else "")
 
 
 def collate(name: str, args: Arguments, data: RetrievalSet, run: Run, source: Path) -> Rows:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no_instruction", action="store_true", help="evaluate without instructions")
     parser.add_argument(
-        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto, the fastest without loss of range"
+        "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
     )
     parser.add_argument(
         "--output_dir", default=OUTPUT, metavar="DIR", help="folder for mteb's JSON files", dest="output"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 from zh_embedder.core.errors import reject
@@ -35,18 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="number of layers, including those of the base",
-        dest="layers",
     )
-    add("--num_heads", type=int, default=5, metavar="N", help="number of attention heads", dest="heads")
+    add("--num_heads", type=int, default=5, metavar="N", help="number of attention heads")
     add(
         "--intermediate_size",
         type=int,
         default=768,
         metavar="N",
         help="width of feed-forward layers",
-        dest="intermediate",
     )
-    add("--max_positions", type=int, default=512, metavar="N", help="maximum tokens of a text", dest="positions")
+    add("--max_positions", type=int, default=512, metavar="N", help="maximum tokens of a text")
     add("--seed", type=int, default=0, help="random seed")
 
 
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from zh_embedder.pretraining.static_base import Shape, build, deepen
 
     at_least("passages", args.passages, 1)
-    names = ("hidden_size", "layers", "heads", "intermediate", "positions", "seed")
+    names = [field.name for field in fields(Shape)]
     shape = Shape(**{name: getattr(args, name) for name in names})
     source = Path(encoder_folder(args.source))
     if (source / "config.json").is_file():
@@ -68,4 +67,4 @@ def run(args: argparse.Namespace) -> None:
         raise reject("--corpus", args.corpus, "files to count pieces in, as SOURCE is a tokenizer and no base")
     encoder.save(args.output_dir)
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    logger.info("%s: %d parameters, %d layers of %d", args.output_dir, parameters, shape.layers, encoder.dimension)
+    logger.info("%s: %d parameters, %d layers of %d", args.output_dir, parameters, shape.num_layers, encoder.dimension)

@@ -11,14 +11,22 @@ if TYPE_CHECKING:
     from zh_embedder.config.train import Arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line. Returns the exit code: 2 for a user's mistake, reported without a traceback."""
+def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
+    """Run from a command line.
+
+    Args:
+        argv: its words; those of the process by default.
+        program: what was typed in front of them, for the help.
+
+    Returns:
+        The exit code: 2 for a user's mistake, reported without a traceback.
+    """
 
     def work() -> None:
-        from zh_embedder.config.train import parse
+        from zh_embedder.config.train import PROGRAM, parse
         from zh_embedder.training.run import train
 
-        args = parse(argv)
+        args = parse(argv, program=program or PROGRAM)
         if args.data.train_data:
             train(args)
         else:

@@ -10,7 +10,7 @@ from zh_embedder.core.errors import reject
 DETAILS = """\
 The pieces are the characters of the corpus and of the common character sets, and the most frequent words: Chinese ones
 as jieba cuts them, Latin ones, numbers. A text is cut greedily, the longest piece first; a character that is no piece
-is [UNK] alone. A piece is the same at the start of a run and inside it (no ##). Traditional characters are read as
+becomes [UNK]. A piece is the same at the start of a run and inside it (no ##). Traditional characters are read as
 Simplified ones. Each file of the corpus has the same weight, however large it is."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
 from zh_embedder.config.train import DataArguments, TrainArguments
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SelectionRule
@@ -66,12 +67,14 @@ def filtered(dataset: TaskDataset, settings: _Settings, *, seed: int) -> tuple[T
     low, margin = settings.get("teacher_scores_min"), settings.get("teacher_scores_margin")
     kept = filter_scores(dataset, minimum=low, margin=margin)
     if len(kept) < len(dataset):
-        notes.append(f"{len(dataset) - len(kept)} records left out by teacher_scores_min {low}, margin {margin}")
+        notes.append(
+            f"{counted(len(dataset) - len(kept), 'record')} left out by teacher_scores_min {low}, margin {margin}"
+        )
     if not len(kept):
         raise UserError(f"{dataset.path}: every record is dropped by teacher_scores_min {low} and margin {margin}")
     limited = limit_rows(kept, settings.get("max_sample_num"), seed=seed)
     if len(limited) < len(kept):
-        notes.append(f"{len(kept) - len(limited)} records dropped by max_sample_num {len(limited)}")
+        notes.append(f"{counted(len(kept) - len(limited), 'record')} dropped by max_sample_num {len(limited)}")
     return limited, notes
 
 

@@ -33,6 +33,7 @@ NEEDLESS: Mapping[str, str] = {
 
 # Not supported.
 NOT_YET: Mapping[str, str] = {
+    "report": "every run that is measured writes OUTPUT_DIR/report.html (--eval_data, --validation_share)",
     "only_merge_lora_model": "adapters are merged when saved; use `zh-embedder export RUN OUT` to export an encoder",
     **dict.fromkeys(("ranker", "ranker_method", "ranker_max_length"), "reranker training is not supported yet"),
     **dict.fromkeys(("unified_finetuning", "use_self_distill", "colbert_dim", "self_distill_start_step"),

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.config.published import split_flags, translate
-from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
-from zh_embedder.core.options import AUTO, HelpFormatter, above_zero, at_least, choose, option
+from zh_embedder.core.options import AUTO, HelpFormatter, Parser, above_zero, at_least, choose, option
 from zh_embedder.core.parallel import cores
 from zh_embedder.core.ranks import local_ranks
 from zh_embedder.core.spellings import SPELLINGS
@@ -150,17 +149,17 @@ def settings_json(train: RunArguments, *groups: Any) -> str:
 # ---- parsing --------------------------------------------------------------------------------------------------------
 
 
-class _Parser(HfArgumentParser):
+class RunParser(Parser, HfArgumentParser):
     """transformers' parser, with our one kind of message."""
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(re.sub(r"^argument (--\w+)[^:]*:", r"\1:", message))
+    def __init__(self, classes: Sequence[Any], **options: Any) -> None:
+        HfArgumentParser.__init__(self, list(classes), **options)
 
 
-def make_parser(classes: Sequence[Any], *, prog: str, description: str, example: str) -> HfArgumentParser:
+def make_parser(classes: Sequence[Any], *, prog: str, description: str, example: str) -> RunParser:
     """Build the parser of a command whose flags are the fields of some dataclasses."""
-    return _Parser(
-        list(classes),
+    return RunParser(
+        classes,
         prog=prog,
         description=description,
         epilog=example,
@@ -174,14 +173,6 @@ def asks_for_help(argv: Sequence[str]) -> bool:
     return any(token in ("-h", "--help") for token in argv)
 
 
-def check_names(given: Iterable[str], classes: Sequence[Any]) -> None:
-    """Reject flags that no field has, suggesting the nearest one."""
-    every = [f for cls in classes for f in fields(cls) if f.init]
-    known = {f.name for f in every} | {f"no_{f.name}" for f in every if f.default is True}
-    for name in sorted(set(given) - known):
-        raise UserError(f"--{name}: unknown flag{nearest(name, known) or '; see --help'}")
-
-
 class Flags(NamedTuple):
     """A parsed command line."""
 
@@ -193,8 +184,7 @@ class Flags(NamedTuple):
 def read_flags(
     command: str,
     argv: Sequence[str],
-    parser: HfArgumentParser,
-    classes: Sequence[Any],
+    parser: RunParser,
     defaults: Callable[[Mapping[str, str | None]], Mapping[str, str]],
 ) -> Flags:
     """Read a command line, other spellings included; `--help` shows the flags and ends the process.
@@ -202,8 +192,7 @@ def read_flags(
     Args:
         command: whose other spellings are accepted.
         argv: the words that follow it.
-        parser: of the classes.
-        classes: whose fields are the flags.
+        parser: of the command's flags.
         defaults: of flags that depend on what was typed.
 
     Raises:
@@ -212,7 +201,7 @@ def read_flags(
     if asks_for_help(argv):
         parser.parse_args(["--help"])
     translated = translate(argv, SPELLINGS[command])
-    check_names(translated.given, classes)
+    parser.check_flags(f"--{name}" for name in sorted(translated.given))
     given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
     for name, value in defaults(given).items():
         translated.add(name, value)
@@ -245,7 +234,7 @@ def check_measured(train: RunArguments, *, measured: bool, expected: str) -> Non
             raise UserError(f"{flag}: needs evaluation, expected {expected}")
 
 
-def parse_groups(parser: HfArgumentParser, argv: Sequence[str]) -> tuple[Any, ...]:
+def parse_groups(parser: RunParser, argv: Sequence[str]) -> tuple[Any, ...]:
     """Parse flags into the parser's dataclasses.
 
     Raises:

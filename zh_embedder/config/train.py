@@ -31,10 +31,11 @@ from zh_embedder.losses.teacher_temperature import ENTROPY
 from zh_embedder.text.prefix import as_prefix
 
 if TYPE_CHECKING:
-    from transformers import HfArgumentParser
+    from zh_embedder.config.run import RunParser
 
 TOKEN_CACHE = (AUTO, "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
+PROGRAM = "run_dense.py"
 EXAMPLE = """example:
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/icl \\
     --train_data llm-embedder:train.jsonl --data_root data \\
@@ -189,26 +190,24 @@ class Arguments:
 CLASSES = (DataArguments, ModelArguments, TrainArguments, EvalArguments)
 
 
-def parser() -> HfArgumentParser:
+def parser(program: str = PROGRAM) -> RunParser:
     """Build the parser of run_dense.py."""
     return make_parser(
         CLASSES,
-        prog="run_dense.py",
+        prog=program,
         description="Train a Chinese embedder on the records of many tasks.",
         example=EXAMPLE,
     )
 
 
-def parse(argv: Sequence[str] | None = None) -> Arguments:
+def parse(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> Arguments:
     """Parse a command line, other spellings included.
 
     Raises:
         UserError: an unknown flag (with the nearest known one), a wrong value, or a combination that cannot work.
     """
     words = sys.argv[1:] if argv is None else argv
-    (data, model, train, measured), given, translated = read_flags(
-        "train", words, parser(), CLASSES, evaluation_defaults
-    )
+    (data, model, train, measured), given, translated = read_flags("train", words, parser(program), evaluation_defaults)
     notes = [*translated, *train.notes]
     if data.train_data:
         idle = sorted(ALONE & given.keys())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 MAX_SHOWN = 20
+STOPPED = 130  # exit code of a program that was ended by Ctrl-C
 
 
 class UserError(ValueError):
@@ -27,9 +29,12 @@ def message_of(error: Exception) -> str:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do a command's work; returns 0, or 2 for a mistake of the user's, which is said without a traceback."""
+    """Do a command's work; returns 0, 2 for a user's mistake and 130 for Ctrl-C, both told without a traceback."""
     try:
         work()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped\n")
+        return STOPPED
     except (UserError, OSError) as error:
         sys.stderr.write(message_of(error))
         return 2
@@ -44,10 +49,27 @@ def reject(where: str, got: object, expected: str) -> UserError:
     return UserError(f"{where}: got {shown}, expected {expected}")
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like a name; None where none is near."""
+    cutoff = 0.6 if name.isascii() else 0.5  # one of two Chinese characters says more than one of two letters
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the closest known name, or an empty string."""
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = closest(name, known)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def nearest_path(path: Path) -> str:
+    """Return `; did you mean 'folder/x'?` for what lies where a missing path should, or an empty string.
+
+    Names are compared without their suffixes, which make any two files of one kind alike.
+    """
+    stems = {name: name.partition(".")[0] or name for name in sorted(p.name for p in path.parent.glob("*"))}
+    stem = closest(path.name.partition(".")[0] or path.name, stems.values())
+    name = closest(path.name, [name for name in stems if stems[name] == stem])
+    return "" if name is None else f"; did you mean {str(path.with_name(name))!r}?"
 
 
 def unknown_name(where: str, name: str, known: Iterable[str]) -> UserError:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from zh_embedder.core.errors import UserError, message_of
+from zh_embedder.core.errors import STOPPED, UserError, message_of
 from zh_embedder.core.ranks import first_rank
 from zh_embedder.core.spellings import respell
 
@@ -55,7 +55,7 @@ def parse_command(
 
 
 def run_ranked(work: Callable[[], None]) -> int:
-    """Do the work of a command that may be one of many ranks; returns the exit code, as `main` does."""
+    """Do the work of a training command, perhaps as one of many ranks; returns the exit code, as `main` does."""
     start_logging()
     try:
         # Tokenizers that were used before a loader's worker forks would only warn; the workers are the parallelism.
@@ -67,6 +67,12 @@ def run_ranked(work: Callable[[], None]) -> int:
         if first_rank():
             sys.stderr.write(message)
         return 2
+    except KeyboardInterrupt:
+        if first_rank():
+            sys.stderr.write(
+                "\nstopped: --resume_from_checkpoint True continues from the last checkpoint, if there is one\n"
+            )
+        return STOPPED
     finally:
         leave_group()
     return 0

@@ -17,11 +17,10 @@ too and is logged once: "--X is --Y".
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-FLAG = re.compile(r"--([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
+from zh_embedder.core.options import FLAG
 
 OLD_OVERWRITE = {"overwrite_output_dir": "overwrite"}  # transformers before 5
 OLD_DICTIONARY = {"word_dictionary": "user_dict"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.data.record_tables import cache_folder, load_table
 
@@ -261,7 +262,7 @@ def merge_small(datasets: Sequence[TaskDataset], *, small: int, drop: int) -> tu
         name = f"{task or 'no task'}:{Path(folder).name} ({len(group)} small files)" if len(group) > 1 else None
         merged = with_parts(group[0], [part for dataset in group for part in dataset.parts], name=name)
         if len(merged) < drop:
-            notes.append(f"drop_threshold {drop}: {merged.name} dropped, {len(merged)} records")
+            notes.append(f"drop_threshold {drop}: {merged.name} dropped, {counted(len(merged), 'record')}")
             continue
         if len(group) > 1:
             notes.append(f"small_threshold {small}: {merged.name} holds {', '.join(d.name for d in group)}")

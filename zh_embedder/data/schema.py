@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.core.errors import UserError, closest, reject
 
 GROUP, PAIR, LABELLED = "group", "pair", "labelled"
 TEXT_LISTS = ("pos", "neg", "history", "answers")
@@ -30,9 +30,10 @@ GROUP_FIELDS = (
 PAIR_FIELDS = ("text1", "text2", "score", "task")
 LABELLED_FIELDS = ("text", "label", "task")
 CARRIED_FIELDS = ("id", "group", "pos_index", "neg_index", "title")  # part of the format, of no use to training
-KNOWN: dict[tuple[str, ...], frozenset[str]] = {
-    fields: frozenset((*fields, *CARRIED_FIELDS)) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS)
+ACCEPTED: dict[tuple[str, ...], tuple[str, ...]] = {
+    fields: (*fields, *CARRIED_FIELDS) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS)
 }
+KNOWN = {fields: frozenset(accepted) for fields, accepted in ACCEPTED.items()}
 ARRAY = "a JSON array, expected JSON Lines: one object per line (`jq -c '.[]' FILE` makes them)"
 ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group")
 
@@ -115,14 +116,19 @@ def empty_row(kind: str, raw: Mapping[str, Any], where: str) -> Row:
     return {**dict.fromkeys(ROW_FIELDS), "kind": kind, "task": task, "pos": [], "neg": [], "group": group}
 
 
-def need_text(raw: Mapping[str, Any], name: str, where: str, known: Sequence[str]) -> str:
+def need_text(raw: Mapping[str, Any], name: str, where: str, fields: tuple[str, ...]) -> str:
     """Return a required, non-empty string field."""
     if name not in raw:
-        others = [key for key in raw if key not in known]
-        hint = nearest(name, others)
+        meant = misspelt(name, [key for key in raw if key not in KNOWN[fields]])
+        hint = f", but {meant!r} is there; did you mean {name!r}?" if meant else ";"
         found = f"found {', '.join(map(repr, list(raw)[:8]))}" if raw else "found an empty object"
-        raise UserError(f"{where}: {name}: is missing{hint or ';'} {found}, expected {', '.join(known)}")
+        raise UserError(f"{where}: {name}: is missing{hint} {found}, expected {', '.join(ACCEPTED[fields])}")
     return check_text(raw[name], f"{where}: {name}")
+
+
+def misspelt(name: str, others: Sequence[str]) -> str | None:
+    """Return the field that was probably meant to be `name`: a similar name, or the longer word, as `positive`."""
+    return closest(name, others) or next((other for other in others if other.lower().startswith(name)), None)
 
 
 def check_text(value: object, where: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from zh_embedder.core.errors import UserError, nearest
+from zh_embedder.core.errors import UserError, nearest_path
 
 SUFFIXES = (".jsonl", ".json")
 COMPRESSIONS = (".gz", ".zst")
@@ -58,8 +58,7 @@ def find_files(
         else:
             found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
         if not found:
-            beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-            raise UserError(f"{flag}: no such file: {name}{nearest(path.name, beside)}")
+            raise UserError(f"{flag}: no such file: {name}{nearest_path(Path(name))}")
         files.extend(found)
     return files
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
@@ -236,7 +237,7 @@ def with_tokens(
     prepare = False
     if world()[0] == 0:
         missing = [chosen for chosen, path in zip(sets, paths, strict=True) if path is not None and not path.is_file()]
-        prepare, why = decide(missing, collator, choice=choice, able=any(paths))
+        prepare, why = decide(missing, collator, choice=choice, cache=cache if any(paths) else None)
         logger.info("tokens: %s", why)
     prepare = bool(sum_over_ranks(torch.tensor(float(prepare), device=device)).item())
     return tuple(
@@ -245,15 +246,22 @@ def with_tokens(
     )
 
 
-def decide(missing: Sequence[TrainSet], collator: Collator, *, choice: str, able: bool) -> tuple[bool, str]:
-    """Decide whether to tokenise the `missing` datasets now, and say why; `able`: the tokens of some can be kept."""
+def decide(missing: Sequence[TrainSet], collator: Collator, *, choice: str, cache: Path | None) -> tuple[bool, str]:
+    """Decide whether to tokenise the `missing` datasets now, and say why.
+
+    Args:
+        missing: datasets that are not in the cache.
+        collator: makes tokens of them.
+        choice: auto, always or never.
+        cache: its folder; None where no dataset's tokens can be kept.
+    """
     if choice == "never":
         return False, "made in the loader (--token_cache never)"
-    if not able:
+    if cache is None:
         return False, "made in the loader: texts are shuffled each epoch, or the tokenizer is not a fast one"
     if not missing:
-        return True, "read from the cache"
-    records = f"{sum(map(len, missing)):,} records"
+        return True, f"read from the cache of earlier runs, {cache} (--token_cache never makes them anew)"
+    records = counted(sum(map(len, missing)), "record")
     if choice == "always":
         return True, f"made before training, {records} (--token_cache always)"
     seconds = sum(seconds_to_make(chosen, collator) for chosen in missing)

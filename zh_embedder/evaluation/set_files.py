@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.core.errors import UserError, nearest_path, reject
 from zh_embedder.data.schema import parse_object
 from zh_embedder.data.sources import read_lines
 
@@ -36,8 +36,7 @@ def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) 
             raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where it points to")
         path = (Path(data_root) / name if name != spec and data_root else Path(name)).expanduser()
         if not path.exists():
-            beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-            raise UserError(f"{flag}: no such file or folder: {path}{nearest(path.name, beside)}")
+            raise UserError(f"{flag}: no such file or folder: {path}{nearest_path(path)}")
         found += [path] if path.is_file() or is_set(path) else (sorted(below(path)) or [path])
     return found
 

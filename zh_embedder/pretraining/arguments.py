@@ -15,9 +15,10 @@ from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.pretraining.model import OBJECTIVES
 
 if TYPE_CHECKING:
-    from transformers import HfArgumentParser
+    from zh_embedder.config.run import RunParser
 
 TEXT_DOCUMENTS = ("lines", "paragraphs")
+PROGRAM = "python -m zh_embedder.pretrain"
 EXAMPLE = """example:
   continue pretraining a base on your own texts, before fine-tuning:
     python -m zh_embedder.pretrain --query_encoder BAAI/bge-large-zh-v1.5 --corpus docs.jsonl --output_dir domain
@@ -160,11 +161,11 @@ class PretrainArguments:
 CLASSES = (CorpusArguments, BaseArguments, PretrainRunArguments)
 
 
-def parser() -> HfArgumentParser:
+def parser(program: str = PROGRAM) -> RunParser:
     """Build the parser of the command."""
     return make_parser(
         CLASSES,
-        prog="python -m zh_embedder.pretrain",
+        prog=program,
         description="Pretrain a Chinese encoder on plain text: masked words, or RetroMAE.",
         example=EXAMPLE,
     )
@@ -186,14 +187,14 @@ def evaluation_defaults(given: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in defaults.items() if name not in given}
 
 
-def parse(argv: Sequence[str] | None = None) -> PretrainArguments:
+def parse(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> PretrainArguments:
     """Parse a command line.
 
     Raises:
         UserError: an unknown flag (with the nearest known one), a wrong value, or a combination that cannot work.
     """
     words = sys.argv[1:] if argv is None else argv
-    (corpus, base, train), given, notes = read_flags("pretrain", words, parser(), CLASSES, evaluation_defaults)
+    (corpus, base, train), given, notes = read_flags("pretrain", words, parser(program), evaluation_defaults)
     check_together(corpus, base, train, given)
     if "per_device_train_batch_size" in given:
         windows, length = train.per_device_train_batch_size, corpus.max_seq_length or 512

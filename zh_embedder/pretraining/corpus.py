@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.hashing import hash_of
@@ -286,12 +287,13 @@ def load_corpus(files: Sequence[Path], tokenizer: Any, rule: CorpusRule, *, cach
 def say(windows: Windows) -> None:
     """Say what a file came to."""
     c = windows.counts
-    notes = [f"{c.empty:,} documents without text skipped"] * bool(c.empty)
-    notes += [f"{c.left_out:,} documents left out (--corpus_share)"] * bool(c.left_out)
+    notes = [f"{counted(c.empty, 'document')} without text skipped"] * bool(c.empty)
+    notes += [f"{counted(c.left_out, 'document')} left out (--corpus_share)"] * bool(c.left_out)
     notes += [f"{c.unknown / max(1, c.tokens):.2%} of the tokens are unknown"] * bool(c.unknown)
     logger.info(
-        "corpus: %s: %s documents, %s characters, %s windows of %s tokens%s",
+        "corpus: %s: %s, %s, %s of %s%s",
         windows.path,
-        *(f"{count:,}" for count in (c.documents, c.characters, c.windows, c.tokens)),
+        *(counted(c.documents, "document"), counted(c.characters, "character")),
+        *(counted(c.windows, "window"), counted(c.tokens, "token")),
         "".join(f"; {note}" for note in notes),
     )

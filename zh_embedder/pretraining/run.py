@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
 from zh_embedder.core.ranks import first_rank
 from zh_embedder.training.launch import begin, check_output, clear_output, find_resume, seed_rank
@@ -193,10 +194,11 @@ def describe(args: PretrainArguments, trainer: Pretrainer, resume: Path | None) 
     reason = encoder.why_padded
     words = "whole words" if corpus.whole_word_mask else "tokens"
     lines = [
-        f"{len(trainer.rows):,} windows of {lengths.mean():.0f} tokens on average, {lengths.sum():,} in all; "
-        f"{len(trainer.held_out):,} windows of other documents held out, {trainer.held_out.lengths().sum():,} tokens",
-        f"{len(batches):,} steps an epoch of about {lengths.sum() / len(batches):,.0f} tokens "
-        f"({args.train.world_size} ranks x at most {corpus.tokens_per_device:,})",
+        f"{counted(len(trainer.rows), 'window')} of {lengths.mean():.0f} tokens on average, {lengths.sum():,} in all; "
+        f"{counted(len(trainer.held_out), 'window')} of other documents held out, "
+        f"{counted(int(trainer.held_out.lengths().sum()), 'token')}",
+        f"{counted(len(batches), 'step')} an epoch of about {lengths.sum() / len(batches):,.0f} tokens "
+        f"({counted(args.train.world_size, 'rank')} x at most {corpus.tokens_per_device:,})",
         f"objective {corpus.objective}: {corpus.mlm_probability:.0%} of the tokens are predicted, {words} together"
         + (f"; {corpus.decoder_mlm_probability:.0%} of the text hidden from the decoder" * (model.decoder is not None)),
         f"{total:,} parameters, {encoder.config.num_hidden_layers} layers of {encoder.dimension}; pooling "

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
 from zh_embedder.core.options import at_least
 from zh_embedder.data.text_files import spread
@@ -40,14 +41,20 @@ class Shape:
     """Sizes of a base, and the seed of its random weights."""
 
     hidden_size: int = 320  # of a new base; one that gets layers keeps its own
-    layers: int = 0
-    heads: int = 5
-    intermediate: int = 768
-    positions: int = 512
+    num_layers: int = 0
+    num_heads: int = 5
+    intermediate_size: int = 768
+    max_positions: int = 512
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"layers": 0, "hidden_size": 2 * IDLE.stop, "heads": 1, "intermediate": 1, "positions": 3}
+        least = {
+            "num_layers": 0,
+            "hidden_size": 2 * IDLE.stop,
+            "num_heads": 1,
+            "intermediate_size": 1,
+            "max_positions": 3,
+        }
         for name, limit in least.items():
             at_least(name, getattr(self, name), limit)
 
@@ -125,15 +132,15 @@ def make_backbone(tokenizer: Any, hidden: int, shape: Shape) -> Any:
     """
     from transformers import BertConfig, BertModel
 
-    if hidden % shape.heads:
-        raise reject("--heads", shape.heads, f"a divisor of the width, {hidden}")
+    if hidden % shape.num_heads:
+        raise reject("--num_heads", shape.num_heads, f"a divisor of the width, {hidden}")
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.intermediate,
-        max_position_embeddings=shape.positions,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        intermediate_size=shape.intermediate_size,
+        max_position_embeddings=shape.max_positions,
         type_vocab_size=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -178,9 +185,9 @@ def deepen(source: Path, shape: Shape) -> Encoder:
     old = load_encoder(str(source), flag="SOURCE")
     new = make_backbone(old.tokenizer, old.config.hidden_size, shape)
     if len(new.encoder.layer) < len(old.backbone.encoder.layer):
-        raise reject("--layers", shape.layers, f"at least {len(old.backbone.encoder.layer)}, those of {source}")
+        raise reject("--num_layers", shape.num_layers, f"at least {len(old.backbone.encoder.layer)}, those of {source}")
     grow(old.backbone, new)
-    return Encoder(new, old.tokenizer, plain_spec(shape.positions, old.spec.pooling))
+    return Encoder(new, old.tokenizer, plain_spec(shape.max_positions, old.spec.pooling))
 
 
 def build(source: Path, corpus: Sequence[Path], shape: Shape, *, count: int = 40_000, power: float = 1.5) -> Encoder:
@@ -202,5 +209,5 @@ def build(source: Path, corpus: Sequence[Path], shape: Shape, *, count: int = 40
     with torch.no_grad():
         backbone.embeddings.word_embeddings.weight.copy_(piece_vectors(weight, shape.hidden_size, seed=shape.seed))
         last_norm(backbone).weight[IDLE] = 0
-    logger.info("pieces counted in %d passages; mean weight %.3f", total, float(weight.mean()))
-    return Encoder(backbone, tokenizer, plain_spec(shape.positions))
+    logger.info("pieces counted in %s; mean weight %.3f", counted(total, "passage"), float(weight.mean()))
+    return Encoder(backbone, tokenizer, plain_spec(shape.max_positions))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zh_embedder.config.run import RunArguments
+from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.machine import DTYPES
@@ -86,7 +87,7 @@ class Pretrainer(BaseTrainer):
     def compute_loss(self, model: nn.Module, inputs: WindowBatch, return_outputs: bool = False, **_: Any) -> Tensor:
         """Mean over the predicted tokens of the whole step: this rank's sum, times the ranks that DDP divides by."""
         if not self.meter.datasets and self.state.global_step == self._initial_global_step:
-            logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
+            logger.info("engine: %s, %s", type(model).__name__, counted(self.args.world_size, "rank"))
         found: Predicted = model(inputs)
         ranks, own = self.args.world_size, counts(inputs)
         step = sum_over_ranks(own.to(found.loss.device)).clamp(min=1)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.hashing import weights_hash
 from zh_embedder.core.machine import DTYPES, dtype_name, prepare
@@ -108,12 +109,13 @@ def encode_files(
         todo = start_folder(folder, manifest, rank=rank, ranks=ranks, overwrite=options.overwrite)
         own = len(manifest.shards[rank::ranks])
         logger.info(
-            "encode: %d texts, %d shards, prompt %r, at most %d tokens, %s on %s",
-            *(manifest.texts, len(manifest.shards), manifest.prompt, manifest.max_length, manifest.dtype),
+            "encode: %s, %s, prompt %r, at most %d tokens, %s on %s",
+            *(counted(manifest.texts, "text"), counted(len(manifest.shards), "shard")),
+            *(manifest.prompt, manifest.max_length, manifest.dtype),
             encoder.device.type,
         )
         if len(todo) < own:
-            logger.info("encode: %d of %d shards are there already and are kept", own - len(todo), own)
+            logger.info("encode: kept from an earlier run: %d of %s", own - len(todo), counted(own, "shard"))
         if todo:
             meter = Meter(manifest, todo, rank=rank, ranks=ranks)
             texts = reader.texts(manifest.inputs, todo, shard_size=manifest.shard_size)
@@ -126,7 +128,11 @@ def encode_files(
                 )
             meter.summarise()
     missing = missing_shards(folder, manifest)
-    rest = f"; {len(missing)} of {len(manifest.shards)} shards are still to come from other ranks" if missing else ""
+    rest = (
+        f"; still to come from other ranks: {len(missing)} of {counted(len(manifest.shards), 'shard')}"
+        if missing
+        else ""
+    )
     logger.info("encode: %s%s", folder, rest)
 
 
@@ -194,7 +200,8 @@ class Meter:
         """Say how fast it went."""
         texts, tokens, seconds = self.texts, self.tokens, self.seconds()
         rates = f"{texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s"
-        logger.info("encode: %d texts, %d tokens in %.1f s: %s", texts, tokens, seconds, rates)
+        done = f"{counted(texts, 'text')}, {counted(tokens, 'token')}"
+        logger.info("encode: %s in %.1f s: %s", done, seconds, rates)
 
 
 def encode_shards(

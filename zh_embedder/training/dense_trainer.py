@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zh_embedder.config.train import TrainArguments
+from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import gather_values, gather_with_grad
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.ranks import world
@@ -116,7 +117,7 @@ class DenseTrainer(BaseTrainer):
     def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any) -> Tensor:
         """Loss of this rank's queries against the keys of all ranks."""
         if not self.meter.datasets and self.state.global_step == self._initial_global_step:
-            logger.info("engine: %s, %d ranks", type(model).__name__, self.args.world_size)
+            logger.info("engine: %s, %s", type(model).__name__, counted(self.args.world_size, "rank"))
         queries, keys = model(inputs.queries, inputs.keys, inputs.key_rows)
         terms = self.rows.sets[max(inputs.dataset, 0)].terms
         with torch.autocast(queries.device.type, enabled=False):

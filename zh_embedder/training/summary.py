@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from zh_embedder.core.counts import counted
 from zh_embedder.data.plan import steps_of, waiting_rows
 from zh_embedder.data.schema import GROUP
 from zh_embedder.text.tokens import cut_share
@@ -70,7 +71,8 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     spec = trainer.model.query.spec
     lines += [
-        f"{len(batches)} steps an epoch of {step_rows} queries ({args.train.world_size} ranks x "
+        f"{counted(len(batches), 'step')} an epoch of {counted(step_rows, 'query')} "
+        f"({counted(args.train.world_size, 'rank')} x "
         f"{args.train.per_device_train_batch_size}), same-dataset batches: {trainer.mode or 'no, mixed'}",
         f"{total:,} parameters, {trained:,} trained; pooling {spec.pooling}{' + dense' if spec.dense else ''}, metric "
         f"{spec.metric}, precision {args.train.dtype}, device {args.train.device.type}"
@@ -79,10 +81,12 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
     ]
     for dataset, size, waiting in zip(sets, sizes, waiting_rows(sizes, step_rows, trainer.shares), strict=True):
         if size < step_rows and trainer.mode is not None:
-            lines.append(f"{dataset.records.name}: {size} records fill no step of {step_rows}: cycled, repeats masked")
+            lines.append(
+                f"{dataset.records.name}: {counted(size, 'record')} for a step of {step_rows}: cycled, repeats masked"
+            )
         elif waiting and by_dataset:
-            fate = "are never trained (epoch-static)" if trainer.mode == "epoch-static" else "wait for another shuffle"
-            lines.append(f"{dataset.records.name}: {waiting} records an epoch fill no step and {fate}")
+            fate = "never trained (epoch-static)" if trainer.mode == "epoch-static" else "left for another shuffle"
+            lines.append(f"{dataset.records.name}: {counted(waiting, 'record')} an epoch, too few for a step: {fate}")
     if resume is not None:
         lines.append(f"resuming from {resume}")
     logger.info("training:\n  %s", "\n  ".join(lines))
