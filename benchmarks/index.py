@@ -1,4 +1,4 @@
-"""A million keys: seconds and memory of exact search and of faiss indexes, and what they miss.
+"""Index search over a million keys: seconds and memory of exact search and of faiss indexes, and what they miss.
 
     python -m benchmarks.index [--keys 1000000] [--dim 256] [--queries 1000] [--hits 100] [--json index.json]
 

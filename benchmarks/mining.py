@@ -1,4 +1,4 @@
-"""Do hard negatives help? Random, BM25, dense and filtered dense negatives; one base, the same steps, seeds and flags.
+"""Hard negatives compared: random, BM25, dense and filtered dense; one base, the same steps, seeds and flags.
 
     ZH_DATA=... python -m benchmarks.mining --base DIR --data stard medical --seeds 0 1 2 --folder WORK --output FILE
 

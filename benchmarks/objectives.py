@@ -1,4 +1,4 @@
-"""What objectives bring on the real sets: nDCG@10 per task, one base, the same number of steps.
+"""Objectives compared on the real sets: nDCG@10 per task, one base, the same number of steps.
 
     ZH_DATA=... python -m benchmarks.objectives --folder DIR [--samples 800] [--only plain distilled] [--json FILE]
 

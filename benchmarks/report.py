@@ -1,4 +1,4 @@
-"""From the seconds of every run to rows, ratios and the table that is printed."""
+"""Report of the speed benchmark: rows, ratios and the printed table from the seconds of every run."""
 
 import math
 import statistics

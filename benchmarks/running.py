@@ -1,4 +1,4 @@
-"""Starts workers, each in a process of its own, and reads what they leave behind."""
+"""Running of workers, each in a process of its own, and the reading of what they leave behind."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The cases of `same_figures`: short runs of real commands, and the figures that they leave behind.
+"""Cases of `same_figures`: short runs of real commands, and the figures that they leave behind.
 
 Only doors that users type are taken, so that modules may move behind them. Paths are relative to the work folder, which
 holds a copy of the demo's records (`demo`) and a link to the data sets (`data`).

@@ -1,4 +1,4 @@
-"""What every worker shares: the job it reads, the clock in its trainer, the result it writes. Imports no contender."""
+"""Stopwatch of workers: the job they read, the clock in the trainer, the result they write. Imports no contender."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""From flags, version and records to the datasets that are trained: their groups, texts and losses. Pure.
+"""Dataset plan: the datasets that flags, version and records give, with their groups, texts and losses. Pure.
 
 With --use_train_config a task's `training` settings stand in front of the flags.
 """

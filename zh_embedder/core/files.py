@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place and renamed."""
+"""Files that are there whole or not at all: written next to their place and renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine can do: precision, matrix peak; and how its memory is kept from being fetched again and again."""
+"""Capabilities of the machine (precision, matrix peak), and an allocator that keeps memory for reuse."""
 
 from __future__ import annotations
 

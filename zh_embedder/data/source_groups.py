@@ -1,4 +1,4 @@
-"""Which records belong together, and whole groups of them drawn: what every split without leaks is made of."""
+"""Source groups: records that belong together, and the drawing of whole groups for splits without leaks."""
 
 from __future__ import annotations
 

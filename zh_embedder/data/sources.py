@@ -1,4 +1,4 @@
-"""From what a user typed behind --train_data to lines of text, with their numbers."""
+"""Sources of training data: what --train_data names, as lines of text with their numbers."""
 
 from __future__ import annotations
 

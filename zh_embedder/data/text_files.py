@@ -1,4 +1,4 @@
-"""Files of texts for encoding: JSON Lines with a field, or a text per line; checked first, then read as a stream."""
+"""Text files for encoding: JSON Lines with a field, or a text per line; checked first, then read as a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model to be measured: the encoder of each side, and how ranks share the encoding.
+"""Models to be measured: the encoder of each side, and how ranks share the encoding.
 
 Shapes: N texts, D dimensions, W ranks.
 """

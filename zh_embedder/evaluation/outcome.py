@@ -1,4 +1,4 @@
-"""What one model did on one evaluation set."""
+"""Outcomes: the figures and rankings of one model on one evaluation set."""
 
 from __future__ import annotations
 

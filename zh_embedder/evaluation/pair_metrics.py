@@ -1,4 +1,4 @@
-"""How well predictions agree with what is right, where the metric is no mean over items. By scipy and scikit-learn.
+"""Metrics of whole sets of predictions, which are no mean over items. By scipy and scikit-learn.
 
 Shapes: N pairs or texts.
 """

@@ -1,4 +1,4 @@
-"""What teacher scores are worth: how sharp the targets are that they make, and the temperature that sharpens them.
+"""Teacher temperature: the sharpness of the targets that teacher scores make, and a temperature that corrects it.
 
 A target is softmax(scores / temperature) over a record's keys. Its entropy is given as a share of the greatest
 possible, ln(number of keys): 1 says that all keys are equally good, 0 that one of them is.

@@ -1,4 +1,4 @@
-"""An encoder: the module that trains, with its tokenizer; texts to vectors for users; folders.
+"""Encoder: the module that trains, with its tokenizer; texts to vectors for users; folders.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest, D dimensions.
 """

@@ -1,4 +1,4 @@
-"""The module that trains: token ids of texts -> representations. A Hugging Face model with heads on its states.
+"""Forward module: token ids of texts to representations; a Hugging Face model with heads on its states.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest, H hidden size, D dimensions.
 """

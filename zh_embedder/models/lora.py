@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): the base stays as it is, small matrices beside it learn.
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): the base is frozen, small added matrices learn.
 
 What is saved is the base with the adapters merged in, under the base's own names; the adapters travel beside it for
 resuming.

@@ -1,4 +1,4 @@
-"""Texts end to end in one row through any Hugging Face model: no padding is computed.
+"""Packing: texts end to end in one row through any Hugging Face model, so that no padding is computed.
 
 A model whose attention goes through `AttentionInterface` takes part without a change to it: its attention and mask
 functions are ours, and the lengths of the texts reach them as extra keywords of the model's forward. Without those the

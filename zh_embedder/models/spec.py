@@ -1,4 +1,4 @@
-"""What an encoder folder says of itself: how vectors are made, how long texts may be, which instructions tasks have."""
+"""Encoder spec: how a folder's vectors are made, how long texts may be, which instructions tasks have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of texts to files of vectors.
+"""Encoding of files of texts to files of vectors.
 
 Every rank checks all inputs first, so that a wrong line is found before hours of work and every rank knows how many
 shards there will be. Then it reads, tokenises and encodes its own shards, a block of texts at a time.

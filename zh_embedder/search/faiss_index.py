@@ -1,4 +1,4 @@
-"""Search by a faiss index: faster than exact search where keys are many, by leaving most of them out.
+"""Faiss index search: faster than exact search where keys are many, by leaving most of them out.
 
 Shapes: Q queries, K keys, D dimensions, H hits. Scores mean what they mean in exact search (l2: minus the squared
 distance), as far as the index keeps vectors whole.

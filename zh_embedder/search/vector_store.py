@@ -1,4 +1,4 @@
-"""A folder of vectors: what `zh-embedder encode` writes and `open_vectors` reads.
+"""Vector store: the folder that `zh-embedder encode` writes and `open_vectors` reads.
 
     manifest.json       all that decides the vectors, and the shards that there will be; written first
     vectors-00000.npy   (R, D), rows in the order of the input; or .safetensors, the tensor named `vectors`

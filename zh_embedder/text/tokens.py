@@ -1,4 +1,4 @@
-"""Texts as token ids, end to end; rows are padded only where a model wants them.
+"""Token ids of texts, end to end; rows are padded only where a model wants them.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest.
 """

@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer as every training here uses it: planned batches, guarded steps, checkpoints that are whole.
+"""Base trainer: the Hugging Face Trainer with planned batches, guarded steps, and checkpoints that are whole.
 
 What a step learns is a subclass's: it says how rows become batches, what the loss is, and which parts are saved.
 """

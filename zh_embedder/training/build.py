@@ -1,4 +1,4 @@
-"""From flags, version and datasets to the trainer."""
+"""Building of a trainer from flags, version and datasets."""
 
 from __future__ import annotations
 

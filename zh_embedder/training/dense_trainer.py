@@ -1,4 +1,4 @@
-"""Dense training: what a step of the Trainer learns, and how the model is measured on the way."""
+"""Dense trainer: the loss of a step, and the measurement of the model during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run: flags -> records -> encoder -> Trainer -> folders."""
+"""Training run: flags -> records -> encoder -> Trainer -> folders."""
 
 from __future__ import annotations
 

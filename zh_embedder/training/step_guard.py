@@ -1,4 +1,4 @@
-"""The guard of a step: no update from a non-finite loss, no run that learns nothing, ranks that agree."""
+"""Step guard: no update from a non-finite loss, no run that learns nothing, ranks that agree."""
 
 from __future__ import annotations
 
