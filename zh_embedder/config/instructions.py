@@ -54,7 +54,7 @@ class TaskTraining:
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"select_positive": SELECT_POSITIVE, "select_negative": SELECT_NEGATIVE}
 POSITIVE = ("max_sample_num", "teacher_temperature", "student_temperature", "weight")
-CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # stand in place of `loss`
+CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # instead of `loss`
 NOT_NEGATIVE = ("contrastive_weight", "distill_weight")
 
 

@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 
 def message_of(error: Exception) -> str:
-    """What a command says of an error that the user can mend: ours, or one of a file (no permission, disk full).
+    """The message for an error that the user can fix: ours, or one of a file (no permission, disk full).
 
     Raises:
         Exception: the error itself, where it is a bug.
@@ -27,7 +27,7 @@ def message_of(error: Exception) -> str:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do a command's work; returns 0, or 2 for a mistake of the user's, which is said without a traceback."""
+    """Do a command's work; returns 0, or 2 for a mistake of the user's, which is reported without a traceback."""
     try:
         work()
     except (UserError, OSError) as error:

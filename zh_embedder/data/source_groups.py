@@ -35,7 +35,7 @@ class Unions:
         self.parent[self.root(one)] = self.root(other)
 
     def root(self, index: int) -> int:
-        """Return the member that stands for all that belong together with this one."""
+        """Return the representative of all that belong together with this one."""
         while self.parent[index] != index:
             self.parent[index] = self.parent[self.parent[index]]
             index = self.parent[index]

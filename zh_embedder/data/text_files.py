@@ -178,7 +178,7 @@ def spread(
 
 
 def text_id(raw: Mapping[str, Any], where: str) -> str:
-    """Return the id that a line gives its text, or where it stands."""
+    """Return the id that a line gives its text, or its position."""
     for name in ID_FIELDS:
         if raw.get(name) is not None:
             value = raw[name]

@@ -168,7 +168,7 @@ def ragged(texts: Sequence[Ids]) -> pa.ListArray:
 
 
 def write_tokens(chosen: TrainSet, target: Path, collator: Collator) -> None:
-    """Tokenise a dataset into a file, block by block; written beside and renamed."""
+    """Tokenise a dataset into a file, block by block; written under another name and renamed."""
     import pyarrow as pa
 
     blocks = [range(i, min(i + ROWS_PER_BLOCK, len(chosen))) for i in range(0, len(chosen), ROWS_PER_BLOCK)]

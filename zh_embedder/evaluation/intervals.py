@@ -34,7 +34,7 @@ class Interval:
 
     @property
     def sure(self) -> bool:
-        """Tell whether a difference is one: zero lies outside."""
+        """Whether a difference is one: zero lies outside."""
         return self.low > 0 or self.high < 0
 
 

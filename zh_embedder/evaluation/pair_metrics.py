@@ -17,7 +17,7 @@ Statistic = Callable[[Array, Array], float]  # (N,) what is right, (N,) what the
 
 
 def constant(values: Array) -> bool:
-    """Tell whether all values are the same."""
+    """Whether all values are the same."""
     return bool((values == values[:1]).all())
 
 

@@ -73,8 +73,8 @@ def online_contrastive(batch: LossBatch, *, margin: float = 0.5, threshold: floa
 def ordered(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     """log(1 + the sum over pairs i, j that count, with score_i > score_j, of exp(s_j - s_i)), a scalar.
 
-    Never N x N: pairs stand by score, and the sum over all lower ones is a running one. Those that do not count stand
-    behind all others, so that no sum takes them in.
+    Never N x N: pairs are sorted by score, and the sum over all lower ones is a running one. Those that do not count
+    follow all others, so that no sum takes them in.
     """
     wanted = wanted.masked_fill(~counts, torch.inf)
     order = wanted.argsort(stable=True)

@@ -47,7 +47,7 @@ def find_temperature(scores: Sequence[Sequence[float]], share: float) -> float:
         share: wanted, within 0 and 1.
 
     Raises:
-        UserError: no record tells its keys apart, or no temperature gives that entropy, because so many scores are
+        UserError: no record tells its keys apart, or no temperature gives that entropy, because too many scores are
             equal.
     """
     telling = [own for own in scores if len(own) > 1 and max(own) > min(own)]

@@ -172,7 +172,7 @@ def first_tokens_on_cpu(query: Tensor, key: Tensor, value: Tensor, sizes: Sizes,
 
 @lru_cache(maxsize=1)
 def has_varlen() -> bool:
-    """Tell whether this torch has `varlen_attn` with windows and a scale."""
+    """Whether this torch has `varlen_attn` with windows and a scale."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

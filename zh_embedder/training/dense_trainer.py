@@ -209,7 +209,7 @@ class DenseTrainer(BaseTrainer):
         return entries
 
     def say_best(self) -> None:
-        """Say which step was best, and aloud where the base is better."""
+        """Log which step was best, with a warning where the base is better."""
         name, best = f"eval_{self.args.metric_for_best_model}", self.state.best_metric
         if self.watched is None or best is None:
             return
