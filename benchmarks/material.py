@@ -85,7 +85,7 @@ class Cutter:
         self.sentences = list(dict.fromkeys(sentences))
 
     def text(self, tokens: int) -> str:
-        """A text of so many tokens, the two special ones included."""
+        """A text of a number of tokens, the two special ones included."""
         joined = ""
         while True:
             joined += self.sentences[int(self.rng.integers(len(self.sentences)))]
