@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: packages found by walking, and one that lives elsewhere in the tree. The rest is there."""
+"""Package data that setup.cfg cannot state: packages found by walking, and one that lives elsewhere in the tree."""
 
 from setuptools import find_packages, setup
 

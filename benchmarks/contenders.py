@@ -1,4 +1,4 @@
-"""Who is measured, and with which flags: each program at its defaults and at the best that its own flags can do."""
+"""Contenders with their flags: each program at its defaults and at the best that its own flags can do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Planted defects: how many the doctor finds, and what else it says.
+"""Planted defects: how many the doctor finds, and what else it reports.
 
     python -m benchmarks.doctor --data DIR [--each 40] [--seed 0] [--json doctor.json]
 

@@ -1,4 +1,4 @@
-"""The doctor on a million real records: seconds and peak memory.
+"""Doctor on a million real records: seconds and peak memory.
 
     python -m benchmarks.doctor_million --data DIR --folder WORK [--records 1000000] [--eval DIR/law DIR/qa] [--fix]
 

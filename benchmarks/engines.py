@@ -1,4 +1,4 @@
-"""Ten steps of every engine on two CPU ranks beside one process: the largest difference of a weight.
+"""Engine equivalence: ten steps of each on two CPU ranks against one process; the largest difference of a weight.
 
     python -m benchmarks.engines
 

@@ -1,4 +1,4 @@
-"""Every loss beside its naive version, on two ranks beside one, in tiles, and with GradCache: largest differences.
+"""Loss equivalences: naive version, two ranks against one, tiles, GradCache; largest differences.
 
     python -m benchmarks.equivalences
 

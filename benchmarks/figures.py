@@ -78,7 +78,7 @@ def digest(raw: bytes) -> str:
 
 
 def array(values: np.ndarray) -> dict[str, Any]:
-    """Digest an array's bytes; shape, type and some of its values beside it."""
+    """Digest an array's bytes; with its shape, its type and some of its values."""
     flat = np.ascontiguousarray(values).reshape(-1)
     places = np.linspace(0, len(flat) - 1, min(SAMPLED, len(flat))).astype(int)
     return {

@@ -1,9 +1,9 @@
-"""A million keys: seconds and memory of exact search and of faiss indexes, and what they miss.
+"""Index search over a million keys: seconds and memory of exact search and of faiss indexes, and what they miss.
 
     python -m benchmarks.index [--keys 1000000] [--dim 256] [--queries 1000] [--hits 100] [--json index.json]
 
 The vectors are synthetic and seeded: points around 20,000 centres in a space of 64 dimensions, turned into all
-dimensions with a little noise, and queries beside keys: indexes learn from such structure, and texts have it. They lie
+dimensions with a little noise, and queries near keys: indexes learn from such structure, and texts have it. They lie
 in a folder as `zh-embedder encode` writes it. Each row is a process of its own; its memory is what belongs to it alone
 (Pss_Anon), at its highest, looked at ten times a second. Set OMP_WAIT_POLICY=PASSIVE where other work runs: threads
 that spin can cost more than the work.
@@ -36,7 +36,7 @@ COLUMNS = ("build_s", "search_s", "queries_s", "own_mib", "mapped_mib", "file_mi
 
 
 def write_keys(folder: Path, keys: int, dim: int, queries: int) -> None:
-    """Write a folder of vectors, and queries beside some of them."""
+    """Write a folder of vectors, and queries near some of them."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((CENTRES, INNER), dtype=np.float32)
     turn = rng.standard_normal((INNER, dim), dtype=np.float32) / np.sqrt(INNER)
@@ -58,7 +58,7 @@ def write_keys(folder: Path, keys: int, dim: int, queries: int) -> None:
 
 
 def work(folder: Path, way: str, hits: int) -> dict[str, float]:
-    """Build and search in one way; leaves what it found beside the folder."""
+    """Build and search in one way; leaves what it found next to the folder."""
     vectors, queries = open_vectors(folder), np.load(folder / "queries.npy")
     row: dict[str, float] = {}
     start = time.perf_counter()

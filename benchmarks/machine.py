@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast it multiplies matrices when nothing else is in the way."""
+"""Machine facts: what it is, and how fast it multiplies matrices when nothing else is in the way."""
 
 import os
 import platform

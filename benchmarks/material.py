@@ -1,4 +1,4 @@
-"""What all contenders work on: a random BERT built in code, and groups of real sentences cut to chosen lengths.
+"""Material for all contenders: a random BERT built in code, and groups of real sentences cut to chosen lengths.
 
 Every group has the same number of tokens, and so has every step in whatever order a trainer shuffles: times of
 contenders compare, and tokens/s is exact.
@@ -85,7 +85,7 @@ class Cutter:
         self.sentences = list(dict.fromkeys(sentences))
 
     def text(self, tokens: int) -> str:
-        """A text of so many tokens, the two special ones included."""
+        """A text of a number of tokens, the two special ones included."""
         joined = ""
         while True:
             joined += self.sentences[int(self.rng.integers(len(self.sentences)))]

@@ -1,4 +1,4 @@
-"""A million records: seconds to the first step, resident memory, tokens a second.
+"""Training on a million records: seconds to the first step, resident memory, tokens a second.
 
     python benchmarks/million.py --folder DIR [--records 1000000] [--tokenised 100000] [--json million.json]
 

@@ -1,11 +1,11 @@
-"""Do hard negatives help? Random, BM25, dense and filtered dense negatives; one base, the same steps, seeds and flags.
+"""Hard negatives compared: random, BM25, dense and filtered dense; one base, the same steps, seeds and flags.
 
     ZH_DATA=... python -m benchmarks.mining --base DIR --data stard medical --seeds 0 1 2 --folder WORK --output FILE
 
 A miner is the base after `--steps` with random negatives, of the set itself or, with --miner all, of all training sets.
 It mines, and every way is trained from the base anew. nDCG@10 over the whole test corpus as `zh-embedder evaluate`
 measures it, mean of the seeds; the interval is of the difference to random negatives: 95 %, paired bootstrap over
-queries of their means over seeds. The folder keeps what is done: a run that was stopped goes on.
+queries of their means over seeds. The folder keeps what is done: a run that was stopped is resumed.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def body(article: str) -> str:
 
 
 def write_others(source: Path, target: Path) -> Path:
-    """Write the keys of records that are nobody's positive: what is mined from them cannot be an answer."""
+    """Write the keys of records that are positives of no query: what is mined from them cannot be an answer."""
     if not target.is_file():
         records = [record for _, record in read_records(source, show_progress=False)]
         right = {text for record in records for text in record["pos"]}

@@ -1,4 +1,4 @@
-"""What objectives bring on the real sets: nDCG@10 per task, one base, the same number of steps.
+"""Objectives compared on the real sets: nDCG@10 per task, one base, the same number of steps.
 
     ZH_DATA=... python -m benchmarks.objectives --folder DIR [--samples 800] [--only plain distilled] [--json FILE]
 
@@ -19,7 +19,7 @@ from zh_embedder.data.sources import read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 DIMENSIONS = ("256", "128", "64", "32")
-WAYS = {  # flags beside those of every run
+WAYS = {  # flags besides those of every run
     "plain": ("--loss", "info_nce"),
     "margin": ("--loss", "info_nce", "--false_negative_margin", "0.1"),
     "all sides": ("--use_train_config", "--version", "sides.yaml"),

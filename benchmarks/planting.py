@@ -1,6 +1,6 @@
 """Defects as people make them, planted in real records: a function and a table row each, drawn from a seed.
 
-A defect of a record is `plant(record, rng) -> changed copy`, None where it cannot stand in that record.
+A defect of a record is `plant(record, rng) -> changed copy`, None where that record cannot have it.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""From the seconds of every run to rows, ratios and the table that is printed."""
+"""Report of the speed benchmark: rows, ratios and the printed table from the seconds of every run."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from benchmarks.contenders import OURS
 
 MIB = 2**20
-DISTURBED = 0.05  # of the machine taken by other programs: said beside the row
+DISTURBED = 0.05  # of the machine taken by other programs: noted in the row
 ALIKE = 0.99  # cosine that vectors of the same text reach, bf16 or not
 
 

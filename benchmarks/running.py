@@ -1,4 +1,4 @@
-"""Starts workers, each in a process of its own, and reads what they leave behind."""
+"""Running of workers, each in a process of its own, and the reading of what they leave behind."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from benchmarks.stopwatch import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVE_UP = 3600  # seconds of one run
-# What the shell of this moment happens to hold is nobody's default.
+# What the shell of this moment happens to hold is no default.
 NOT_INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", "GLIBC_TUNABLES", "LD_PRELOAD")
 DISTRIBUTIONS = (
     "torch",

@@ -1,4 +1,4 @@
-"""The cases of `same_figures`: short runs of real commands, and the figures that they leave behind.
+"""Cases of `same_figures`: short runs of real commands, and the figures that they leave behind.
 
 Only doors that users type are taken, so that modules may move behind them. Paths are relative to the work folder, which
 holds a copy of the demo's records (`demo`) and a link to the data sets (`data`).
@@ -60,7 +60,7 @@ def gate(work: Work) -> dict[str, Any]:
 
 
 def results(work: Work) -> dict[str, Any]:
-    """docs/results.md: all nine sets on two ranks, and alone with BM25 beside it."""
+    """docs/results.md: all nine sets on two ranks, and on one with BM25."""
     work.base(hidden=256, layers=2, dropout=0.0)
     sets = ("data/tool/acebench", "data/qa/cmrc2018", "data/title/csl")
     two = ("--per_device_train_batch_size", 16, "--save_strategy", "no", "--dtype", "bf16", "--use_train_config")
@@ -107,7 +107,7 @@ def resume(work: Work) -> dict[str, Any]:
 
 
 def ranks(work: Work) -> dict[str, Any]:
-    """Two ranks beside one with twice the batch, measured on the way; and two that are resumed."""
+    """Two ranks, and one with twice the batch, measured on the way; and two that are resumed."""
     work.base(hidden=32, heads=2, dropout=0.0)
     work.write_mixed()
     flags = (*MIXED, *SGD, "--inbatch_same_dataset", "epoch", "--max_steps", 10, "--eval_data", "demo/test/qa")

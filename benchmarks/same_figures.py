@@ -1,4 +1,4 @@
-"""Are the figures of two checkouts the same, to the last digit? For changes that must not change any.
+"""Same figures from two checkouts, to the last digit: a check for changes that must not change any.
 
     python -m benchmarks.same_figures BEFORE AFTER
     python -m benchmarks.same_figures BEFORE --save before.json

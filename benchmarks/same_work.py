@@ -1,4 +1,4 @@
-"""Where a case of `same_figures` runs: a folder, a checkout's code, small inputs made of the demo's records."""
+"""Working folder of a case of `same_figures`: a checkout's code, small inputs made of the demo's records."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What every worker shares: the job it reads, the clock in its trainer, the result it writes. Imports no contender."""
+"""Stopwatch of workers: the job they read, the clock in the trainer, the result they write. Imports no contender."""
 
 import json
 import os
@@ -31,8 +31,8 @@ class Job:
     max_length: int  # tokens of a query or key
     temperature: float
     warmup: int  # steps, or calls of encode, before the clock counts
-    steps: int  # at most so many are measured
-    seconds: float  # no further step is begun after so many measured seconds
+    steps: int  # measured at most
+    seconds: float  # measured seconds after which no further step is begun
     threads: int | None  # of a rank, where the user pins them for all
     flags: dict  # the contender's own
 
@@ -115,7 +115,7 @@ class Stopwatch(TrainerCallback):
         return control
 
     def agree_to_stop(self) -> bool:
-        """Tell whether the time is over on any rank; all ranks must stop at the same step."""
+        """Whether the time is over on any rank; all ranks must stop at the same step."""
         over = time.perf_counter() - self.started > self.job.seconds
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return over

@@ -61,6 +61,7 @@ FREE = {"numpy", "torch", "safetensors", "huggingface_hub", "transformers"}
 HEAVY = set(OWNERS) - {"tqdm", "yaml", "tokenizers", "accelerate"}
 READERS = {"core.options", "core.runtime"}  # what all command lines are read with
 OPTIONAL = {"peft", "faiss", "jieba", "deepspeed", "bm25s", "ir_measures", "mteb"}  # training works without them
+RIDDLE = re.compile(r"(What|How|Which|From|Where|When|Why|Who|Whose|Whether)\b")
 SPLIT_REACHES = 25  # library modules that `data_tools.split` may reach, lazy imports included: it needs no model
 
 
@@ -167,6 +168,14 @@ def forbidden_calls(tree):
     )
 
 
+def headline_complaint(tree):
+    """What is wrong with a module's first line: its subject comes first, in the field's words, and no question."""
+    headline = (ast.get_docstring(tree) or "").partition("\n")[0]
+    if not headline:
+        return "no headline"
+    return f"a riddle: {headline}" if RIDDLE.match(headline) or headline.endswith("?") else None
+
+
 def reached(start):
     """Modules that a module reaches, itself not counted: everything it imports anywhere, and so on."""
     paths = {f"{package}.{name}": path for path in FILES for package, name in [name_of(path)]}
@@ -209,6 +218,13 @@ def test_only_commands_and_doors_read_command_lines():
 
 def test_nothing_prints_and_nothing_asserts():
     assert {name_of(path): lines for path in FILES if (lines := forbidden_calls(parsed(path)))} == {}
+
+
+def test_a_headline_names_its_subject():
+    """So that whoever looks for a thing finds it in a list of first lines."""
+    paths = [*FILES, *sorted((ROOT / "benchmarks").glob("*.py"))]
+    found = {str(path.relative_to(ROOT)): headline_complaint(parsed(path)) for path in paths}
+    assert {name: complaint for name, complaint in found.items() if complaint} == {}
 
 
 def test_a_text_tool_needs_no_model():
@@ -304,6 +320,21 @@ def test_a_heavy_import_is_noticed_wherever_it_runs_on_import(code, noticed):
 )
 def test_a_command_in_the_library_is_noticed(module, code, faces):
     assert command_faces("zh_embedder", module, ast.parse(code)) == faces
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("import json", "no headline"),
+        ('"""How sure a figure is.\n\nMore."""', "a riddle: How sure a figure is."),
+        ('"""Do hard negatives help?"""', "a riddle: Do hard negatives help?"),
+        ('"""Bootstrap confidence intervals: how sure a figure is."""', None),
+        ('"""Whose"""', "a riddle: Whose"),
+        ('"""Whole files."""', None),
+    ],
+)
+def test_a_riddle_is_noticed(code, complaint):
+    assert headline_complaint(ast.parse(code)) == complaint
 
 
 def test_prints_and_asserts_are_noticed_and_words_like_them_are_not():

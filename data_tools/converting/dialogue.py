@@ -40,7 +40,7 @@ NO_VALUE = ("", "none", "无")
 
 
 class Turn(NamedTuple):
-    """What somebody said, and the facts that it is about."""
+    """An utterance, and the facts that it is about."""
 
     speaker: str
     text: str
@@ -157,7 +157,7 @@ def why_not(turn: Turn, number: int, facts: Sequence[object]) -> str:
 
 
 def repeats(reply: str, value: str) -> bool:
-    """Tell whether a reply says a value: all of a short one, some characters in a row of a long one."""
+    """Whether a reply says a value: all of a short one, some characters in a row of a long one."""
     said, wanted = plain(reply), plain(value)
     if wanted in said or any(piece in said for piece in parts_of(value)):
         return bool(wanted)
@@ -239,10 +239,10 @@ def check_facts(value: str) -> str:
 
 
 def is_kdconv(head: Head) -> bool:
-    """Tell KdConv's layout."""
+    """Recognise KdConv's layout."""
     return '"messages"' in head.text and '"message"' in head.text and '"attr' in head.text
 
 
 def is_crosswoz(head: Head) -> bool:
-    """Tell CrossWOZ's layout."""
+    """Recognise CrossWOZ's layout."""
     return '"dialog_act"' in head.text or '"sys-usr"' in head.text

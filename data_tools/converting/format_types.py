@@ -20,7 +20,7 @@ class SourceItem(NamedTuple):
     where: str
     record: Record | None = None
     reason: str = ""  # why there is no record
-    of: int = 1  # units of the source that it stands for
+    of: int = 1  # units of the source that it represents
     note: str = ""  # something done to units that are in the record, counted by its wording
 
 
@@ -94,7 +94,7 @@ class Format:
 
 
 def identity(source: Source, *parts: object) -> str:
-    """Return a stable id: the source's name, then what the source calls the item (or where it stands)."""
+    """Return a stable id: the source's name, then what the source calls the item (or its position)."""
     return "-".join([source.name, *map(str, parts)])
 
 

@@ -123,6 +123,6 @@ def example(one: Labelled, options: ReadOptions) -> str:
 
 
 def is_labelled(head: Head) -> bool:
-    """Tell labelled texts."""
+    """Recognise labelled texts."""
     names = head.first.keys()
     return bool(names & set(TEXT)) and bool(names & set(LABEL)) and not names & {"sentence1", "sentence2", "query"}

@@ -104,7 +104,7 @@ def pair_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Raw]]
 
 
 def renamed(row: Raw, columns: Mapping[str, str], where: str) -> Raw:
-    """Return a row under our names, where the user said which column is which."""
+    """Return a row under our names, where the user named the columns."""
     return dict(row) | {ours: pick(row, (theirs,), where) for ours, theirs in columns.items()}
 
 
@@ -133,7 +133,7 @@ def layout(columns: int, where: str) -> list[str]:
 
 
 def is_number(text: str) -> bool:
-    """Tell a number."""
+    """Whether a text is a number."""
     try:
         float(text)
     except ValueError:
@@ -142,7 +142,7 @@ def is_number(text: str) -> bool:
 
 
 def is_pairs(head: Head) -> bool:
-    """Tell a table or JSON of pairs whose score is a number, by its columns."""
+    """Recognise a table or JSON of pairs whose score is a number, by its columns."""
     names = set(head.first)
     if not names & set(FIRST) or not names & set(SECOND) or is_inference(head):
         return looks_like_lines(head)
@@ -150,7 +150,7 @@ def is_pairs(head: Head) -> bool:
 
 
 def looks_like_lines(head: Head) -> bool:
-    """Tell lines of two sentences and a score: the first lines agree."""
+    """Recognise lines of two sentences and a score: the first lines agree."""
     lines = [line for line in head.text.split("\n")[:20] if line.strip()][:10]
     for separator in ("\t", "||"):
         cells = [line.split(separator) for line in lines]
@@ -217,7 +217,7 @@ def label_of(raw: Raw, where: str) -> str | None:
 
 
 def is_inference(head: Head) -> bool:
-    """Tell inference pairs: by their label, or by the names of their columns."""
+    """Recognise inference pairs: by their label, or by the names of their columns."""
     words = {word for word in LABELS if not word.isdigit()}
     label = str(head.first.get("label") or head.first.get("gold_label") or "").lower()
     return label in words or {"premise", "hypothesis"} <= head.first.keys() or {"premise", "hypo"} <= head.first.keys()

@@ -47,7 +47,7 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
 
     def lines(self, name: str, unit: str) -> Iterator[str]:
-        """Yield what is said: read = in records + dropped, always."""
+        """Yield the lines of the summary: read = in records + dropped, always."""
         inside = f" (of {self.records + self.merged:,} {unit})" if self.merged else ""
         gone = f", {self.dropped.total():,} dropped" if self.dropped else ", nothing dropped"
         yield f"{name}: {self.read:,} {unit} read, {counted(self.records, 'record')}{inside}{gone}"
@@ -74,7 +74,7 @@ class Ids:
 
 
 def with_late_bar(items: Iterator[SourceItem], name: str, unit: str) -> Iterator[SourceItem]:
-    """Yield items behind a bar, which begins with the first: what readers say before stands above it."""
+    """Yield items behind a bar, which begins with the first: what readers log first appears above it."""
     for first in items:
         yield from with_bar(chain([first], items), name=name, unit=unit)
 

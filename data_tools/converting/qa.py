@@ -72,7 +72,7 @@ def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterato
 
 
 def is_squad(head: Head) -> bool:
-    """Tell SQuAD's layout."""
+    """Recognise SQuAD's layout."""
     return ('"context"' in head.text and '"qas"' in head.text) or '"context_text"' in head.text
 
 
@@ -147,7 +147,7 @@ def read_beir(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
 
 
 def beir_qrels(folder: Path, split: str | None) -> Path:
-    """Return the judgements of a split; without a name train's, else the only ones, which is said."""
+    """Return the judgements of a split; without a name train's, else the only ones, which is logged."""
     found = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
     if (folder / "qrels.tsv").is_file():
         found["qrels"] = folder / "qrels.tsv"
@@ -173,7 +173,7 @@ def existing(folder: Path, names: Iterable[str]) -> Path:
 
 
 def is_beir(head: Head) -> bool:
-    """Tell a BEIR folder."""
+    """Recognise a BEIR folder."""
     return bool({"corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst"} & head.names)
 
 
@@ -221,5 +221,5 @@ def table_qrels(path: Path) -> Judgements:
 
 
 def is_msmarco(head: Head) -> bool:
-    """Tell a folder with a collection."""
+    """Recognise a folder with a collection."""
     return bool({"collection.tsv", "collection.tsv.gz"} & head.names)

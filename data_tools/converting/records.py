@@ -48,15 +48,15 @@ def kept(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
 
 
 def has_records(raw: Raw) -> bool:
-    """Tell a query with keys."""
+    """Recognise a query with keys."""
     return "query" in raw and bool({"pos", "history"} & raw.keys())
 
 
 def is_llm_embedder(head: Head) -> bool:
-    """Tell LLM-Embedder's records: they name their task."""
+    """Recognise LLM-Embedder's records: they name their task."""
     return has_records(head.first) and "task" in head.first
 
 
 def is_flag_embedding(head: Head) -> bool:
-    """Tell FlagEmbedding's records."""
+    """Recognise FlagEmbedding's records."""
     return has_records(head.first) and "task" not in head.first

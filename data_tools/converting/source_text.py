@@ -64,7 +64,7 @@ def decodes(path: Path, encoding: str) -> UnicodeDecodeError | None:
 
 @lru_cache(maxsize=64)
 def find_encoding(path: Path) -> str:
-    """Return a file's encoding: UTF-8, UTF-16 with its mark, or GB18030, which is said.
+    """Return a file's encoding: UTF-8, UTF-16 with its mark, or GB18030, which is logged.
 
     Raises:
         UserError: it is none of them.

@@ -34,7 +34,7 @@ def find_sources(specs: Sequence[str], name: str | None) -> list[Source]:
 
 
 def is_whole(folder: Path, name: str | None) -> bool:
-    """Tell whether a folder is one source."""
+    """Whether a folder is one source."""
     if name is None:
         return bool(guesses(head(folder, "auto")))
     return name in FORMATS and FORMATS[name].is_folder
@@ -48,7 +48,7 @@ def plain_name(name: str) -> str:
 
 
 def choose_format(source: Source, name: str | None, encoding: str) -> Format:
-    """Return the format that was named, or the only one that a source can be, which is said.
+    """Return the format that was named, or the only one that a source can be, which is logged.
 
     Raises:
         UserError: the name is unknown, or no name was given and the source is not unmistakable.
@@ -57,7 +57,7 @@ def choose_format(source: Source, name: str | None, encoding: str) -> Format:
         if name not in FORMATS:
             raise unknown_name("--from", name, FORMATS)
         if source.path.is_file() and encoding == "auto" and source.path.suffix != ".parquet":
-            find_encoding(source.path)  # now, so that what it says stands above the progress bar
+            find_encoding(source.path)  # now, so that what it logs appears above the progress bar
         return FORMATS[name]
     found = [] if source.is_hub else guesses(head(source.path, encoding))
     if not source.is_hub and source.path.is_file() and not source.path.stat().st_size:

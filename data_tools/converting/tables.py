@@ -79,7 +79,7 @@ def rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
 
 
 def separated_rows(path: Path, options: ReadOptions, dialect: type[csv.Dialect]) -> Iterator[tuple[str, Record]]:
-    """Yield rows of a CSV (quoted) or TSV (as it stands, quotes being characters there)."""
+    """Yield rows of a CSV (quoted) or TSV (unchanged, quotes being characters there)."""
     csv.field_size_limit(sys.maxsize)
     with open_text(path, options.encoding, newline="") as stream:
         reader = csv.reader(stream, dialect=dialect)
@@ -98,7 +98,7 @@ def separated_rows(path: Path, options: ReadOptions, dialect: type[csv.Dialect])
 
 
 def by_number(options: ReadOptions) -> bool:
-    """Tell whether columns are named by their numbers: the file has no header then, unless it is said to."""
+    """Whether columns are named by their numbers: the file then has no header, unless the options claim one."""
     parts = [part for value in options.columns.values() for part in value.split("+")]
     return options.header is not True and bool(parts) and all(part.isdigit() for part in parts)
 
@@ -155,7 +155,7 @@ def hub_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record
 
 
 def label_name(value: int | None, names: Sequence[str]) -> str | None:
-    """Return what a numbered label is called; numbers below 0 stand for none."""
+    """Return what a numbered label is called; numbers below 0 mean none."""
     return names[value] if value is not None and value >= 0 else None
 
 
@@ -271,6 +271,6 @@ def to_record(row: Raw, columns: Raw, shape: str, name: str, options: ReadOption
 
 
 def is_known_table(head: Head) -> bool:
-    """Tell sentence-transformers' columns."""
+    """Recognise sentence-transformers' columns."""
     names = set(head.first)
     return any(known <= names for known, _ in KNOWN_COLUMNS) and not names & {"pos", "genre", "level"}

@@ -96,7 +96,7 @@ def tool_item(name: str, request: str, tools: Mapping[str, str], called: list[st
 
 
 def last_request(question: str) -> str:
-    """Return what the user said since the last tool call: `system: [name(...)]`."""
+    """Return the user's words since the last tool call: `system: [name(...)]`."""
     parts = SPEAKER.split(question)
     turns = list(zip(parts[1::2], (text.strip() for text in parts[2::2]), strict=True))
     if not turns:
@@ -107,11 +107,11 @@ def last_request(question: str) -> str:
 
 
 def is_acebench(head: Head) -> bool:
-    """Tell ACEBench's requests."""
+    """Recognise ACEBench's requests."""
     return {"question", "function"} <= head.first.keys()
 
 
 def is_tool_calls(head: Head) -> bool:
-    """Tell one object with query, tools and answers."""
+    """Recognise one object with query, tools and answers."""
     names = head.first.keys()
     return bool(names & {"tools", "functions"}) and bool(names & {"answers", "tool_calls"})

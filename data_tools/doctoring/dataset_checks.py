@@ -38,7 +38,7 @@ FAR = 4.0  # times the median: below it no length is strange
 RARE = 0.02  # of the records: more are a part of the dataset (first turns of dialogues), not outliers
 FEW = 3
 CUT = 0.1  # share of texts
-MIXED = 0.2  # of the records that show a style: no rule is broken where so many do it the other way
+MIXED = 0.2  # of the records that show a style: no rule is broken where this many do it the other way
 WAYS = {  # of 0 and 1 of each style
     "letters and digits": ("half-width", "full-width"),
     "punctuation": ("full-width", "half-width"),

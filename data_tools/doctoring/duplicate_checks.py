@@ -115,7 +115,7 @@ class DuplicateIndex:
                 column.add(pair(query, one.digest), item.place)
 
     def find(self) -> Iterator[Repeat]:
-        """Yield all repeats. What a copy repeats is found where it first stands."""
+        """Yield all repeats. What a copy repeats is reported at its first place."""
         copies = set()
         for repeat in self._duplicates():
             copies.add(repeat.place)
@@ -159,7 +159,7 @@ def together(looks: Sequence[Look]) -> int:
 
 
 def runs(digests: Digests) -> Iterator[tuple[int, int]]:
-    """Yield the (first, end) of equal digests that stand side by side, of two and more."""
+    """Yield the (first, end) of runs of equal digests, of two and more."""
     if not len(digests):
         return
     borders = np.flatnonzero(np.diff(digests)) + 1

@@ -48,7 +48,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record stands, and what is planned for it."""
+    """Where a record is, and what is planned for it."""
 
     file: str
     line: int
@@ -62,7 +62,7 @@ class Place:
 
 
 def write_fixed(survey: Survey, out: Path) -> tuple[int, int]:
-    """Write the cleaned files below OUT/records and the ledger beside; returns records written and changes.
+    """Write the cleaned files below OUT/records and the ledger next to them; returns records written and changes.
 
     Raises:
         UserError: a file would be written over itself.

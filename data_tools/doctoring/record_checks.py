@@ -119,7 +119,7 @@ def item_of(row: Row, file: str, place: int) -> CheckedRecord:
 
 @lru_cache(maxsize=TEXTS_REMEMBERED)
 def look(text: str) -> Look:
-    """Look at a text. Of one that was decoded wrongly nothing else is said: all else comes of that."""
+    """Look at a text. Of one that was decoded wrongly nothing else is reported: all else comes of that."""
     plain, broken = normal(text), text_checks.mojibake(text)
     checks = () if broken else TEXT_CHECKS.items()
     found = [("mojibake", broken), *((kind, check.find(text)) for kind, check in checks if kind != "mojibake")]
@@ -169,7 +169,7 @@ def negative_is_positive(item: CheckedRecord, settings: DoctorSettings) -> Itera
 
 
 def negative_near_positive(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
-    """A negative that says nearly the same as a positive, in nearly the same words."""
+    """A negative with nearly the meaning of a positive, in nearly the same words."""
     digests = {one.digest for one in item.pos}
     for index, one in enumerate(item.neg):
         if one.digest in digests:
@@ -199,7 +199,7 @@ def repeated_key(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]
 
 
 def baked_instruction(item: CheckedRecord, settings: DoctorSettings) -> Iterator[str]:
-    """An instruction that stands in the text already: training would put it there twice."""
+    """An instruction that is in the text already: training would put it there twice."""
     for name, one in item.texts():
         if one.text.startswith(settings.instructions) and (
             instruction := instruction_of(one.text, settings.instructions)

@@ -138,7 +138,7 @@ def kind_of(message: str, *, readable: bool) -> str:
 
 
 def every_line(path: Path) -> Iterator[tuple[int, str | UserError]]:
-    """Yield (number, text) of every line; unlike training, which needs a right file, go on behind a wrong line."""
+    """Yield (number, text) of every line; unlike training, which needs a right file, continue after a wrong line."""
     for block in read_blocks(path):
         if isinstance(block, UserError):
             yield 1, block

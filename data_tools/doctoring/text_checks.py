@@ -79,7 +79,7 @@ def latin_bytes(run: str) -> bytes:
 
 
 def chinese(raw: bytes, encoding: str) -> bool:
-    """Tell whether bytes are mostly Chinese in an encoding, a cut character at the end forgiven."""
+    """Whether bytes are mostly Chinese in an encoding, a cut character at the end forgiven."""
     text = raw.decode(encoding, "ignore")
     return len(CHINESE.findall(text)) >= max(1, len(text) / 2) and len(text.encode(encoding)) >= len(raw) - 3
 
@@ -111,7 +111,7 @@ def scripts() -> tuple[frozenset[str], frozenset[str]] | None:
     for name in ("TSCharacters.txt", "STCharacters.txt"):
         lines = (files("opencc") / "dictionary" / name).read_text("utf-8").splitlines()
         entries = (line.split("\t") for line in lines if "\t" in line)
-        # 乾 and 著 stand in both scripts: a character that may stay as it is tells nothing.
+        # 乾 and 著 are in both scripts: a character that may stay as it is tells nothing.
         found.append(frozenset(one for one, others in entries if len(one) == 1 and one not in others.split()))
     return found[0], found[1]
 

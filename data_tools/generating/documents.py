@@ -56,7 +56,7 @@ Reader = Callable[[Path, str], Read]
 
 
 def decoded(path: Path) -> str:
-    """Return the text of a file: in the encoding that it declares, else UTF-8, UTF-16 or GB18030, which is said.
+    """Return the text of a file: in the encoding that it declares, else UTF-8, UTF-16 or GB18030, which is logged.
 
     Raises:
         UserError: it is none of them.
@@ -216,7 +216,7 @@ def say_others(folder: Path) -> None:
 
 
 def read_documents(specs: Sequence[str], *, skip_unreadable: bool = False) -> list[Document]:
-    """Read all documents; what was left out is said.
+    """Read all documents; what was left out is logged.
 
     Args:
         specs: files, folders, globs.

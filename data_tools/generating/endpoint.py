@@ -73,7 +73,7 @@ class EndpointSettings:
 
     @property
     def place(self) -> str:
-        """The endpoint's address as it may be said: without names, passwords and parameters."""
+        """The endpoint's address as it may be logged: without names, passwords and parameters."""
         if self.url is None:
             return "api.openai.com"
         parts = urlsplit(self.url)
@@ -87,7 +87,7 @@ class Reply:
     text: str
     prompt_tokens: int
     completion_tokens: int
-    estimated: bool  # the endpoint did not count: characters stand for tokens
+    estimated: bool  # the endpoint did not count: characters are counted as tokens
     cut: bool  # it ended because of `max_tokens`
 
 
@@ -120,7 +120,7 @@ def quiet() -> None:
 
 
 def is_near(url: str | None) -> bool:
-    """Tell an endpoint of this machine or network, which may need no key."""
+    """Whether an endpoint is on this machine or network, and so may need no key."""
     host = urlsplit(url or "").hostname or ""
     try:
         return ipaddress.ip_address(host).is_private
@@ -157,7 +157,7 @@ async def ask(client: AsyncOpenAI, settings: EndpointSettings, messages: Sequenc
 
 
 def said(error: Exception) -> str:
-    """Return what an endpoint said, in one line."""
+    """Return an endpoint's answer, in one line."""
     cause = f" ({type(error.__cause__).__name__})" if error.__cause__ is not None else ""
     return " ".join(f"{type(error).__name__}: {error}{cause}".split())[:300]
 
@@ -208,7 +208,7 @@ async def read_stream(client: AsyncOpenAI, wanted: Mapping[str, Any]) -> Reply:
 
 
 def reply(wanted: Mapping[str, Any], text: str, finish: str | None, usage: Any) -> Reply:
-    """Make the reply; where the endpoint does not count tokens, characters stand for them."""
+    """Make the reply; where the endpoint does not count tokens, characters are counted."""
     cut = finish == "length"
     if usage is None or not usage.total_tokens:
         return Reply(text, characters(wanted["messages"]), len(text), estimated=True, cut=cut)

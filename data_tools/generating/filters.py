@@ -32,7 +32,7 @@ class FilterLimits:
     shortest: int = 4  # letters
     longest: int = 500
     refuse: Sequence[str] = ()
-    copied: int = 20  # letters of a query that stands in the passage as it is; 0 switches the rule off
+    copied: int = 20  # letters of a query that the passage contains verbatim; 0 switches the rule off
     near: float = 0.8  # Jaccard of character 3-grams; 1 lets all but equal ones through
     round_trip: int = 20  # ranks; 0 switches it off
 
@@ -60,22 +60,22 @@ Rule = Callable[[GeneratedQuery, FilterLimits], bool]
 
 
 def is_short(query: GeneratedQuery, limits: FilterLimits) -> bool:
-    """Tell a query with hardly a letter."""
+    """Recognise a query with hardly a letter."""
     return len(letters(query.text)) < limits.shortest
 
 
 def is_long(query: GeneratedQuery, limits: FilterLimits) -> bool:
-    """Tell a query that is a text."""
+    """Recognise a query that is a text."""
     return len(query.text) > limits.longest
 
 
 def refers(query: GeneratedQuery, limits: FilterLimits) -> bool:
-    """Tell a query that speaks of its passage."""
+    """Recognise a query that speaks of its passage."""
     return any(word in query.text for word in limits.refuse)
 
 
 def is_copied(query: GeneratedQuery, limits: FilterLimits) -> bool:
-    """Tell a query that is a piece of its passage."""
+    """Recognise a query that is a piece of its passage."""
     own = letters(query.text)
     return 0 < limits.copied <= len(own) and own in letters(query.passage.body)
 
@@ -103,14 +103,14 @@ def judged(answers: Iterable[tuple[Passage, str, Sequence[Written]]], limits: Fi
 
 
 def repeats(query: GeneratedQuery, other: GeneratedQuery, limits: FilterLimits) -> bool:
-    """Tell near copies; the same words for another passage are no copy but a second positive."""
+    """Recognise near copies; the same words for another passage are no copy but a second positive."""
     if letters(query.text) == letters(other.text):
         return query.passage.id == other.passage.id
     return limits.near < 1 and trigram_jaccard(query.text, other.text) > limits.near
 
 
 def apply_round_trip(queries: Sequence[GeneratedQuery], ranks: Sequence[int | None], limits: FilterLimits) -> None:
-    """Refuse queries whose passage does not stand among the first; None: not found at all."""
+    """Refuse queries whose passage is not among the first; None: not found at all."""
     for query, rank in zip(queries, ranks, strict=True):
         query.rank = rank
         if rank is None or rank > limits.round_trip:
@@ -160,7 +160,7 @@ class Summary:
         return cls(len(queries), len(queries) - reasons.total(), reasons)
 
     def lines(self) -> Iterator[str]:
-        """Yield what is said."""
+        """Yield the lines of the summary."""
         yield f"{counted(self.written, 'query')} written, {self.kept:,} kept"
         for reason, count in self.reasons.most_common():
             yield f"  {count:7,}  {reason}: {MEANING[reason]}"

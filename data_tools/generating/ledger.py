@@ -34,7 +34,7 @@ class Entry:
     text: str = ""  # the answer as it came, or why there is none
     prompt_tokens: int = 0  # of all attempts
     completion_tokens: int = 0
-    estimated: bool = False  # the endpoint did not count tokens: characters stand for them
+    estimated: bool = False  # the endpoint did not count tokens: characters are counted
 
 
 def request_key(model: str, messages: Sequence[Mapping[str, str]], settings: Mapping[str, Any]) -> str:

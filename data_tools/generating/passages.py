@@ -30,7 +30,7 @@ class PassageSize:
         at_least("passage_chars", self.longest, 20)
         at_least("overlap", self.overlap, 0)
         at_least("min_chars", self.shortest, 0)
-        # Twice the overlap leaves room for text of its own; a short section must fit beside another.
+        # Twice the overlap leaves room for text of its own; a short section must fit next to another.
         at_least("passage_chars", self.longest, 2 * max(self.overlap, self.shortest))
 
 
@@ -95,7 +95,7 @@ def join(one: Section, other: Section, size: PassageSize) -> Section | None:
 
 
 def inside(section: Section, outer: int) -> str:
-    """Return a section's text behind those of its headings that no longer stand outside."""
+    """Return a section's text after those of its headings that the outside no longer has."""
     own = section.headings[outer:]
     return f"{BETWEEN.join(own)}\n{section.text}" if own else section.text
 

@@ -24,7 +24,7 @@ SLACK = 3  # columns by which wrapped lines differ, because punctuation may not 
 
 
 def chapter_level(line: str) -> int | None:
-    """Tell a heading such as 第三章 or 第二节 by its looks; returns its level."""
+    """Recognise a heading such as 第三章 or 第二节 by its looks; returns its level."""
     found = CHAPTER.match(line) if len(line.strip()) <= LONGEST_HEADING else None
     return LEVELS[found[1]] if found else None
 
@@ -35,7 +35,7 @@ def width(line: str) -> int:
 
 
 def is_sentence_end(line: str) -> bool:
-    """Tell a line that ends with a sentence."""
+    """Recognise a line that ends with a sentence."""
     return line.rstrip().rstrip(CLOSING).endswith(tuple(ENDS))
 
 
@@ -81,7 +81,7 @@ def without_running_heads(pages: Sequence[Sequence[str]]) -> tuple[list[list[str
 
 
 def places(page: Sequence[str]) -> set[int]:
-    """Where running heads may stand."""
+    """Where running heads may be."""
     return {at for at in (*range(EDGE), *range(len(page) - EDGE, len(page))) if 0 <= at < len(page)}
 
 

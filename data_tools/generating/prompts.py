@@ -87,7 +87,7 @@ def read_prompts(path: Path) -> Prompts:
 
 
 def read_answer(text: str) -> list[Written]:
-    """Read the queries out of an answer: JSON wherever it stands, else the items of a list.
+    """Read the queries out of an answer: JSON wherever it is, else the items of a list.
 
     Returns:
         The queries; none where the answer says so by an empty list.
@@ -117,7 +117,7 @@ def values_in(text: str) -> Iterator[Any]:
             at = found.start() + 1
             continue
         except RecursionError:
-            return  # nobody who nests so deep has queries
+            return  # nothing nested this deep holds queries
         yield value
 
 

@@ -130,7 +130,7 @@ class Run:
     client: AsyncOpenAI
     waiting: Iterator[Request]
     bar: Bar
-    failed: Counter[str] = field(default_factory=Counter)  # by what was said
+    failed: Counter[str] = field(default_factory=Counter)  # by their reason
     in_a_row: int = 0
     out_of_budget: bool = False
     settled: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -228,7 +228,7 @@ class Run:
 
 
 def state_of(reply: Reply) -> str:
-    """Tell an answer with queries from one without."""
+    """Whether an answer has queries."""
     try:
         read_answer(reply.text)
     except Garbage:

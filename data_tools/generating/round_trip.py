@@ -1,7 +1,7 @@
 """Round-trip ranks: at which rank a query finds the passage that it was written for.
 
 Source: the consistency filter of Promptagator (Dai et al. 2022, arXiv 2209.11755), which keeps rank 1 of a trained
-retriever. BM25 stands in for one here, so that the default keeps far more: what shares few words with its passage is
+retriever. BM25 replaces it here, so that the default keeps far more: what shares few words with its passage is
 what a dense model has to learn.
 """
 

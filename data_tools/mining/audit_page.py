@@ -12,7 +12,7 @@ from data_tools.mining.false_negatives import CROSS_ENCODER, MEANING, REPEATED, 
 from data_tools.shared.html_page import cells, overview, page
 
 WARNING = "warning"
-MANY = 0.05  # of the records: so many with too few negatives are worth a warning
+MANY = 0.05  # share of records with too few negatives above which the page warns
 WEAK = "a model that tells keys apart better (a weak one scores all alike), "
 REMEDIES: Mapping[
     str, tuple[Callable[[RefusalLimits, MiningSettings], str], str]

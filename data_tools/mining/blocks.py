@@ -41,7 +41,7 @@ SHORT_TAKEN, SHORT_REFUSED = "short_taken", "short_refused_"  # of those records
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MiningSettings:
-    """How negatives are mined, beside where from."""
+    """How negatives are mined, apart from where they come from."""
 
     method: str = "dense"
     first: int = 10  # ranks first + 1 .. last are looked at

@@ -35,7 +35,7 @@ class RefusalLimits:
 
     @property
     def scored(self) -> bool:
-        """Tell whether scores are needed."""
+        """Whether scores are needed."""
         return self.margin is not None or self.percent is not None
 
 
@@ -64,12 +64,12 @@ Rule = Callable[[JudgedQuery, Candidate, RefusalLimits], bool]
 
 
 def is_positive(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
-    """Tell whether it is a positive of this query, in this record or another, up to case, width and punctuation."""
+    """Whether it is a positive of this query, in this record or another, up to case, width and punctuation."""
     return text_hash(normalised(candidate.text)) in query.known
 
 
 def is_query(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
-    """Tell whether it is the query itself."""
+    """Whether it is the query itself."""
     return normalised(candidate.text) == normalised(query.text)
 
 
@@ -85,14 +85,14 @@ def trigram_jaccard(one: str, other: str) -> float:
 
 
 def is_near_positive(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
-    """Tell whether it nearly repeats a positive of the record."""
+    """Whether it nearly repeats a positive of the record."""
     return limits.overlap < 1 and any(
         trigram_jaccard(candidate.text, text) > limits.overlap for text in query.positives
     )
 
 
 def holds_answer(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
-    """Tell whether it holds one of the answers, folded; `filter_answers` of LLM-Embedder."""
+    """Whether it holds one of the answers, folded; `filter_answers` of LLM-Embedder."""
     if not limits.answers or not query.answers:
         return False
     text = fold(candidate.text)
@@ -100,14 +100,14 @@ def holds_answer(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits
 
 
 def within_margin(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
-    """Tell whether score > positive - margin."""
+    """Whether score > positive - margin."""
     if limits.margin is None or candidate.score is None or not query.scores:
         return False
     return candidate.score > REFERENCES[limits.reference](query.scores) - limits.margin
 
 
 def above_percent(query: JudgedQuery, candidate: Candidate, limits: RefusalLimits) -> bool:
-    """Tell whether score > positive * percent (NV-Retriever, arXiv 2407.15831: TopK-PercPos).
+    """Whether score > positive * percent (NV-Retriever, arXiv 2407.15831: TopK-PercPos).
 
     For scores below zero, where that would let in what scores above the positive, the distance counts instead:
     positive - |positive| (1 - percent), which is the same above zero.

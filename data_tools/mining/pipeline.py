@@ -96,7 +96,7 @@ class Job:
 
     @property
     def uses_vectors(self) -> bool:
-        """Tell whether keys are encoded: to be found, or to be judged by their scores."""
+        """Whether keys are encoded: to be found, or to be judged by their scores."""
         return self.settings.method in WITH_VECTORS or self.settings.limits.scored
 
     def decides(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def mine(job: Job) -> None:
     """Mine negatives for all records. All ranks must call this; the first one writes the result.
 
     Raises:
-        UserError: anything that the user can mend.
+        UserError: anything that the user can fix.
     """
     first = start_ranks() == 0
     known = scan(job.files, show_progress=first)
@@ -272,7 +272,7 @@ def encode_pool(job: Job, model: Model, task: str | None, root: Path, folder: Pa
 
 
 def build_indexes(job: Job, roots: Mapping[str | None, Path], folders: Mapping[str | None, Path]) -> None:
-    """Build what searches, once: saved, so that a run that goes on finds the same keys."""
+    """Build what searches, once: saved, so that a resumed run finds the same keys."""
     if job.settings.method in WITH_WORDS:
         for root in dict.fromkeys(roots.values()):
             if not (root / "bm25").is_dir():

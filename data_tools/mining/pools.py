@@ -90,7 +90,7 @@ class PositiveIndex:
     every: frozenset[int]  # hashes of the positives of all queries
 
     def answers(self, text: str) -> bool:
-        """Tell a key that is the positive of any record."""
+        """Whether a key is the positive of any record."""
         return text_hash(normalised(text)) in self.every
 
     def of(self, query: str) -> set[int]:

@@ -20,7 +20,7 @@ def page(title: str, body: str) -> str:
 
 
 def overview(said: str, counts: Mapping[str, int], meaning: Mapping[str, str], *, warning: str | None = None) -> str:
-    """Lay out what is said of the whole, and what was refused and why."""
+    """Lay out the summary, and what was refused and why."""
     rows = "".join(
         f"<tr><td>{count:,}</td><td>{html.escape(reason)}</td><td>{html.escape(meaning[reason])}</td></tr>"
         for reason, count in counts.items()

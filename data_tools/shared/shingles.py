@@ -49,7 +49,7 @@ class Shingles:
         return cls(size, np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64))
 
     def hit(self, texts: Sequence[str]) -> bool:
-        """Tell whether one of the texts has a run in common with ours."""
+        """Whether one of the texts has a run in common with ours."""
         if not len(self.known):
             return False
         for text in texts:

@@ -29,7 +29,7 @@ class Census:
     datasets: NDArray[np.int64]  # (N,) which file and task
     names: Sequence[str]  # of the datasets
     keys: NDArray[np.uint64]  # (N,) hash of what a record holds, for an order that no file decides
-    positives: Mapping[int, int]  # hash of a positive -> a record that has it; empty where nobody asks
+    positives: Mapping[int, int]  # hash of a positive -> a record that has it; empty where it is not needed
 
 
 def texts_of(row: Row) -> list[str]:

@@ -57,7 +57,7 @@ def named(stream: IO[str], names: dict[int, str], text: str, letter: str, extra:
 
 
 def write_eval_sets(written: Mapping[str, Sequence[Path]], corpus: Sequence[Path] = ()) -> list[Path]:
-    """Write a folder for each file and task, beside the file under its name; returns the folders.
+    """Write a folder for each file and task, next to the file and under its name; returns the folders.
 
     The corpus of each is every key that its records name, and every text of `corpus`.
 

@@ -93,7 +93,7 @@ def describe(census: Census, parts: NDArray[np.int64], names: Sequence[str]) -> 
 
 
 def lines_of(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is said of the parts."""
+    """Yield the summary's lines on the parts."""
     for name, part in report["parts"].items():
         each = ", ".join(f"{dataset} {count:,}" for dataset, count in part["datasets"].items())
         yield f"{name}: {counted(part['records'], 'record')} in {counted(part['groups'], 'group')} ({each})"

@@ -40,7 +40,7 @@ class Proof:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield what is said."""
+        """Yield the lines of the summary."""
         for kind in KINDS:
             yield f"proof: shared {kind} {self.shared[kind]:,} (of {self.checked[kind]:,})"
         if self.near_pairs is not None:
@@ -58,7 +58,7 @@ class PartsByText:
         self.parts: dict[int, int] = {}
 
     def add(self, text: str, part: int) -> bool:
-        """Add a text; tells whether it is new."""
+        """Add a text; returns whether it is new."""
         key = text_hash(text)
         before = self.parts.get(key, 0)
         self.parts[key] = before | 1 << part

@@ -43,7 +43,7 @@ class ScoreOptions:
 
     @property
     def identity(self) -> str:
-        """What decides a score, beside prompt, query and key."""
+        """What decides a score, besides prompt, query and key."""
         own = self.teacher
         return json.dumps([model_hash(own.model), self.method, own.reduction, own.max_length, own.dtype])
 
@@ -125,8 +125,8 @@ def lacking_scored(every: Mapping[bytes, Item], teacher: Teacher, cache: Cache) 
 def score_share(files: Sequence[Path], teacher: Teacher, identity: str, cache: Cache, options: ScoreOptions) -> None:
     """Score this rank's chunks, in the batches that a single process would form.
 
-    What an earlier chunk holds too is that chunk's, whoever scores it. Only keys of queries that come again can be
-    such, so no others are remembered.
+    What an earlier chunk holds too is that chunk's, whichever rank scores it. That takes a query that comes again, so
+    the keys of no others are remembered.
     """
     rank, ranks = world()
     again, seen = repeated_queries(files), set[bytes]()

@@ -60,7 +60,7 @@ def take_in(path: Path) -> int:
     """
     count = 0
     for own in sorted(path.parent.glob(f"{path.name}.rank-*")):
-        if own.suffix.removeprefix(".rank-").isdecimal():  # not a journal beside it
+        if own.suffix.removeprefix(".rank-").isdecimal():  # not a journal next to it
             with closing(Cache(own)) as theirs, closing(Cache(path)) as ours:  # opening rolls a broken journal back
                 all_rows = theirs.base.execute("SELECT name, score FROM scores")
                 while rows := all_rows.fetchmany(BLOCK):

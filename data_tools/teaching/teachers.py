@@ -43,7 +43,7 @@ class Teacher(Protocol):
         """Load the model."""
 
     def prompt(self, task: str | None) -> str:
-        """What stands around the texts of a task: another prompt gives other scores."""
+        """The prompt around the texts of a task: another prompt gives other scores."""
 
     def scores(self, items: Sequence[Item]) -> list[float]:
         """Score of each item, in their order."""

@@ -6,7 +6,7 @@ It lies inside tokenizer.json, so that every reader of the file folds Traditiona
 The format is SentencePiece's: the size of a trie in bytes (little-endian uint32), the trie, and the replacements, each
 ended by a zero byte. The trie is a double array of uint32 units as the Darts-clone library lays it out: a unit holds
 the byte that leads to it (bits 0 to 7), whether its node ends a key (bit 8), and an offset (bits 10 to 30); the
-children of the unit at p stand at p ^ offset ^ byte, and the value of a key at p ^ offset, with bit 31 set.
+children of the unit at p are at p ^ offset ^ byte, and the value of a key at p ^ offset, with bit 31 set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from zh_embedder.core.errors import reject
 
-BLOCK = 256  # children of a node lie in one block of so many units
+BLOCK = 256  # children of a node lie in one block of this many units
 LEAF = 1 << 8
 VALUE = 1 << 31
 MAX_OFFSET = 1 << 21
@@ -44,7 +44,7 @@ class DoubleArray:
         self.units = [0] * BLOCK
         self.used = {0}
         self.bases: set[int] = set()  # a unit says its byte, not its parent: two nodes at one base would share children
-        # Where the search for a base goes on, for ends of keys and for branches: holes that it leaves are few.
+        # Where the search for a base continues, for ends of keys and for branches: holes that it leaves are few.
         self.reached = {True: 0, False: 0}
         self.place(0, root)
 
@@ -81,7 +81,7 @@ def charsmap(table: Mapping[str, str]) -> bytes:
     """Lay out what each character becomes, for `tokenizers.normalizers.Precompiled`.
 
     Args:
-        table: character -> what stands in its place; characters that are not in it stay.
+        table: character -> its replacement; characters that are not in it stay.
 
     Raises:
         UserError: a key is not one character, or a zero byte is in it or its replacement.

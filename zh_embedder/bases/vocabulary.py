@@ -2,7 +2,7 @@
 
 Characters of the corpus and of the common character sets are pieces, and so are its most frequent words: Chinese ones
 as jieba cuts them, Latin ones, numbers. A text is cut greedily, the longest piece first; a character that is no piece
-is [UNK] alone. A piece is the same wherever it stands (no ##): a word has one vector at the start of a run and inside.
+is [UNK] alone. A piece is the same wherever it occurs (no ##): a word has one vector at the start of a run and inside.
 The files of a corpus count the same, however large they are.
 """
 
@@ -83,7 +83,7 @@ def common_characters(table: dict[str, str]) -> list[str]:
 
 @dataclass(slots=True)
 class Counts:
-    """How often what stands in a file."""
+    """Counts of words and characters in a file."""
 
     characters: Counter[str] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)  # Chinese ones of two characters or more
@@ -105,7 +105,7 @@ def count_file(path: Path, normalise: Any, *, documents: int | None, show_progre
     Args:
         path: JSON Lines or a text a line, plain, .gz or .zst.
         normalise: the tokenizer's normaliser.
-        documents: count so many at most, evenly spread over the file.
+        documents: count this many at most, evenly spread over the file.
         show_progress: a bar where it takes over 5 seconds.
 
     Raises:
@@ -140,7 +140,7 @@ def choose_pieces(
         common: characters that are pieces even if the corpus lacks them.
         words: Chinese words, at most.
         latin: Latin words and numbers, at most.
-        min_count: characters that stand less often in all files together are no pieces, unless they are common.
+        min_count: characters that occur less often in all files together are no pieces, unless they are common.
     """
     total = sum((one.characters for one in counts), Counter[str]())
     by_share = shares([one.characters for one in counts])
@@ -174,7 +174,7 @@ def make_tokenizer(pieces: Sequence[str], table: dict[str, str], *, max_length: 
     model = WordPiece(ids, unk_token=unknown, continuing_subword_prefix="", max_input_chars_per_word=1 << 20)
     backend = Tokenizer(model)
     backend.normalizer = normalizer(table)
-    # WordPiece gives a whole run up for one character that it lacks: such characters stand alone.
+    # WordPiece gives a whole run up for one character that it lacks: such characters are split off.
     known = "".join(re.escape(piece) for piece in sorted(pieces) if len(piece) == 1)
     alone = pre_tokenizers.Split(Regex(f"[^{known}]"), "isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), alone])

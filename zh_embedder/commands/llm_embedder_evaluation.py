@@ -56,7 +56,7 @@ def evaluate(args: Arguments) -> list[Outcome]:
     """Measure as the flags say. All ranks must call this; the first one writes and shows.
 
     Raises:
-        UserError: anything that the user can mend.
+        UserError: anything that the user can fix.
     """
     check(args)
     watched = read_watched(args.eval, [], data_root=args.data.data_root)
@@ -95,7 +95,7 @@ def check(args: Arguments) -> None:
 
 
 def needs_model(args: Arguments) -> bool:
-    """Tell whether anything is encoded."""
+    """Whether anything is encoded."""
     return args.eval.retrieval_method == "dense" and not args.eval.load_result
 
 
@@ -105,7 +105,7 @@ def collations(args: Arguments) -> list[str]:
 
 
 def load(args: Arguments) -> Model:
-    """Load the model; flags that were typed stand in place of what its folder says."""
+    """Load the model; flags that were typed override its folder."""
     given, asked = args.given, args.model
     changes: dict[str, Any] = {
         name: getattr(asked, name) for name in ("query_max_length", "key_max_length") if name in given
@@ -269,7 +269,7 @@ def find_source(args: Arguments, data: RetrievalSet) -> Path:
 
 
 def collated(args: Arguments, data: RetrievalSet, source: Path, suffix: str) -> Path:
-    """Where a collation goes: beside the set, or into --output_dir."""
+    """Where a collation goes: next to the set, or into --output_dir."""
     stem = source.name.split(".")[0]
     name = ".".join(part for part in (stem, suffix, args.eval.save_name) if part) + ".jsonl"
     if args.eval.save_to_output:

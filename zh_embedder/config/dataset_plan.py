@@ -1,6 +1,6 @@
-"""From flags, version and records to the datasets that are trained: their groups, texts and losses. Pure.
+"""Dataset plan: the datasets that flags, version and records give, with their groups, texts and losses. Pure.
 
-With --use_train_config a task's `training` settings stand in front of the flags.
+With --use_train_config a task's `training` settings override the flags.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def choose_terms(
 
 
 def teacher_temperature(dataset: TaskDataset, settings: _Settings, train: TrainArguments) -> tuple[float, list[str]]:
-    """Return what divides the teacher scores of a dataset, and what is to be said about them.
+    """Return the divisor of a dataset's teacher scores, and what is to be logged about them.
 
     Raises:
         UserError: it is to be found, and no temperature gives the entropy that is asked for.
@@ -201,7 +201,7 @@ def choose_rule(
     """Choose how a dataset's groups are formed.
 
     Raises:
-        UserError: a choice needs teacher scores that are not there, or random negatives stand beside distillation.
+        UserError: a choice needs teacher scores that are not there, or random negatives are combined with distillation.
     """
     if dataset.kind != GROUP:
         return SelectionRule(group_size=1), []
@@ -291,7 +291,7 @@ def plan_datasets(
 
 
 def distils(terms: Sequence[LossTerm]) -> bool:
-    """Tell whether a loss learns from teacher scores."""
+    """Whether a loss learns from teacher scores."""
     return any(term.loss.needs == "teacher_scores" for term in terms)
 
 

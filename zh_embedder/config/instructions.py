@@ -1,4 +1,4 @@
-"""A version: one YAML file that says, for every task, what stands in front of its queries and keys and how it trains.
+"""Instruction versions: one YAML file each, with the instructions and the training settings of every task.
 
 default:                 # optional: serves every task that the file does not name
   query: "为这个句子生成表示以用于检索相关文章："
@@ -54,7 +54,7 @@ class TaskTraining:
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"select_positive": SELECT_POSITIVE, "select_negative": SELECT_NEGATIVE}
 POSITIVE = ("max_sample_num", "teacher_temperature", "student_temperature", "weight")
-CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # stand in place of `loss`
+CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # instead of `loss`
 NOT_NEGATIVE = ("contrastive_weight", "distill_weight")
 
 

@@ -1,1 +1,1 @@
-"""What every room builds on: errors, files, ranks, logging, machine."""
+"""Basics for every room: errors, files, ranks, logging, machine."""

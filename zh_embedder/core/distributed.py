@@ -54,7 +54,7 @@ def rows_of_ranks(local: Tensor, *, even: bool) -> list[int]:
 
 
 def _stack(local: Tensor, rows: list[int]) -> Tensor:
-    """Stack the rows of every rank; the shorter ones travel with rows that nobody reads."""
+    """Stack the rows of every rank; the shorter ones are padded with rows that are never read."""
     sent = local.new_zeros(max(rows), *local.shape[1:])  # contiguous, where `local` may be a view
     sent[: len(local)] = local
     parts = [torch.empty_like(sent) for _ in rows]

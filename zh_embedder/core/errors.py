@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 
 def message_of(error: Exception) -> str:
-    """What a command says of an error that the user can mend: ours, or one of a file (no permission, disk full).
+    """The message for an error that the user can fix: ours, or one of a file (no permission, disk full).
 
     Raises:
         Exception: the error itself, where it is a bug.
@@ -29,7 +29,7 @@ def message_of(error: Exception) -> str:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do a command's work; returns 0, 2 for a user's mistake and 130 for Ctrl-C, both told without a traceback."""
+    """Do a command's work; returns 0, 2 for a user's mistake and 130 for Ctrl-C, both reported without a traceback."""
     try:
         work()
     except KeyboardInterrupt:

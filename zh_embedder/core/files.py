@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place and renamed."""
+"""Files that are there whole or not at all: written next to their place and renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zh_embedder.core.errors import UserError
 
 
 class beside:
-    """A temporary folder beside the target that takes its place when everything is written, and goes if not."""
+    """A temporary folder next to the target that takes its place when everything is written, and goes if not."""
 
     def __init__(self, target: Path) -> None:
         self.target, self.partial = target, target.with_name(f".{target.name}.partial")
@@ -45,11 +45,11 @@ def put_in_place(folder: Path, target: Path) -> None:
 
 @contextmanager
 def renamed(target: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Give the path beside the target to write a file to; it takes the target's place, or goes if writing fails.
+    """Give the path next to the target to write a file to; it takes the target's place, or goes if writing fails.
 
     Args:
         target: the file.
-        shared: several processes may write it at once, each to a path of its own: whoever is last stays.
+        shared: several processes may write it at once, each to a path of its own: the last one stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial" if shared else f".{target.name}.partial")
@@ -62,7 +62,7 @@ def renamed(target: Path, *, shared: bool = False) -> Iterator[Path]:
 
 
 def beside_file(target: Path, text: str) -> None:
-    """Write a text file beside its place and rename it there."""
+    """Write a text file next to its place and rename it."""
     with renamed(target) as partial:
         partial.write_text(text, "utf-8")
 

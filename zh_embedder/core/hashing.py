@@ -31,7 +31,7 @@ def text_hash(text: str) -> int:
 
 
 def text_identity(text: str) -> int:
-    """63-bit hash of a text, for int64 tensors; never 0, which stands for no text."""
+    """63-bit hash of a text, for int64 tensors; never 0, which means no text."""
     return nonzero_63_bits(text_hash(text))
 
 

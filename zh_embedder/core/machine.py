@@ -1,4 +1,4 @@
-"""What the machine can do: precision, matrix peak; and how its memory is kept from being fetched again and again."""
+"""Capabilities of the machine (precision, matrix peak), and an allocator that keeps memory for reuse."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEEP, PAD = 2**31 - 1, 64 << 20  # bytes
 
 
 def cpu_gains_from_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16); elsewhere bf16 is a loss."""
+    """Whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16); elsewhere bf16 is a loss."""
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
@@ -84,7 +84,7 @@ def keep_memory() -> bool:
     """Let the C library keep memory that was freed, instead of fetching it from the kernel at every allocation.
 
     A step on the CPU allocates and frees gigabytes; with glibc's defaults each large tensor is mapped and unmapped
-    anew, and clearing its pages takes up to half of all time. Works from inside the process, so that nobody has to set
+    anew, and clearing its pages takes up to half of all time. Works from inside the process, so that no user has to set
     GLIBC_TUNABLES and start again. Does nothing where the C library is not glibc, or GLIBC_TUNABLES already speaks of
     malloc. Call it before the first large tensor.
 

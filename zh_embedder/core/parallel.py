@@ -27,7 +27,7 @@ def cores() -> int:
 
 
 def processes_for(items: int) -> int:
-    """Return how many processes pay for so many pieces of work; 1 is none beside this one."""
+    """Return how many processes are worth starting for a number of pieces of work; 1 is this process alone."""
     if "fork" not in multiprocessing.get_all_start_methods():
         return 1  # a process that has to import everything first pays for nothing
     return max(1, min(cores(), MOST_PROCESSES, items // AHEAD))

@@ -33,7 +33,7 @@ class Bar(tqdm):
 
         Args:
             total: how many there are, where that is known.
-            name: stands in front.
+            name: appears in front.
             unit: what is counted, in the plural.
             done: how many an earlier run has done.
             scaled: large numbers as 1.2M.

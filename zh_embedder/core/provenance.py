@@ -1,4 +1,4 @@
-"""Where a result comes from: command, data, seed, packages, machine, date."""
+"""Provenance of a result: command, data, seed, packages, machine, date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks: what the launcher says of this process, and what its process group says.
+"""Ranks: the launcher's facts about this process, and those of its process group.
 
 The only module that reads the launcher's variables. torchrun sets all of them; DeepSpeed's launcher says LOCAL_SIZE
 where torchrun says LOCAL_WORLD_SIZE.

@@ -1,4 +1,4 @@
-"""Similarity of vectors by cos, ip and l2: every one with every other, one with many, and side by side.
+"""Similarity of vectors by cos, ip and l2: every one with every other, one with many, and row by row.
 
 Shapes: B queries, P keys, N rows, D dimensions. Scores of l2 are minus the squared distance, so that higher is nearer,
 and rank as faiss' L2 index does.

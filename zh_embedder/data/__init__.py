@@ -1,1 +1,1 @@
-"""From files to batches; knows no model, no loss and no flag."""
+"""Records and batches, read from files; no knowledge of models, losses or flags."""

@@ -1,4 +1,4 @@
-"""What one rank trains on in one step. Read this first: all of `data` works towards a `Batch`.
+"""Batch: one rank's texts of one step. Read this first: all of `data` works towards it.
 
 Shapes: B queries of this rank, G keys of a group, K distinct keys, M known positives of the query that has most.
 """

@@ -1,4 +1,4 @@
-"""Examples of one rank's step -> a Batch of token ids: texts tokenised, identical keys merged."""
+"""Collator: the examples of one rank's step as a Batch of token ids; texts tokenised, identical keys merged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which positive and which negatives of a record travel this epoch. Pure: a function of (record, seed, epoch, row).
+"""Group selection: a record's positive and negatives of this epoch. Pure: a function of (record, seed, epoch, row).
 
 A record's candidates are its positives then its negatives (the order of its teacher scores); with `history` the
-history is the list of negatives, from which the teacher takes the positive. What stands for a candidate is the
-caller's: its text, or anything that is equal exactly where the texts are.
+history is the list of negatives, from which the teacher takes the positive. The caller chooses
+what represents a candidate: its text, or anything that is equal exactly where the texts are.
 """
 
 from __future__ import annotations

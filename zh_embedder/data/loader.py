@@ -1,4 +1,4 @@
-"""How batches reach the trainer: each rank's steps of an epoch, the loader, and the clock of waiting for it."""
+"""Loader of batches: each rank's steps of an epoch, the DataLoader, and a clock for the time spent waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of an epoch: which rows form which step. Pure: every rank computes it and reads its slice.
+"""Plan of an epoch: which rows form which step. Pure: every rank computes it and reads its slice.
 
 Rows are global: row r of dataset d is `offsets[d] + r`. A step takes R = ranks * per-rank batch rows.
 Shapes: S steps of the epoch, R rows of a step.

@@ -1,4 +1,4 @@
-"""Files of records as checked Arrow tables: memory-mapped, cached by content, prepared once."""
+"""Record tables: files of records as checked Arrow tables, memory-mapped, cached by content, prepared once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training files -> datasets: the records of one task in one file, as rows of its memory-mapped table."""
+"""Datasets of training files: the records of one task in one file, as rows of its memory-mapped table."""
 
 from __future__ import annotations
 

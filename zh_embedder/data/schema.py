@@ -1,4 +1,4 @@
-"""One line of a training file -> one checked row, or a message that says where, what was found and what was expected.
+"""Record schema: a line of a training file as a checked row, or an error with place, value and expectation.
 
 Rows of all formats share one schema, so that a file is one table: `kind` tells query groups, scored pairs and labelled
 texts apart.

@@ -1,4 +1,4 @@
-"""Which records belong together, and whole groups of them drawn: what every split without leaks is made of."""
+"""Source groups: records that belong together, and the drawing of whole groups for splits without leaks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Unions:
         self.parent[self.root(one)] = self.root(other)
 
     def root(self, index: int) -> int:
-        """Return the member that stands for all that belong together with this one."""
+        """Return the representative of all that belong together with this one."""
         while self.parent[index] != index:
             self.parent[index] = self.parent[self.parent[index]]
             index = self.parent[index]

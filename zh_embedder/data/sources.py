@@ -1,4 +1,4 @@
-"""From what a user typed behind --train_data to lines of text, with their numbers."""
+"""Sources of training data: what --train_data names, as lines of text with their numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kind(path: Path) -> str:
 
 
 def is_data_file(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
-    """Tell whether a name in a folder is a data file: .jsonl or .json, plain, .gz or .zst."""
+    """Whether a name in a folder is a data file: .jsonl or .json, plain, .gz or .zst."""
     return path.is_file() and kind(path) in suffixes and not path.name.startswith(".")
 
 
@@ -39,7 +39,7 @@ def find_files(
     included, sorted.
 
     Raises:
-        UserError: nothing is there; the nearest name beside it is offered.
+        UserError: nothing is there; the nearest name in its folder is offered.
     """
     files: list[Path] = []
     for spec in specs:

@@ -1,4 +1,4 @@
-"""Files of texts for encoding: JSON Lines with a field, or a text per line; checked first, then read as a stream."""
+"""Text files for encoding: JSON Lines with a field, or a text per line; checked first, then read as a stream."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def spread(
 
 
 def text_id(raw: Mapping[str, Any], where: str) -> str:
-    """Return the id that a line gives its text, or where it stands."""
+    """Return the id that a line gives its text, or its position."""
     for name in ID_FIELDS:
         if raw.get(name) is not None:
             value = raw[name]

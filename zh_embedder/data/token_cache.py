@@ -1,4 +1,4 @@
-"""Token ids of whole datasets, made once and memory-mapped: a step then costs neither texts nor a tokenizer.
+"""Token cache: the ids of whole datasets, made once and memory-mapped; a step then needs no texts and no tokenizer.
 
 A file is named by everything that decides its ids, so that ranks and later runs find it. It is read without a copy:
 what the steps touch lies in the system's page cache, which is given back where memory is short.
@@ -169,7 +169,7 @@ def ragged(texts: Sequence[Ids]) -> pa.ListArray:
 
 
 def write_tokens(chosen: TrainSet, target: Path, collator: Collator) -> None:
-    """Tokenise a dataset into a file, block by block; written beside and renamed."""
+    """Tokenise a dataset into a file, block by block; written under another name and renamed."""
     import pyarrow as pa
 
     blocks = [range(i, min(i + ROWS_PER_BLOCK, len(chosen))) for i in range(0, len(chosen), ROWS_PER_BLOCK)]

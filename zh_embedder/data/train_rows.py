@@ -1,4 +1,4 @@
-"""Rows of the datasets that are trained: read, and their groups selected, in the loader's workers.
+"""Training rows: read, and their groups selected, in the loader's workers.
 
 A dataset whose token ids were prepared (`token_cache`) is selected from by the identities of its texts, and no text is
 read. Both ways give the same example, bit for bit.

@@ -1,1 +1,1 @@
-"""Evaluation sets in, outcomes out."""
+"""Evaluation sets, metrics and outcomes."""

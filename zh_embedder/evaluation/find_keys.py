@@ -1,4 +1,4 @@
-"""Keys of an evaluation set's queries: found by vectors, by words or at random; among all keys, or each query's own.
+"""Key search for the queries of a set: by vectors, by words or at random; among all keys, or each query's own.
 
 Shapes: Q queries, K keys, D dimensions, H hits, W ranks.
 """

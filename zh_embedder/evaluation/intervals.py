@@ -1,4 +1,4 @@
-"""How sure a figure is: percentile bootstrap intervals of means, and of the difference that a training made.
+"""Bootstrap confidence intervals: percentile intervals of means, and of the difference between two models.
 
 Both models of a comparison are measured on the same queries, so each query is drawn together with both of its values:
 the difference of a pair is far surer than the pair itself. Everything is a pure function of its arguments and a seed.
@@ -34,7 +34,7 @@ class Interval:
 
     @property
     def sure(self) -> bool:
-        """Tell whether a difference is one: zero lies outside."""
+        """Whether a difference is one: zero lies outside."""
         return self.low > 0 or self.high < 0
 
 

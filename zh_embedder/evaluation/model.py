@@ -1,4 +1,4 @@
-"""A model to be measured: the encoder of each side, and how ranks share the encoding.
+"""Models to be measured: the encoder of each side, and how ranks share the encoding.
 
 Shapes: N texts, D dimensions, W ranks.
 """
@@ -35,7 +35,7 @@ class Model:
     query: Encoder
     key: Encoder
     instruct: bool = True  # with the instructions of each set's task
-    dtype: str | None = None  # precision; the encoder's own where it is not said
+    dtype: str | None = None  # precision; the encoder's own where it is None
     shared: bool = True  # each rank encodes its share; False: every rank encodes everything (sharded weights)
     role: Role = Role.BASE  # a model measured alone is the one that others would be compared with
 
@@ -48,7 +48,7 @@ class Model:
         return cls(name, query, key, instruct=instruct)
 
     def label(self, size: int | None) -> str:
-        """Name of the model with vectors cut to so many dimensions."""
+        """Name of the model with vectors cut to a number of dimensions."""
         return self.name if size is None else f"{self.name} [{size}]"
 
     def side(self, side: int, task: str | None) -> tuple[Encoder, str, int]:

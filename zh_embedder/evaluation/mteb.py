@@ -51,7 +51,7 @@ def our_task(spec: EncoderSpec, name: str, kind: str, chosen: Mapping[str, str])
         chosen: name or type -> task of ours, what the user says; an empty one is no instruction.
 
     Raises:
-        UserError: the encoder knows several tasks, and none of them stands for retrieval.
+        UserError: the encoder knows several tasks, and none of them serves retrieval.
     """
     if not spec.instructions:
         return None
@@ -295,7 +295,7 @@ def measure(
     encoder, key = load(encoder_folder(name), instruct=instruct, dtype=dtype), key_folder(name)
     kinds = dict.fromkeys(task.metadata.type for task in found)
     chosen = read_prompts(prompts, encoder.spec, [*(task.metadata.name for task in found), *kinds])
-    for task in found:  # a type that nothing is said of is noticed before the first is measured
+    for task in found:  # a type that no rule covers is noticed before the first is measured
         our_task(encoder.spec, task.metadata.name, task.metadata.type, chosen)
     parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
     key_encoder = load(key, instruct=instruct, dtype=dtype) if key else None

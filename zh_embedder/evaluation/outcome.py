@@ -1,4 +1,4 @@
-"""What one model did on one evaluation set."""
+"""Outcomes: the figures and rankings of one model on one evaluation set."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Outcome:
     run: Run = field(default_factory=dict)  # query -> key -> score of its best keys (retrieval, reranking)
     positives: Mapping[str, float] = field(default_factory=dict)  # query -> score of its best relevant key
     gold: NDArray[np.generic] | None = None  # what is right for each pair or text, where the metric is no mean
-    predicted: NDArray[np.generic] | None = None  # what the model says of each: resampled beside `gold`
+    predicted: NDArray[np.generic] | None = None  # the model's answer for each: resampled with `gold`
     truncated: tuple[float, float] | None = None  # share of queries and of keys that are longer than the model reads
-    role: Role = field(kw_only=True)  # no default: a figure of nobody cannot be compared
+    role: Role = field(kw_only=True)  # no default: a figure without a role cannot be compared
 
     @property
     def main(self) -> str:
@@ -44,7 +44,7 @@ class Outcome:
         return next(iter(self.values))
 
     def to_json(self, *, hits: int) -> dict[str, Any]:
-        """Lay out for a JSON file, so many hits of each query."""
+        """Lay out for a JSON file, with a limited number of hits of each query."""
         arrays = {name: None if (a := getattr(self, name)) is None else a.tolist() for name in ("gold", "predicted")}
         run = {query: dict(list(scores.items())[:hits]) for query, scores in self.run.items()}
         return {f.name: getattr(self, f.name) for f in fields(self)} | arrays | {"run": run}

@@ -1,4 +1,4 @@
-"""How well predictions agree with what is right, where the metric is no mean over items. By scipy and scikit-learn.
+"""Metrics of whole sets of predictions, which are no mean over items. By scipy and scikit-learn.
 
 Shapes: N pairs or texts.
 """
@@ -17,7 +17,7 @@ Statistic = Callable[[Array, Array], float]  # (N,) what is right, (N,) what the
 
 
 def constant(values: Array) -> bool:
-    """Tell whether all values are the same."""
+    """Whether all values are the same."""
     return bool((values == values[:1]).all())
 
 

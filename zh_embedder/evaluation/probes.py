@@ -1,4 +1,4 @@
-"""What vectors are good for besides retrieval: similarity, pair classification, classification, clustering.
+"""Probes of vectors besides retrieval: similarity, pair classification, classification, clustering.
 
 The dimensions of C-MTEB on the user's own texts, measured with scipy and scikit-learn. Vectors in, the pieces of an
 `Outcome` out; nothing here knows a model.

@@ -88,15 +88,15 @@ def right_keys(raw: Mapping[str, Any], texts: list[str], where: str) -> list[str
 
 
 def is_row(value: object) -> bool:
-    """Tell whether a value is the number of a row."""
+    """Whether a value is the number of a row."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def key_id(text: str) -> str:
     """Return the id of a key without one: the same text has the same in every file.
 
-    It says nothing of where the text stood: where a model scores all keys alike, and ids break the tie, positives must
-    not come first because a file lists them first.
+    It does not depend on the text's position: where a model scores all keys alike, and ids break the tie, positives
+    must not come first because a file lists them first.
     """
     return text_name(text)
 

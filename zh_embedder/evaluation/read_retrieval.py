@@ -1,7 +1,7 @@
 """Readers of retrieval sets.
 
 A set is a BEIR folder (queries.jsonl, corpus.jsonl, qrels.tsv), FlagEmbedding's (test_queries.jsonl, corpus.jsonl,
-test_qrels.jsonl), or LLM-Embedder's `eval_data` file beside a corpus file.
+test_qrels.jsonl), or LLM-Embedder's `eval_data` file with a corpus file.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def read_json_qrels(path: Path) -> dict[str, dict[str, int]]:
 def read_eval_data(
     path: str | Path, corpus: str | Path, *, task: str | None = None, key_template: str = KEY_TEMPLATE
 ) -> RetrievalSet:
-    """Read LLM-Embedder's `eval_data`: queries whose positives are rows of the corpus, or texts that stand in it.
+    """Read LLM-Embedder's `eval_data`: queries whose positives are rows of the corpus, or texts in it.
 
     Args:
         path: JSON Lines of {"query", "pos_index": [row of the corpus, from 0]} or {"query", "pos": [text]}, with

@@ -1,4 +1,4 @@
-"""The reader of any evaluation set: a folder by its files, a file by the fields of its first line."""
+"""Reader of any evaluation set: a folder by its files, a file by the fields of its first line."""
 
 from __future__ import annotations
 

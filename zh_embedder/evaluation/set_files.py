@@ -24,7 +24,7 @@ ALIASES = {"positive": "pos", "negative": "neg"}  # mteb's names in C-MTEB's rer
 def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) -> list[Path]:
     """Turn what was typed behind --eval_data or --data into folders and files, `llm-embedder:` looked up.
 
-    A folder that holds no set itself stands for the sets below it.
+    A folder that holds no set itself means the sets below it.
 
     Raises:
         UserError: nothing is there; the nearest name is offered.
@@ -42,7 +42,7 @@ def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) 
 
 
 def is_set(folder: Path) -> bool:
-    """Tell whether a folder, or its `test/`, is a set of some kind."""
+    """Whether a folder, or its `test/`, is a set of some kind."""
     names = (BEIR[0], FLAG_EMBEDDING[0])
     return has(folder, TEST) or any(has(place, name) for place in (folder, folder / "test") for name in names)
 
@@ -66,7 +66,7 @@ def find(folder: Path, name: str, expected: Sequence[str]) -> Path:
 
 
 def has(folder: Path, name: str) -> bool:
-    """Tell whether a folder holds a file, plain or compressed."""
+    """Whether a folder holds a file, plain or compressed."""
     return any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz", ".zst"))
 
 

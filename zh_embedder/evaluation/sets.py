@@ -19,7 +19,7 @@ class RetrievalSet:
     keys: dict[str, str]
     qrels: Qrels
     candidates: Mapping[str, Sequence[str]] | None = None
-    canary: bool = False  # general Chinese: measured, but no part of a mean, and a drop is said
+    canary: bool = False  # general Chinese: measured, but no part of a mean, and a drop is reported
 
     @property
     def kind(self) -> str:

@@ -72,7 +72,7 @@ def parity(encoder: Encoder, folder: Path) -> Parity:
 
 
 def halve(folder: Path) -> None:
-    """Store the weights of a folder as fp16; its configuration goes on saying fp32, in which every reader loads them.
+    """Store the weights of a folder as fp16; its configuration still says fp32, in which every reader loads them.
 
     Raises:
         UserError: a weight is too large for fp16.

@@ -1,4 +1,4 @@
-"""What a loss looks at: the scores of a step, which keys belong to which query, and which must not be negatives.
+"""Loss batch: the scores of a step, which keys belong to which query, and which must not be negatives.
 
 A loss asks its batch for scores and never for how they came about, so a model of vectors (`VectorBatch`) and one that
 reads query and key together (`ScoreBatch`) train with the same losses.

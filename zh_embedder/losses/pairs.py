@@ -55,7 +55,7 @@ def online_contrastive(batch: LossBatch, *, margin: float = 0.5, threshold: floa
     """Contrastive loss of the step's hard pairs alone (sentence-transformers' OnlineContrastiveLoss).
 
     Hard is a positive pair farther apart than the nearest negative one, and a negative pair nearer than the farthest
-    positive one; where a step has pairs of one kind only, the mean distance stands for the other. The sum of d ** 2 and
+    positive one; where a step has pairs of one kind only, the mean distance replaces the other. The sum of d ** 2 and
     max(0, margin - d) ** 2 over them is divided by the pairs of the step, which theirs is not.
     """
     found, wanted = step_pairs(batch)
@@ -73,8 +73,8 @@ def online_contrastive(batch: LossBatch, *, margin: float = 0.5, threshold: floa
 def ordered(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     """log(1 + the sum over pairs i, j that count, with score_i > score_j, of exp(s_j - s_i)), a scalar.
 
-    Never N x N: pairs stand by score, and the sum over all lower ones is a running one. Those that do not count stand
-    behind all others, so that no sum takes them in.
+    Never N x N: pairs are sorted by score, and the sum over all lower ones is a running one. Those that do not count
+    follow all others, so that no sum takes them in.
     """
     wanted = wanted.masked_fill(~counts, torch.inf)
     order = wanted.argsort(stable=True)
@@ -86,7 +86,7 @@ def ordered(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
 
 
 def cosent(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
-    """CoSENT: pairs stand in the order of their scores (Su 2022, kexue.fm/archives/8847).
+    """CoSENT: pairs in the order of their scores (Su 2022, kexue.fm/archives/8847).
 
     log(1 + sum over pairs i, j of the step with score_i > score_j of exp((s_j - s_i) / t)).
     """
@@ -98,8 +98,8 @@ def angle(batch: LossBatch, *, temperature: float = 0.05) -> Tensor:
     """AnglE: as CoSENT, on the angle between vectors in complex space (Li and Li 2023, arXiv 2309.12871).
 
     The first half of a vector is its real part, the second half its imaginary part. The quotient of two vectors, each
-    divided by its length, is summed over its components and over both parts; its absolute value stands for s. The paper
-    trains it beside CoSENT and InfoNCE: name all of them in a task's `loss`.
+    divided by its length, is summed over its components and over both parts; its absolute value is s. The paper
+    trains it together with CoSENT and InfoNCE: name all of them in a task's `loss`.
     """
     if not isinstance(batch, VectorBatch):
         raise ValueError("angle: compares the parts of vectors, and this batch has scores alone")
@@ -121,7 +121,7 @@ def supervised_contrastive(batch: LossBatch, *, temperature: float = 0.05) -> Te
     """Supervised contrastive loss of labelled texts (Khosla et al. 2020, arXiv 2004.11362, L_out).
 
     Per text: minus the mean, over the step's other texts p of its label, of log(exp(s_p / t) / sum over all other texts
-    of exp(s / t)). Texts equal to it count as it; a text whose label stands alone in the step adds nothing.
+    of exp(s / t)). Texts equal to it count as it; a text whose label no other text of the step has adds nothing.
     """
     labels, own = need(batch.labels, "labelled texts"), batch.group[:, 0]
     itself = batch.key_texts == batch.key_texts[own].unsqueeze(1)  # (B, P)

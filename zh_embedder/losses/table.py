@@ -1,4 +1,4 @@
-"""The table of losses, and the weighted terms that a dataset trains.
+"""Table of losses, and the weighted terms that a dataset trains.
 
 LOSSES is the table of all losses. Add one: write the function, add its row, and a naive version in the tests.
 """

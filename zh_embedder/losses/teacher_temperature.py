@@ -1,4 +1,4 @@
-"""What teacher scores are worth: how sharp the targets are that they make, and the temperature that sharpens them.
+"""Teacher temperature: the sharpness of the targets that teacher scores make, and a temperature that corrects it.
 
 A target is softmax(scores / temperature) over a record's keys. Its entropy is given as a share of the greatest
 possible, ln(number of keys): 1 says that all keys are equally good, 0 that one of them is.
@@ -47,7 +47,7 @@ def find_temperature(scores: Sequence[Sequence[float]], share: float) -> float:
         share: wanted, within 0 and 1.
 
     Raises:
-        UserError: no record tells its keys apart, or no temperature gives that entropy, because so many scores are
+        UserError: no record tells its keys apart, or no temperature gives that entropy, because too many scores are
             equal.
     """
     telling = [own for own in scores if len(own) > 1 and max(own) > min(own)]

@@ -60,7 +60,7 @@ def tile_rows(batch: LossBatch) -> int:
 
 
 def tiles(batch: LossBatch) -> Iterator[LossBatch]:
-    """Yield the batch in parts of so many local queries that their scores against the step's keys fill a tile."""
+    """Yield the batch in parts: as many local queries at a time as fill a tile with their scores of the step's keys."""
     rows = tile_rows(batch)
     for first in range(0, len(batch), rows):
         yield batch.rows(slice(first, first + rows))

@@ -1,4 +1,4 @@
-"""What a step's losses count for the log: masked keys, and how sharp the teacher's targets are."""
+"""Loss watch: a step's counts for the log, such as masked keys and the sharpness of the teacher's targets."""
 
 from __future__ import annotations
 

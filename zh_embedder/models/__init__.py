@@ -1,1 +1,1 @@
-"""Token ids to representations, and folders of weights."""
+"""Models: token ids to representations, and folders of weights."""

@@ -1,4 +1,4 @@
-"""Attention within texts that lie end to end: each text sees itself alone. Kernels for the CPU and for CUDA.
+"""Attention within packed texts: each text sees itself alone. Kernels for the CPU and for CUDA.
 
 CPU: by runs of texts of one length, in fp32 through `scaled_dot_product_attention`, in 16 bits through matrix products,
 which use the hardware's bf16 units where torch's fused kernel uses them for AMX alone (figures: docs/log/2026-11.md).
@@ -172,7 +172,7 @@ def first_tokens_on_cpu(query: Tensor, key: Tensor, value: Tensor, sizes: Sizes,
 
 @lru_cache(maxsize=1)
 def has_varlen() -> bool:
-    """Tell whether this torch has `varlen_attn` with windows and a scale."""
+    """Whether this torch has `varlen_attn` with windows and a scale."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

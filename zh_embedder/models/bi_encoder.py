@@ -1,4 +1,4 @@
-"""What trains: a query and a key encoder in one module, or one encoder for both sides; saved folder by folder."""
+"""Bi-encoder: a query and a key encoder in one module, or one encoder for both sides; saved folder by folder."""
 
 from __future__ import annotations
 

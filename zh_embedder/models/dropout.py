@@ -1,4 +1,4 @@
-"""Dropout whose random bits are drawn sixteen at a time: on the CPU, torch draws them element by element.
+"""Dropout from random bits drawn sixteen at a time: on the CPU, torch draws them element by element.
 
 A quarter as many draws of the same generator, so a seed still decides all of them; the share that is dropped is exact
 to 2 ** -16. On other devices, and in evaluation, it is torch's own.

@@ -1,4 +1,4 @@
-"""An encoder: the module that trains, with its tokenizer; texts to vectors for users; folders.
+"""Encoder: the module that trains, with its tokenizer; texts to vectors for users; folders.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest, D dimensions.
 """
@@ -82,12 +82,12 @@ class Encoder(Forward):
 
         Args:
             texts: one text or many.
-            prompt: stands in front of every text.
+            prompt: put in front of every text.
             max_length: tokens of a text, prompt included; by default the longer of the two sides.
             tokens_per_batch: tokens of one forward.
             dtype: precision of the model: fp32, bf16, fp16, or auto, the fastest that loses no range here; by default
                 the encoder's own (`from_pretrained` says auto).
-            truncate_dim: keep so many dimensions, normalised anew where vectors are; for encoders trained with
+            truncate_dim: keep this many dimensions, normalised anew where vectors are; for encoders trained with
                 --matryoshka_dims.
             show_progress: a progress bar where it takes over 5 seconds.
 
@@ -128,7 +128,7 @@ class Encoder(Forward):
     def encoding(self, dtype: str | None = None) -> Iterator[None]:
         """Put the encoder in the state to encode in: no dropout, no gradients, its weights in a precision.
 
-        Weights are cast once, not layer by layer in every forward; training goes on from the exact ones.
+        Weights are cast once, not layer by layer in every forward; training continues from the exact ones.
         """
         wanted = resolve_dtype(dtype or self.precision, self.device)
         training, exact = self.training, {p: p.data for p in self.parameters() if p.dtype is torch.float32}
@@ -217,7 +217,7 @@ class Encoder(Forward):
         )
 
     def save(self, folder: str | Path, *, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the encoder folder: weights, tokenizer, sentence-transformers files. Written beside and renamed.
+        """Write the encoder folder: weights, tokenizer, sentence-transformers files; temporary until it is whole.
 
         Args:
             folder: target; replaced if it is there.
@@ -271,7 +271,7 @@ def load_encoder(
 
     Args:
         name_or_path: folder or hub name.
-        options: what stands in place of the folder's.
+        options: what overrides the folder's.
         flag: what the user typed it behind, for messages.
         changes: other fields of `EncoderSpec` to set.
         **given: single fields of `LoadOptions`, in place of those in `options`.

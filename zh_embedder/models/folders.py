@@ -1,4 +1,4 @@
-"""Folders of encoders inside runs and checkpoints."""
+"""Encoder folders inside runs and checkpoints."""
 
 from __future__ import annotations
 

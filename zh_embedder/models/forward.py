@@ -1,4 +1,4 @@
-"""The module that trains: token ids of texts -> representations. A Hugging Face model with heads on its states.
+"""Forward module: token ids of texts to representations; a Hugging Face model with heads on its states.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest, H hidden size, D dimensions.
 """
@@ -84,7 +84,7 @@ class Forward(nn.Module):
         return represent(self, replace(states, place=place))
 
     def packs(self, dtype: torch.dtype | None = None) -> bool:
-        """Tell whether texts go through the model without padding, here and in a precision (the one of the moment)."""
+        """Whether texts go through the model without padding, here and in a precision (the one of the moment)."""
         device = self.device
         if dtype is None:
             autocast = torch.is_autocast_enabled(device.type)
@@ -134,8 +134,8 @@ class Forward(nn.Module):
     def operations(self, sizes: Sequence[int]) -> float:
         """Floating point operations of a forward over texts of these lengths: two for each weight and token.
 
-        Embeddings look up and the pooler serves nobody: neither counts. Nor does padding, nor what a trimmed last layer
-        leaves out.
+        Embeddings are looked up and the pooler is unused: neither counts. Nor does padding, nor what a trimmed last
+        layer leaves out.
         """
         tokens, squares = sum(sizes), sum(size * size for size in sizes)
         layers, width = self.config.num_hidden_layers, attention_width(self.config)
@@ -152,7 +152,7 @@ def attention_width(config: Any) -> int:
 
 
 def count_layer_weights(backbone: Any) -> int:
-    """Weights that every token is multiplied with: those of embeddings are looked up, a pooler serves nobody."""
+    """Weights that every token is multiplied with: those of embeddings are looked up, a pooler is unused."""
     others = (backbone.get_input_embeddings(), getattr(backbone, "embeddings", None), getattr(backbone, "pooler", None))
     left_out = {weight for part in others if part is not None for weight in part.parameters()}
     return sum(weight.numel() for weight in backbone.parameters() if weight not in left_out)

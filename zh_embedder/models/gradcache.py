@@ -31,7 +31,7 @@ def encode_in_parts(model: nn.Module, parts: Sequence[TokenBatch]) -> Representa
     parts there are, so that DDP and ZeRO 1 and 2 see what they see without it. From the forward to the backward pass
     nothing lives but the representations and, for each part, the state of the random generators.
 
-    Sharded weights (ZeRO 3, FSDP) are whole only while their own module runs, so nothing can stand in for them. There
+    Sharded weights (ZeRO 3, FSDP) are whole only while their own module runs, so nothing can replace them. There
     each part is a checkpoint of torch's: the same gradient, but its bookkeeping grows with the number of parts.
     """
     device = parts[0].ids.device
@@ -44,7 +44,7 @@ def encode_in_parts(model: nn.Module, parts: Sequence[TokenBatch]) -> Representa
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Tell whether ranks hold parts of weights (ZeRO 3, FSDP); views of a flat weight are FSDP's too."""
+    """Whether ranks hold parts of weights (ZeRO 3, FSDP); views of a flat weight are FSDP's too."""
     kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
     return bool(kinds & SHARDING) or any(
         hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") or not weight.is_leaf
@@ -107,7 +107,7 @@ def rows_like(whole: Tensor, first: int, tensor: Tensor) -> Tensor:
 
 
 class _Replay(nn.Module):
-    """Every part once more, forward and backward, while other tensors stand in for the weights of a model.
+    """Every part once more, forward and backward, while other tensors replace the weights of a model.
 
     The backward pass belongs in here too: checkpoints of the model's layers run them again in it.
     """

@@ -1,4 +1,4 @@
-"""How a base is loaded: what the caller sets instead of what the folder says."""
+"""Load options of a base: what the caller sets instead of what the folder holds."""
 
 from __future__ import annotations
 

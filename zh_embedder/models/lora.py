@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): the base stays as it is, small matrices beside it learn.
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): the base is frozen, small added matrices learn.
 
-What is saved is the base with the adapters merged in, under the base's own names; the adapters travel beside it for
+What is saved is the base with the adapters merged in, under the base's own names; the adapters are saved next to it for
 resuming.
 """
 
@@ -20,7 +20,7 @@ ADAPTER = "default"  # peft's name of the only one
 def add_lora(
     backbone: Any, *, rank: int, alpha: float, dropout: float = 0.0, targets: Sequence[str] | None = None
 ) -> None:
-    """Put adapters beside linear layers and freeze everything else.
+    """Add adapters to linear layers and freeze everything else.
 
     Args:
         backbone: the Hugging Face model, changed in place.
@@ -50,7 +50,7 @@ def add_lora(
 
 
 def has_lora(backbone: Any) -> bool:
-    """Tell whether adapters stand beside the layers of a model."""
+    """Whether the layers of a model have adapters."""
     return bool(scalings(backbone))
 
 

@@ -1,4 +1,4 @@
-"""Texts end to end in one row through any Hugging Face model: no padding is computed.
+"""Packing: texts end to end in one row through any Hugging Face model, so that no padding is computed.
 
 A model whose attention goes through `AttentionInterface` takes part without a change to it: its attention and mask
 functions are ours, and the lengths of the texts reach them as extra keywords of the model's forward. Without those the
@@ -181,7 +181,7 @@ def trim(backbone: Any) -> bool:
     """Let a BERT-like model's last layer compute the states of first tokens alone, where a forward asks for them.
 
     Vectors that are the first token's need no other state of the last layer: its queries, its output and its
-    feed-forward, 10 of its 12 units of work, are for one token a text instead of all. Tells whether it can be done.
+    feed-forward, 10 of its 12 units of work, are for one token a text instead of all. Returns whether it can be done.
     """
     layers = getattr(getattr(backbone, "encoder", None), "layer", None)
     parts = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output")

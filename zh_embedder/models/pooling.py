@@ -1,4 +1,4 @@
-"""From token states to one vector per text. One function and one table row per method.
+"""Pooling: from token states to one vector per text. One function and one table row per method.
 
 Shapes: N texts, T tokens of all texts end to end, H hidden size. Text i lies between bounds[i] and bounds[i + 1].
 """

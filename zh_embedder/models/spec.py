@@ -1,4 +1,4 @@
-"""What an encoder folder says of itself: how vectors are made, how long texts may be, which instructions tasks have."""
+"""Encoder spec: how a folder's vectors are made, how long texts may be, which instructions tasks have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zh_embedder.models.heads import HEADS
 from zh_embedder.models.packing import first_position
 from zh_embedder.models.pooling import POOLINGS
 
-OUR_FILE = "zh_embedder.json"  # beside the sentence-transformers files: what only we need to know
+OUR_FILE = "zh_embedder.json"  # next to the sentence-transformers files: what only we need to know
 KEY_SUFFIX = ".key"  # of the prompt of a task's keys
 
 
@@ -86,7 +86,7 @@ def check_lengths(config: Any, spec: EncoderSpec) -> None:
 
 
 def within_positions(spec: EncoderSpec, config: Any) -> EncoderSpec:
-    """Shorten the lengths that a folder says, or that nobody said, to the positions that are there."""
+    """Shorten a folder's lengths, or the defaults, to the positions that are there."""
     limit = position_limit(config) or max(spec.query_max_length, spec.key_max_length)
     return replace(
         spec, query_max_length=min(limit, spec.query_max_length), key_max_length=min(limit, spec.key_max_length)
@@ -106,7 +106,7 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
 
     Args:
         folder: the folder.
-        pooling: stands in place of the folder's.
+        pooling: overrides the folder's.
 
     Raises:
         UserError: a newer release has written it, or it makes vectors in a way that we do not have.

@@ -1,7 +1,7 @@
 """Pretraining batches: windows packed by tokens, masks, layout, and the plan of an epoch.
 
 The plan is a function of (lengths, seed, epoch), masks of (seed, epoch, row): ranks, workers and resuming change
-nothing. Rows are global: those of the second file stand behind those of the first.
+nothing. Rows are global: those of the second file follow those of the first.
 
 Shapes: N windows of a rank's step, T tokens of them together, L of the longest, M predicted tokens, S steps of an
 epoch, R ranks.

@@ -47,10 +47,10 @@ class CorpusRule:
 
     limit: int  # tokens of a window, special ones not among them
     field: str | None = None  # of the text; None is the first of texts.FIELDS that a line has
-    title: bool = True  # a `title` stands in front of the text
-    paragraphs: bool = False  # in text files blank lines stand between documents; else each line is one
+    title: bool = True  # a `title` goes in front of the text
+    paragraphs: bool = False  # in text files blank lines separate documents; else each line is one
     share: float = 1.0  # of the documents, for trials
-    dictionary: str | None = None  # of words beside jieba's own
+    dictionary: str | None = None  # of words besides jieba's own
 
 
 class Document(NamedTuple):
@@ -128,7 +128,7 @@ def documents(path: Path, rule: CorpusRule) -> Iterator[Document | UserError]:
 
 
 def paragraphs(path: Path) -> Iterator[Document | UserError]:
-    """Yield what stands between blank lines of a text file, its lines kept."""
+    """Yield the blocks between blank lines of a text file, their lines kept."""
     first, lines = 0, list[str]()
     for number, line in read_lines(path):
         if isinstance(line, UserError):
@@ -253,7 +253,7 @@ def folder_name(path: Path, tokenizer: Any, rule: CorpusRule) -> str:
     """Name of a prepared file: a hash of all that decides what it holds.
 
     Raises:
-        UserError: the tokenizer is no fast one, so that nobody knows where in a text its tokens are.
+        UserError: the tokenizer is no fast one, so that the places of its tokens in a text are unknown.
     """
     token_print = fingerprint(tokenizer)
     if token_print is None:

@@ -26,7 +26,7 @@ from zh_embedder.text.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
 
-HEAD_FILE = "pretraining.safetensors"  # beside the weights of an encoder: what only pretraining needs
+HEAD_FILE = "pretraining.safetensors"  # next to the weights of an encoder: what only pretraining needs
 LOGITS_AT_ONCE = 1 << 26  # where a step has more than four times as many, they are made again for the gradient
 SPREAD = 0.02  # standard deviation of fresh weights, BERT's
 
@@ -194,6 +194,6 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def save_head(state: dict[str, Tensor], folder: Path) -> None:
-    """Write head and decoder beside an encoder's weights."""
+    """Write head and decoder next to an encoder's weights."""
     with renamed(folder / HEAD_FILE) as partial:
         save_file({name: tensor.detach().float().contiguous().cpu() for name, tensor in state.items()}, partial)

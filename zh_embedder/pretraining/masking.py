@@ -32,7 +32,7 @@ class MaskRule:
     whole_words: bool
     mask_id: int
     hidden: Flags  # (V,) tokens that are never predicted: special ones, the unknown one among them
-    drawn: Places  # tokens that stand in at random
+    drawn: Places  # random replacement tokens
 
 
 class Masked(NamedTuple):
@@ -97,7 +97,7 @@ def mask(ids: Ids, starts: Flags, rule: MaskRule, rng: np.random.Generator) -> M
     if not len(open_to):
         return Masked(ids, NOTHING, NOTHING)
     begins = starts[open_to] if rule.whole_words else np.ones(len(open_to), bool)
-    begins |= np.diff(open_to, prepend=-2) > 1  # what stands behind a special token is another word
+    begins |= np.diff(open_to, prepend=-2) > 1  # what follows a special token is another word
     word = np.cumsum(begins) - 1
     sizes = np.bincount(word)
     taken = draw_words(sizes, rule.probability, rng)

@@ -95,7 +95,7 @@ class MaskedLM(nn.Module):
     # ---- folders --------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the encoder folder below `folder`, with what only pretraining needs beside its weights."""
+        """Write the encoder folder below `folder`, with what only pretraining needs next to its weights."""
         own = dict(state) if state is not None else self.state_dict()
         self.encoder.save(folder / QUERY_FOLDER, state=part(own, "encoder."))
         others = {name: tensor for name, tensor in own.items() if not name.startswith("encoder.")}
@@ -124,7 +124,7 @@ def make_decoder(encoder: Encoder, positions: int) -> Decoder:
 
 
 def fill_decoder(decoder: Decoder, name: str) -> str:
-    """Give a decoder the weights that an earlier run left beside its encoder; returns where they come from."""
+    """Give a decoder the weights that an earlier run left with its encoder; returns where they come from."""
     saved = Path(name) / HEAD_FILE
     found = part(load_file(saved), "decoder.") if saved.is_file() else {}
     own = {key: tensor.shape for key, tensor in decoder.state_dict().items()}

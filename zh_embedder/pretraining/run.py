@@ -1,6 +1,6 @@
 """Pretraining runs: a corpus and a base, or random weights, in; an encoder folder out.
 
-What it writes goes on in `run_dense.py --query_encoder` and loads in sentence-transformers.
+What it writes is trained further by `run_dense.py --query_encoder` and loads in sentence-transformers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LONGEST = 512  # tokens of a window, where nobody says
+LONGEST = 512  # tokens of a window, where no flag gives them
 
 
 def pretrain(args: PretrainArguments) -> None:
     """Pretrain as the flags say.
 
     Raises:
-        UserError: anything that the user can mend; nothing has been written then.
+        UserError: anything that the user can fix; nothing has been written then.
     """
     begin(args)
     resume = find_resume(args)
@@ -169,7 +169,7 @@ def read_corpus(args: PretrainArguments, encoder: Encoder, limit: int) -> list[W
 
     corpus = args.corpus
     if corpus.user_dict is not None:
-        segmenter("jieba", corpus.user_dict)  # a wrong one is said at once
+        segmenter("jieba", corpus.user_dict)  # a wrong one is reported at once
     rule = CorpusRule(
         limit=limit,
         field=corpus.field,

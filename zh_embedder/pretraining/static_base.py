@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 IDLE = slice(0, 20)  # dimensions that the last normalisation leaves out. Of these:
 REST = slice(0, 2)  # what a piece does not weigh, with opposite signs
 PASSAGE = 300  # characters of a passage in which a piece counts once
-LEAST, MOST = 0.02, 0.6  # weight of a piece that stands everywhere, and of one that stands nowhere
+LEAST, MOST = 0.02, 0.6  # weight of a piece that is in every text, and of one that is in none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ def passages(paths: Sequence[Path], count: int) -> Iterator[str]:
 
 
 def document_frequency(tokenizer: Any, texts: Iterator[str]) -> tuple[NDArray[np.int64], int]:
-    """Count in how many texts each piece stands, (V,), and the texts."""
+    """Count in how many texts each piece occurs, (V,), and the texts."""
     found, total = np.zeros(len(tokenizer), np.int64), 0
     for text in texts:
         found[np.unique(tokenize(tokenizer, [text], 1 << 20)[0])] += 1
@@ -80,7 +80,7 @@ def weights(frequency: NDArray[np.int64], total: int, *, power: float, special: 
     """Weight pieces by idf: log((N + 1) / (n + 1)) / log(N + 1), to a power, between LEAST and MOST.
 
     Args:
-        frequency: (V,) texts that a piece stands in.
+        frequency: (V,) texts that contain a piece.
         total: texts.
         power: 1.5 lies between idf on both sides of a comparison (2 in sum) and on one.
         special: ids of pieces that count least.

@@ -163,7 +163,7 @@ class Pretrainer(BaseTrainer):
         return found
 
     def say_result(self) -> None:
-        """Say what the run brought on the windows held out, and aloud where it brought nothing."""
+        """Log what the run brought on the windows held out, with a warning where it brought nothing."""
         logged = [line for line in self.state.log_history if BEST in line]
         if len(logged) < 2 or logged[0].get("step") != 0:
             return

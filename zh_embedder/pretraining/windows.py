@@ -66,7 +66,7 @@ def document_windows(
         ids: (T,) its tokens.
         token_starts: (T,) first character of each.
         limit: most tokens of a window.
-        dictionary: words beside jieba's own.
+        dictionary: words besides jieba's own.
     """
     starts = np.fromiter(token_starts, np.int64)
     words = marks(starts, word_starts(text, dictionary))
@@ -75,7 +75,7 @@ def document_windows(
     found = []
     for first, last in pairwise(bounds):
         own = words[first:last].copy()
-        own[0] = True  # a word that was cut goes on as a word
+        own[0] = True  # a word that was cut continues as a word
         found.append(Window(row[first:last], own))
     return found
 

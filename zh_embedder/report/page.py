@@ -1,4 +1,4 @@
-"""report.html: one page that says whether it got better. Self-contained: it opens offline and asks nobody.
+"""Report page (report.html): what training brought. Self-contained: it opens offline and loads nothing.
 
 The page is our own (`report_assets/`). BokehJS draws its charts: the `bokeh` package brings the script, which is
 written into the page. Texts of users travel as JSON in which no markup can end the script, and the page's script puts

@@ -1,4 +1,4 @@
-"""What the report shows, as plain data: what is compared with what, intervals, distributions, queries, and bounds.
+"""Report data, as plain values: what is compared with what, intervals, distributions, queries, and bounds.
 
 The page draws and translates; everything that is counted or decided is decided here, where tests reach it.
 """

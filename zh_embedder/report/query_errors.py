@@ -1,4 +1,4 @@
-"""Query by query, what one model finds and another does not: won, lost, still failing; and why a key may be no error.
+"""Query errors: won, lost and still failing between two models, and why a key may be no error.
 
 Bounded, since people open the result in a browser: so many queries of a class, so many keys of a query, texts cut.
 What was left out is counted.

@@ -1,4 +1,4 @@
-"""From which score on a text is a match: how the scores of right and wrong texts lie, and the threshold between them.
+"""Match thresholds: how the scores of right and wrong texts are distributed, and the threshold between them.
 
 Shapes: P scores of positives, N of negatives.
 """

@@ -1,4 +1,4 @@
-"""One sentence that says what a training or an exchange of models has brought, in English and in Chinese."""
+"""Verdict: one sentence on what training or replacing a model has brought, in English and in Chinese."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Vectors on disk, and finding among them."""
+"""Vectors on disk, and search among them."""

@@ -1,4 +1,4 @@
-"""Files of texts to files of vectors.
+"""Encoding of files of texts to files of vectors.
 
 Every rank checks all inputs first, so that a wrong line is found before hours of work and every rank knows how many
 shards there will be. Then it reads, tokenises and encodes its own shards, a block of texts at a time.
@@ -54,9 +54,9 @@ T = TypeVar("T")
 class EncodeOptions:
     """How texts become vectors, and how these are kept."""
 
-    task: str | None = None  # whose instruction stands in front of the texts
+    task: str | None = None  # whose instruction goes in front of the texts
     side: str | None = None  # query or key; needed where the model tells the two apart
-    prompt: str | None = None  # stands in front of the texts, instead of a task's instruction
+    prompt: str | None = None  # in front of the texts, instead of a task's instruction
     field: str | None = None  # of the text; by default the first there is of `text_files.FIELDS`
     with_title: bool = False
     max_length: int | None = None  # tokens; by default the model's
@@ -251,7 +251,7 @@ def finite(vectors: NDArray[np.float32], ids: Sequence[str], manifest: Manifest)
 
 
 def prompt_and_length(options: EncodeOptions, spec: EncoderSpec) -> tuple[str, int]:
-    """Return what stands in front of the texts, and their longest length.
+    """Return the prefix of the texts, and their longest length.
 
     Raises:
         UserError: queries and keys are encoded in different ways, and the options do not say which these texts are.

@@ -23,7 +23,7 @@ from zh_embedder.search.vector_store import Vectors, open_vectors
 TILE = 16384  # keys scored at a time
 QUERIES = 1024  # queries scored at a time
 ALIGN = 64  # rows of matrices that are multiplied are a multiple of this
-GROUP = 32  # columns of which the largest stands for all
+GROUP = 32  # columns represented by their largest
 
 Rows = NDArray[np.floating[Any]]
 Block = tuple[int, Rows]  # index of the first key, and some keys, (any number, D)

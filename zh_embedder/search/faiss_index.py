@@ -1,4 +1,4 @@
-"""Search by a faiss index: faster than exact search where keys are many, by leaving most of them out.
+"""Faiss index search: faster than exact search where keys are many, by leaving most of them out.
 
 Shapes: Q queries, K keys, D dimensions, H hits. Scores mean what they mean in exact search (l2: minus the squared
 distance), as far as the index keeps vectors whole.
@@ -40,9 +40,9 @@ FLAT = "Flat"
 FLAG = "faiss_index_factory"
 EXAMPLES = (FLAT, "IVF4096,Flat", "IVF4096,PQ32", "HNSW32", "PQ32", "OPQ32_128,IVF4096,PQ32", "SQ8")
 ADDED = 65536  # keys added at a time
-SAMPLE, PER_LIST = 65536, 64  # keys to train with: at least so many, and so many for each list
+SAMPLE, PER_LIST = 65536, 64  # keys to train with: SAMPLE, or PER_LIST for each list if more
 GOOD = 39  # keys for each list below which faiss warns
-PROBED, LEAST_PROBED = 32, 16  # one list in so many is looked into, but so many at least
+PROBED, LEAST_PROBED = 32, 16  # one list in PROBED is searched, LEAST_PROBED at least
 LEAST_EF = 64
 
 

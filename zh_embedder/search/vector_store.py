@@ -1,10 +1,10 @@
-"""A folder of vectors: what `zh-embedder encode` writes and `open_vectors` reads.
+"""Vector store: the folder that `zh-embedder encode` writes and `open_vectors` reads.
 
     manifest.json       all that decides the vectors, and the shards that there will be; written first
     vectors-00000.npy   (R, D), rows in the order of the input; or .safetensors, the tensor named `vectors`
     ids-00000.json      {"fingerprint": ..., "ids": [R strings]}; written last: where it is, the shard is whole
 
-Shards are written beside and renamed, each by one rank, and no rank needs a word from another: the manifest says how
+Shards are written elsewhere and renamed, each by one rank, and no rank needs a word from another: the manifest says how
 many there will be, and the fingerprint in a shard says which manifest it belongs to. Shapes: R rows of a shard, D
 dimensions.
 """
@@ -215,7 +215,7 @@ def write_shard(folder: Path, manifest: Manifest, shard: int, ids: Sequence[str]
 
 
 def is_whole(folder: Path, manifest: Manifest, shard: int) -> bool:
-    """Tell whether a shard is there, all of it, and made as the manifest says."""
+    """Whether a shard is there, all of it, and made as the manifest says."""
     try:
         read_ids(folder, manifest, shard)
         read_rows(folder, manifest, shard)
@@ -262,7 +262,7 @@ def read_rows(folder: Path, manifest: Manifest, shard: int) -> Rows:
 
 
 def safetensors_start(path: Path) -> int:
-    """Return where the only tensor begins: behind the header, whose length stands in the first 8 bytes."""
+    """Return where the only tensor begins: behind the header, whose length is in the first 8 bytes."""
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     return 8 + header

@@ -1,4 +1,4 @@
-"""Characters that no reader sees."""
+"""Invisible characters."""
 
 from __future__ import annotations
 

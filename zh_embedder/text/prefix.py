@@ -1,4 +1,4 @@
-"""The text that a query or key becomes: instruction, title, body. Instruction formats as plain prefixes."""
+"""Text of a query or key: instruction, title, body. Instruction formats as plain prefixes."""
 
 from __future__ import annotations
 

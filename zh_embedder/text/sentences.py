@@ -1,4 +1,4 @@
-"""Where Chinese sentences end."""
+"""Sentence ends of Chinese text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts as token ids, end to end; rows are padded only where a model wants them.
+"""Token ids of texts, end to end; rows are padded only where a model wants them.
 
 Shapes: N texts, T tokens of all texts together, L tokens of the longest.
 """
@@ -157,7 +157,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list
             return_token_type_ids=False,
         )
         return [ids or empty_text(tokenizer) for ids in encoded["input_ids"]]
-    # What the call above does, without the offsets and masks that nobody reads: a quarter more texts a second.
+    # What the call above does, without the offsets and masks that are not read: a quarter more texts a second.
     backend = tokenizer.backend_tokenizer
     backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
     backend.no_padding()
@@ -203,7 +203,7 @@ def tokenizer_content(tokenizer: Any) -> str:
 
 
 def is_plain(tokenizer: Any) -> bool:
-    """Tell whether a tokenizer is its Rust backend and nothing else: no Python of its own stands before it."""
+    """Whether a tokenizer is its Rust backend and nothing else: no Python of its own comes before it."""
     kind = type(tokenizer)
     own = [getattr(kind, name, None) for name in ("__call__", "_encode_plus", "set_truncation_and_padding")]
     return hasattr(tokenizer, "backend_tokenizer") and all(

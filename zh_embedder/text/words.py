@@ -44,7 +44,7 @@ def letters(text: str) -> str:
 def bigrams(text: str) -> list[str]:
     """Cut a text into pairs of neighbouring Chinese (or Japanese) characters; other words and numbers stay whole.
 
-    A character without a neighbour stands alone.
+    A character without a neighbour is a word.
 
     >>> bigrams("用BERT检索95.5分，好")
     ['用', 'bert', '检索', '95.5', '分', '好']
@@ -79,7 +79,7 @@ WORDS: Mapping[str, Segmenter] = {"jieba": words, "bigram": bigrams}
 
 
 def word_starts(text: str, dictionary: str | Path | None = None) -> list[int]:
-    """Return where jieba's words start in a text as it stands; white space and punctuation are words too.
+    """Return where jieba's words start in an unchanged text; white space and punctuation are words too.
 
     >>> word_starts("我在北京大学，好")
     [0, 1, 2, 6, 7]
@@ -95,7 +95,7 @@ def word_starts(text: str, dictionary: str | Path | None = None) -> list[int]:
 
 
 def segmenter(name: str, dictionary: str | Path | None = None) -> Segmenter:
-    """Return the function that cuts texts, by its name in WORDS; a wrong dictionary is said at once.
+    """Return the function that cuts texts, by its name in WORDS; a wrong dictionary is reported at once.
 
     Raises:
         UserError: the name is not known, the dictionary is wrong, or bigrams are to use one.

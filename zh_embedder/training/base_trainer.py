@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer as every training here uses it: planned batches, guarded steps, checkpoints that are whole.
+"""Base trainer: the Hugging Face Trainer with planned batches, guarded steps, and checkpoints that are whole.
 
 What a step learns is a subclass's: it says how rows become batches, what the loss is, and which parts are saved.
 """
@@ -175,7 +175,7 @@ class BaseTrainer(Trainer):
         return str(self.staging) if self.staging is not None else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint beside, then rename it: a crash leaves a whole one or none."""
+        """Write the checkpoint under another name, then rename it: a crash leaves a whole one or none."""
         self.step_guard.check()
         run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
@@ -200,7 +200,7 @@ class BaseTrainer(Trainer):
         wait_for_all()
 
     def note_best(self, written: Path, run: Path) -> None:
-        """Name the best checkpoint by its final place: it is still in the folder beside."""
+        """Name the best checkpoint by its final place: it is still in the temporary folder."""
         best = self.state.best_global_step
         if not best:
             return

@@ -1,4 +1,4 @@
-"""From flags, version and datasets to the trainer."""
+"""Building of a trainer from flags, version and datasets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], wa
 
 
 def build_sets(args: Arguments, version: Version, datasets: Sequence[TaskDataset]) -> list[TrainSet]:
-    """Decide what each dataset trains; the log says what gave way."""
+    """Decide what each dataset trains; the log states what gave way."""
     from zh_embedder.config.dataset_plan import plan_datasets
 
     metric, tied = args.model.dense_metric, args.model.tied

@@ -1,4 +1,4 @@
-"""What the Trainer does beside training: the progress bar with its log lines, and an early stop."""
+"""Trainer callbacks: the progress bar with its log lines, and an early stop."""
 
 from __future__ import annotations
 

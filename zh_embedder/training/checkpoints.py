@@ -31,7 +31,7 @@ def load_weights(encoder: Encoder, folder: Path) -> None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint folder has everything that resuming needs."""
+    """Whether a checkpoint folder has everything that resuming needs."""
     weights = checkpoint / QUERY_FOLDER / "model.safetensors"
     engine = (checkpoint / "optimizer.pt").is_file() or any(checkpoint.glob("global_step*"))
     random_states = any(checkpoint.glob("rng_state*.pth"))
@@ -46,7 +46,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def copy_encoders(checkpoint: Path, run: Path, names: Iterable[str]) -> None:
-    """Copy folders and files of a checkpoint into the run, each written beside its place and renamed."""
+    """Copy folders and files of a checkpoint into the run, each written next to its place and renamed."""
     for name in names:
         source = checkpoint / name
         if source.is_dir():

@@ -1,4 +1,4 @@
-"""Dense training: what a step of the Trainer learns, and how the model is measured on the way."""
+"""Dense trainer: the loss of a step, and the measurement of the model during training."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class DenseTrainer(BaseTrainer):
         return entries
 
     def say_best(self) -> None:
-        """Say which step was best, and aloud where the base is better."""
+        """Log which step was best, with a warning where the base is better."""
         name, best = f"eval_{self.args.metric_for_best_model}", self.state.best_metric
         if self.watched is None or best is None:
             return

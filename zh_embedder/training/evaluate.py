@@ -1,4 +1,4 @@
-"""Evaluation in training: what is measured, what is kept of it, and what is said. The Trainer calls, this decides."""
+"""Evaluation in training: what is measured, kept and logged. The Trainer calls, this decides."""
 
 from __future__ import annotations
 

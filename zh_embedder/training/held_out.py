@@ -1,4 +1,4 @@
-"""Records held out of training to be measured on, group by group, so that nothing trained gives their answers away."""
+"""Held-out records, group by group, so that nothing trained gives their answers away."""
 
 from __future__ import annotations
 

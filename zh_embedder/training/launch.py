@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def begin(args: Run) -> None:
-    """Do what every run begins with: check the ranks, prepare the machine, say what the flags became."""
+    """Do what every run begins with: check the ranks, prepare the machine, log what the flags became."""
     from zh_embedder.core.machine import prepare
 
     check_world(args)
@@ -37,7 +37,7 @@ def check_world(args: Run) -> None:
 
 
 def find_resume(args: Run) -> Path | None:
-    """Find the checkpoint to go on from: a folder, or the newest whole one of the run where the flag says True.
+    """Find the checkpoint to resume from: a folder, or the newest whole one of the run where the flag says True.
 
     Raises:
         UserError: there is none, or it is not whole.
@@ -58,7 +58,7 @@ def find_resume(args: Run) -> Path | None:
 
 
 def check_output(args: Run, resume: Path | None) -> None:
-    """Refuse to write over a run that nobody asked to replace."""
+    """Refuse to write over a run that no flag asks to replace."""
     run = Path(str(args.train.output_dir))
     if run.is_file():
         raise UserError(f"--output_dir: {run} is a file, expected a folder")

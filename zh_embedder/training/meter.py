@@ -30,7 +30,7 @@ class Work:
         return Work(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     def rates(self, seconds: float, *, ranks: int, peak: float | None) -> dict[str, float]:
-        """Return the log entries for the work of all ranks together in so many seconds.
+        """Return the log entries for the work of all ranks together in a number of seconds.
 
         Args:
             seconds: of one rank.

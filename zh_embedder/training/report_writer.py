@@ -1,4 +1,4 @@
-"""The report of a run: what training brought, from the log and the outcomes that it kept."""
+"""Report of a run: what training brought, from the log and the outcomes that it kept."""
 
 from __future__ import annotations
 

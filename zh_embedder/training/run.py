@@ -1,4 +1,4 @@
-"""The run: flags -> records -> encoder -> Trainer -> folders."""
+"""Training run: flags -> records -> encoder -> Trainer -> folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def train(args: Arguments) -> None:
     """Train as the flags say.
 
     Raises:
-        UserError: anything that the user can mend; nothing has been written then.
+        UserError: anything that the user can fix; nothing has been written then.
     """
     from zh_embedder.config.instructions import read_version
     from zh_embedder.data.records import load_datasets, merge_small

@@ -1,4 +1,4 @@
-"""The guard of a step: no update from a non-finite loss, no run that learns nothing, ranks that agree."""
+"""Step guard: no update from a non-finite loss, no run that learns nothing, ranks that agree."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ class StepGuard:
 
 
 def same_on_all_ranks(values: Sequence[int], device: torch.device) -> bool:
-    """Tell whether every rank has the same list. Every rank must call it."""
+    """Whether every rank has the same list. Every rank must call it."""
     local = torch.tensor([values], device=device)
     return bool((gather_values(local) == local).all())

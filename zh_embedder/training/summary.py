@@ -1,4 +1,4 @@
-"""What a run says before step 1: what it trains, on what, and what it leaves out."""
+"""Run summary before step 1: what is trained, on what, and what is left out."""
 
 from __future__ import annotations
 
