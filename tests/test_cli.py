@@ -335,3 +335,19 @@ def test_evaluate_runs_as_a_process_and_says_nothing_else(models, tmp_path):
     assert len(out.splitlines()) == 2
     rows = json.loads((tmp_path / "scores.json").read_text("utf-8"))
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(measured("base", DEMO / "qa"), abs=1e-6)
+
+
+@pytest.mark.parametrize("word", ["vocabulary", "new-base"])
+def test_a_folder_of_the_users_own_is_refused_and_stays(word, tmp_path, capsys):
+    """These two replace what is there: they once deleted folders of documents and runs that were named by mistake."""
+    documents, corpus = tmp_path / "documents", tmp_path / "corpus.txt"
+    documents.mkdir()
+    (documents / "contract.txt").write_text("合同", "utf-8")
+    corpus.write_text("今天天气很好\n" * 30, "utf-8")
+    words = {
+        "vocabulary": [corpus, "--output_dir", documents, "--keep_traditional"],
+        "new-base": ["nano-zh", "--output_dir", documents, "--num_layers", 1, "--num_heads", 4],
+    }
+    assert main([word, *map(str, words[word])]) == 2
+    assert "holds contract.txt, which this command did not write" in capsys.readouterr().err
+    assert [path.name for path in documents.iterdir()] == ["contract.txt"]

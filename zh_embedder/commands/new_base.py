@@ -51,11 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Build a base and write its folder."""
+    from zh_embedder.core.files import check_replaced
     from zh_embedder.data.text_files import find_texts
-    from zh_embedder.models.folders import encoder_folder
+    from zh_embedder.models.folders import ENCODER_FILES, encoder_folder
     from zh_embedder.pretraining.static_base import Shape, build, deepen
 
     at_least("passages", args.passages, 1)
+    check_replaced("--output_dir", Path(args.output_dir).expanduser(), ENCODER_FILES)
     names = [field.name for field in fields(Shape)]
     shape = Shape(**{name: getattr(args, name) for name in names})
     source = Path(encoder_folder(args.source))

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Build the tokenizer that the flags ask for."""
     from zh_embedder.bases.vocabulary import build
+    from zh_embedder.core.files import check_replaced
     from zh_embedder.data.text_files import find_texts
+    from zh_embedder.text.tokens import TOKENIZER_FILES
 
     for name in ("words", "latin"):
         if getattr(args, name) < 0:
@@ -45,9 +47,11 @@ def run(args: argparse.Namespace) -> None:
     for name in ("min_count", "documents"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise reject(f"--{name}", getattr(args, name), "1 or more")
+    folder = Path(args.output_dir).expanduser()
+    check_replaced("--output_dir", folder, TOKENIZER_FILES)
     build(
         find_texts(args.corpus),
-        Path(args.output_dir).expanduser(),
+        folder,
         words=args.words,
         latin=args.latin,
         min_count=args.min_count,

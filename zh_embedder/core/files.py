@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError
+from zh_embedder.core.errors import UserError, reject
 
 
 class beside:
@@ -41,6 +41,28 @@ def put_in_place(folder: Path, target: Path) -> None:
         target.rename(old)
     folder.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaced(flag: str, folder: Path, ours: Collection[str]) -> None:
+    """Refuse to replace a folder that holds anything the command does not write itself.
+
+    Args:
+        flag: the flag that names the folder.
+        folder: the output; it may be missing or empty.
+        ours: patterns of the names that the command writes at the top of its folder.
+
+    Raises:
+        UserError: the folder is a file, or holds something else; nothing has been changed.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise reject(flag, str(folder), "a folder, found a file")
+    for path in sorted(folder.iterdir()):
+        if not any(path.match(pattern) for pattern in ours):
+            raise UserError(
+                f"{flag}: {folder} holds {path.name}, which this command did not write: name another folder"
+            )
 
 
 @contextmanager

@@ -5,8 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from zh_embedder.bases.names import PACKAGED
+from zh_embedder.text.tokens import TOKENIZER_FILES
 
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
+# What an encoder's folder holds at its top.
+ENCODER_FILES = (
+    *TOKENIZER_FILES,
+    *(
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "config_sentence_transformers.json",
+        "generation_config.json",
+    ),
+    *("sentence_bert_config.json", "zh_embedder.json", "README.md", "[0-9]_*"),
+)
 
 
 def encoder_folder(name_or_path: str) -> str:

@@ -22,6 +22,17 @@ from zh_embedder.core.hashing import hash_of, sha256_of
 
 Ids = NDArray[np.int32]
 
+# What `save_tokenizer` may write, whatever the tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
