@@ -60,9 +60,7 @@ def check_replaced(flag: str, folder: Path, ours: Collection[str]) -> None:
         raise reject(flag, str(folder), "a folder, found a file")
     for path in sorted(folder.iterdir()):
         if not any(path.match(pattern) for pattern in ours):
-            raise UserError(
-                f"{flag}: {folder} holds {path.name}, which this command did not write: name another folder"
-            )
+            raise UserError(f"{flag}: {folder} holds {path.name}, which this command did not write")
 
 
 @contextmanager

@@ -11,14 +11,8 @@ QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
 # What an encoder's folder holds at its top.
 ENCODER_FILES = (
     *TOKENIZER_FILES,
-    *(
-        "config.json",
-        "model.safetensors",
-        "modules.json",
-        "config_sentence_transformers.json",
-        "generation_config.json",
-    ),
-    *("sentence_bert_config.json", "zh_embedder.json", "README.md", "[0-9]_*"),
+    *("config.json", "model.safetensors", "modules.json", "[0-9]_*", "zh_embedder.json"),
+    *("config_sentence_transformers.json", "sentence_bert_config.json"),
 )
 
 

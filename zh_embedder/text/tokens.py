@@ -24,13 +24,8 @@ Ids = NDArray[np.int32]
 
 # What `save_tokenizer` may write, whatever the tokenizer.
 TOKENIZER_FILES = (
-    "tokenizer*",
-    "vocab.*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "*.model",
-    "*.jinja",
+    *("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.jinja"),
+    *("special_tokens_map.json", "added_tokens.json"),
 )
 
 
