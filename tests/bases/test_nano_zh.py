@@ -57,9 +57,7 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
 
 def test_a_base_that_cannot_be_reached_suggests_it(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(
-        UserError, match="nano-zh, a small base .* can be named instead of nobody/"
-    ):
+    with pytest.raises(UserError, match=r"nano-zh, a small base .* can be named instead of nobody/"):
         load_encoder("nobody/there-is-no-such-model")
 
 
