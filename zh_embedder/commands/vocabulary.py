@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from zh_embedder.core.errors import reject
+from zh_embedder.core.files import check_target
 
 DETAILS = """\
 The pieces are the characters of the corpus and of the common character sets, and the most frequent words: Chinese ones
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="texts: JSON Lines with `text`, or .txt with one text per line (also .gz, .zst), folders or globs",
     )
-    add("--output_dir", required=True, metavar="DIR", help="folder for the tokenizer; replaced if it exists")
+    add("--output_dir", required=True, metavar="DIR", help="folder for the tokenizer")
     add("--words", type=int, default=5000, metavar="N", help="number of Chinese words in the vocabulary")
     add("--latin", type=int, default=1000, metavar="N", help="number of Latin words and numbers in the vocabulary")
     add("--min_count", type=int, default=20, metavar="N", help="minimum count of a character")
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep Traditional characters instead of reading them as Simplified",
     )
+    add("--overwrite", action="store_true", help="replace an earlier tokenizer in the folder")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
     from zh_embedder.bases.vocabulary import build
     from zh_embedder.data.text_files import find_texts
 
+    target = Path(args.output_dir).expanduser()
+    check_target(target, overwrite=args.overwrite, mark="tokenizer.json", expected="an earlier tokenizer")
     for name in ("words", "latin"):
         if getattr(args, name) < 0:
             raise reject(f"--{name}", getattr(args, name), "0 or more")
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
             raise reject(f"--{name}", getattr(args, name), "1 or more")
     build(
         find_texts(args.corpus),
-        Path(args.output_dir).expanduser(),
+        target,
         words=args.words,
         latin=args.latin,
         min_count=args.min_count,

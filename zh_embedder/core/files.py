@@ -33,6 +33,24 @@ class beside:
         put_in_place(self.partial, self.target)
 
 
+def check_target(target: Path, *, overwrite: bool, mark: str, expected: str) -> None:
+    """Refuse to write a folder where another one is, unless that is an earlier result and may be replaced.
+
+    Args:
+        target: the folder.
+        overwrite: whether --overwrite was given.
+        mark: a file that every result has.
+        expected: what may be replaced, such as `an earlier export`.
+    """
+    if target.is_file():
+        raise UserError(f"{target}: is a file, expected a new folder")
+    if target.exists() and any(target.iterdir()):
+        if not overwrite:
+            raise UserError(f"{target}: is there already, expected a new folder, or --overwrite")
+        if not (target / mark).is_file():
+            raise UserError(f"--overwrite: {target} holds other things, expected {expected}")
+
+
 def put_in_place(folder: Path, target: Path) -> None:
     """Rename a whole folder to the target, whose old folder goes only when the new one is there."""
     old = target.with_name(f".{target.name}.old")
