@@ -349,5 +349,7 @@ def test_a_folder_of_the_users_own_is_refused_and_stays(word, tmp_path, capsys):
         "new-base": ["nano-zh", "--output_dir", documents, "--num_layers", 1, "--num_heads", 4],
     }
     assert main([word, *map(str, words[word])]) == 2
-    assert "holds contract.txt, which this command did not write" in capsys.readouterr().err
+    assert "documents: is there already, expected a new folder, or --overwrite" in capsys.readouterr().err
+    assert main([word, *map(str, words[word]), "--overwrite"]) == 2
+    assert f"--overwrite: {documents} holds other things" in capsys.readouterr().err
     assert [path.name for path in documents.iterdir()] == ["contract.txt"]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from zh_embedder.bases.names import PACKAGED
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
@@ -102,6 +103,8 @@ class LanguageModel:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        if settings.model in PACKAGED and not Path(settings.model).exists():
+            raise UserError(f"{settings.model}: is an embedder, expected a language model")
         device, prompts = own_device(), read_prompts(settings.prompts)
         try:
             tokenizer = AutoTokenizer.from_pretrained(settings.model)

@@ -3,7 +3,7 @@
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import beside, beside_file, check_replaced, put_in_place, read_json, renamed, write_json
+from zh_embedder.core.files import beside, beside_file, put_in_place, read_json, renamed, write_json
 
 
 def contents(folder) -> dict[str, str]:
@@ -136,17 +136,3 @@ def test_a_folder_that_is_whole_takes_the_place_of_another(tmp_path):
     write_json(tmp_path / "target" / "b.json", 2)
     put_in_place(tmp_path / "new", tmp_path / "target")
     assert contents(tmp_path) == {"target/a.json": "1\n"}
-
-
-def test_a_folder_with_anything_of_someone_elses_is_not_replaced(tmp_path):
-    check_replaced("--output_dir", tmp_path / "new", ["*.json"])
-    folder = tmp_path / "old"
-    folder.mkdir()
-    check_replaced("--output_dir", folder, ["*.json"])
-    (folder / "tokenizer.json").write_text("{}", "utf-8")
-    check_replaced("--output_dir", folder, ["*.json"])
-    (folder / "thesis.docx").write_text("years of work", "utf-8")
-    with pytest.raises(UserError, match=r"--output_dir: .*old holds thesis\.docx, which this command did not write"):
-        check_replaced("--output_dir", folder, ["*.json"])
-    with pytest.raises(UserError, match="found a file"):
-        check_replaced("--output_dir", folder / "thesis.docx", ["*"])

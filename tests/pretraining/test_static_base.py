@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from zh_embedder.cli import main as zh_embedder
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.new_base import main
 from zh_embedder.pretraining.static_base import IDLE, LEAST, document_frequency, passages, piece_vectors, weights
@@ -120,6 +121,27 @@ def test_new_layers_learn(made, tmp_path):
 def test_wrong_flags_are_refused(made, tmp_path, capsys, flags, said):
     assert main([str(made / "vocabulary"), "--output_dir", str(tmp_path / "x"), *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["vocabulary", "new-base"])
+def test_a_folder_with_other_things_is_never_replaced(made, tmp_path, capsys, command):
+    (tmp_path / "texts.jsonl").write_text('{"text": "今天天气很好"}\n', "utf-8")
+    texts, own = str(tmp_path / "texts.jsonl"), tmp_path / "docs"
+    own.mkdir()
+    (own / "mine.txt").write_text("一", "utf-8")
+    words = [texts] if command == "vocabulary" else [str(made / "vocabulary"), "--corpus", texts]
+    for flags, said in (([], "is there already"), (["--overwrite"], "holds other things, expected an earlier")):
+        assert zh_embedder([command, *words, "--output_dir", str(own), *flags]) == 2
+        assert said in capsys.readouterr().err
+    assert [path.name for path in own.iterdir()] == ["mine.txt"]
+
+
+def test_a_source_that_is_not_there_is_told_at_once(made, tmp_path, capsys):
+    assert main([str(made / "vocabulry"), "--output_dir", str(tmp_path / "x")]) == 2
+    assert (
+        f"SOURCE: no such folder: {made / 'vocabulry'}; did you mean '{made / 'vocabulary'}'?"
+        in capsys.readouterr().err
+    )
 
 
 def test_heads_must_divide_the_width(made, tmp_path, capsys):

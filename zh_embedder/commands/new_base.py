@@ -7,7 +7,8 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
-from zh_embedder.core.errors import reject
+from zh_embedder.core.errors import UserError, nearest_path, reject
+from zh_embedder.core.files import check_target
 from zh_embedder.core.options import at_least
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         help="a tokenizer folder; or a run or base made here, which gets more layers and loses its instructions",
     )
-    add("--output_dir", required=True, metavar="DIR", help="folder for the base; replaced if it exists")
+    add("--output_dir", required=True, metavar="DIR", help="folder for the base")
     add("--corpus", nargs="+", metavar="FILE", help="texts to count tokens in, as for `vocabulary`")
     add("--passages", type=int, default=40000, metavar="N", help="number of passages of the corpus to count in")
     add("--power", type=float, default=1.5, help="exponent of the token weights")
@@ -47,26 +48,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max_positions", type=int, default=512, metavar="N", help="maximum tokens of a text")
     add("--seed", type=int, default=0, help="random seed")
+    add("--overwrite", action="store_true", help="replace an earlier base in the folder")
 
 
 def run(args: argparse.Namespace) -> None:
     """Build a base and write its folder."""
-    from zh_embedder.core.files import check_replaced
     from zh_embedder.data.text_files import find_texts
-    from zh_embedder.models.folders import ENCODER_FILES, encoder_folder
+    from zh_embedder.models.folders import encoder_folder
     from zh_embedder.pretraining.static_base import Shape, build, deepen
 
     at_least("passages", args.passages, 1)
-    check_replaced("--output_dir", Path(args.output_dir).expanduser(), ENCODER_FILES)
     names = [field.name for field in fields(Shape)]
     shape = Shape(**{name: getattr(args, name) for name in names})
+    target = Path(args.output_dir).expanduser()
+    check_target(target, overwrite=args.overwrite, mark="modules.json", expected="an earlier base")
     source = Path(encoder_folder(args.source))
+    if not source.is_dir():
+        raise UserError(f"SOURCE: no such folder: {source}{nearest_path(source)}")
     if (source / "config.json").is_file():
         encoder = deepen(source, shape)
     elif args.corpus:
         encoder = build(source, find_texts(args.corpus), shape, count=args.passages, power=args.power)
     else:
         raise reject("--corpus", args.corpus, "files to count pieces in, as SOURCE is a tokenizer and no base")
-    encoder.save(args.output_dir)
+    encoder.save(target)
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    logger.info("%s: %d parameters, %d layers of %d", args.output_dir, parameters, shape.num_layers, encoder.dimension)
+    logger.info("%s: %d parameters, %d layers of %d", target, parameters, shape.num_layers, encoder.dimension)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from zh_embedder.core.errors import reject
+from zh_embedder.core.files import check_target
 
 DETAILS = """\
 The pieces are the characters of the corpus and of the common character sets, and the most frequent words: Chinese ones
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="texts: JSON Lines with `text`, or .txt with one text per line (also .gz, .zst), folders or globs",
     )
-    add("--output_dir", required=True, metavar="DIR", help="folder for the tokenizer; replaced if it exists")
+    add("--output_dir", required=True, metavar="DIR", help="folder for the tokenizer")
     add("--words", type=int, default=5000, metavar="N", help="number of Chinese words in the vocabulary")
     add("--latin", type=int, default=1000, metavar="N", help="number of Latin words and numbers in the vocabulary")
     add("--min_count", type=int, default=20, metavar="N", help="minimum count of a character")
@@ -32,15 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep Traditional characters instead of reading them as Simplified",
     )
+    add("--overwrite", action="store_true", help="replace an earlier tokenizer in the folder")
 
 
 def run(args: argparse.Namespace) -> None:
     """Build the tokenizer that the flags ask for."""
     from zh_embedder.bases.vocabulary import build
-    from zh_embedder.core.files import check_replaced
     from zh_embedder.data.text_files import find_texts
-    from zh_embedder.text.tokens import TOKENIZER_FILES
 
+    target = Path(args.output_dir).expanduser()
+    check_target(target, overwrite=args.overwrite, mark="tokenizer.json", expected="an earlier tokenizer")
     for name in ("words", "latin"):
         if getattr(args, name) < 0:
             raise reject(f"--{name}", getattr(args, name), "0 or more")
@@ -48,10 +50,10 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise reject(f"--{name}", getattr(args, name), "1 or more")
     folder = Path(args.output_dir).expanduser()
-    check_replaced("--output_dir", folder, TOKENIZER_FILES)
     build(
         find_texts(args.corpus),
         folder,
+        target,
         words=args.words,
         latin=args.latin,
         min_count=args.min_count,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.errors import UserError
 
 
 class beside:
@@ -33,6 +33,24 @@ class beside:
         put_in_place(self.partial, self.target)
 
 
+def check_target(target: Path, *, overwrite: bool, mark: str, expected: str) -> None:
+    """Refuse to write a folder where another one is, unless that is an earlier result and may be replaced.
+
+    Args:
+        target: the folder.
+        overwrite: whether --overwrite was given.
+        mark: a file that every result has.
+        expected: what may be replaced, such as `an earlier export`.
+    """
+    if target.is_file():
+        raise UserError(f"{target}: is a file, expected a new folder")
+    if target.exists() and any(target.iterdir()):
+        if not overwrite:
+            raise UserError(f"{target}: is there already, expected a new folder, or --overwrite")
+        if not (target / mark).is_file():
+            raise UserError(f"--overwrite: {target} holds other things, expected {expected}")
+
+
 def put_in_place(folder: Path, target: Path) -> None:
     """Rename a whole folder to the target, whose old folder goes only when the new one is there."""
     old = target.with_name(f".{target.name}.old")
@@ -41,26 +59,6 @@ def put_in_place(folder: Path, target: Path) -> None:
         target.rename(old)
     folder.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def check_replaced(flag: str, folder: Path, ours: Collection[str]) -> None:
-    """Refuse to replace a folder that holds anything the command does not write itself.
-
-    Args:
-        flag: the flag that names the folder.
-        folder: the output; it may be missing or empty.
-        ours: patterns of the names that the command writes at the top of its folder.
-
-    Raises:
-        UserError: the folder is a file, or holds something else; nothing has been changed.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise reject(flag, str(folder), "a folder, found a file")
-    for path in sorted(folder.iterdir()):
-        if not any(path.match(pattern) for pattern in ours):
-            raise UserError(f"{flag}: {folder} holds {path.name}, which this command did not write")
 
 
 @contextmanager

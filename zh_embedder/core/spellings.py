@@ -85,9 +85,10 @@ SPELLINGS: Mapping[str, Mapping[str, str]] = {
     "score": {"model_name_or_path": "model"},
     "generate": {"corpus": "output_corpus"},
     "pairs": {**TO_FOLDER, **OLD_OVERWRITE},
-    "vocabulary": TO_FOLDER,
+    "vocabulary": {**TO_FOLDER, **OLD_OVERWRITE},
     "new-base": {
         **TO_FOLDER,
+        **OLD_OVERWRITE,
         "layers": "num_layers",
         "heads": "num_heads",
         "intermediate": "intermediate_size",

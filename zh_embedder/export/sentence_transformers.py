@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from zh_embedder.bases.folder_format import MODULES
 from zh_embedder.core.errors import UserError, unknown_name
-from zh_embedder.core.files import beside
+from zh_embedder.core.files import beside, check_target
 from zh_embedder.core.runtime import quiet_deepspeed
 from zh_embedder.export.parity import SAMPLES, Parity, compare_prompts, difference, within
 from zh_embedder.models.encoder import Encoder, load_encoder
@@ -100,13 +100,7 @@ def export(
         UserError: the target is taken, the task is unknown, or a vector differs by more than 1e-4: nothing is written.
     """
     target = Path(target)
-    if target.is_file():
-        raise UserError(f"{target}: is a file, expected a new folder")
-    if target.exists() and any(target.iterdir()):
-        if not overwrite:
-            raise UserError(f"{target}: is there already, expected a new folder, or --overwrite")
-        if not (target / MODULES).is_file():
-            raise UserError(f"--overwrite: {target} holds other things than an encoder, expected an earlier export")
+    check_target(target, overwrite=overwrite, mark=MODULES, expected="an earlier export")
     encoder = load_encoder(source, flag="export").to(torch.device("cpu")).eval()
     if default_task is not None:
         if default_task not in encoder.spec.instructions:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from zh_embedder.bases.names import PACKAGED
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
@@ -43,6 +45,8 @@ class CrossEncoder:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        if name in PACKAGED and not Path(name).exists():
+            raise UserError(f"{name}: is an embedder, expected a cross-encoder such as BAAI/bge-reranker-large")
         device = own_device()
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)

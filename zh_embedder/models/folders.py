@@ -5,15 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from zh_embedder.bases.names import PACKAGED
-from zh_embedder.text.tokens import TOKENIZER_FILES
 
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
-# What an encoder's folder holds at its top.
-ENCODER_FILES = (
-    *TOKENIZER_FILES,
-    *("config.json", "model.safetensors", "modules.json", "[0-9]_*", "zh_embedder.json"),
-    *("config_sentence_transformers.json", "sentence_bert_config.json"),
-)
 
 
 def encoder_folder(name_or_path: str) -> str:

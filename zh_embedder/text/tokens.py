@@ -22,12 +22,6 @@ from zh_embedder.core.hashing import hash_of, sha256_of
 
 Ids = NDArray[np.int32]
 
-# What `save_tokenizer` may write, whatever the tokenizer.
-TOKENIZER_FILES = (
-    *("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.jinja"),
-    *("special_tokens_map.json", "added_tokens.json"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:

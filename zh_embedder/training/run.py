@@ -28,7 +28,7 @@ def train(args: Arguments) -> None:
     from zh_embedder.training.held_out import hold_out
     from zh_embedder.training.launch import begin, check_output, clear_output, find_resume, seed_rank
     from zh_embedder.training.report_writer import report_run
-    from zh_embedder.training.summary import describe
+    from zh_embedder.training.summary import describe, which_step
 
     begin(args)
     version = read_version(args.data.version, directory=args.data.instructions_dir)
@@ -55,4 +55,4 @@ def train(args: Arguments) -> None:
     if written := report_run(trainer):
         logger.info("report: %s", written)
     if trainer.args.should_save:
-        logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")
+        logger.info("saved: %s: %s", Path(trainer.args.output_dir) / "encoder", which_step(trainer.args, trainer.state))

@@ -15,6 +15,8 @@ from zh_embedder.data.schema import GROUP
 from zh_embedder.text.tokens import cut_share
 
 if TYPE_CHECKING:
+    from transformers import TrainerState, TrainingArguments
+
     from zh_embedder.config.train import Arguments
     from zh_embedder.training.dense_trainer import DenseTrainer
 
@@ -49,6 +51,16 @@ def how_packed(trainer: DenseTrainer) -> str:
     off = f"; attention dropout ({dropout:g} in the base) is off" if dropout else ""
     last = ", the last layer computed for first tokens alone" if query.trimmed else ""
     return f"texts are packed: no padding is computed{last}{off}"
+
+
+def which_step(args: TrainingArguments, state: TrainerState) -> str:
+    """Say which step a run saves: the best of those measured where it was asked for, else the last one."""
+    best, last = state.best_global_step, state.global_step
+    if best and args.load_best_model_at_end:
+        return f"step {best}, the best of those measured"
+    if best and best != last:
+        return f"step {last}, the last one; --load_best_model_at_end would have saved the best, step {best}"
+    return f"step {last}"
 
 
 def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> None:
