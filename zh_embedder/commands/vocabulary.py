@@ -49,10 +49,8 @@ def run(args: argparse.Namespace) -> None:
     for name in ("min_count", "documents"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise reject(f"--{name}", getattr(args, name), "1 or more")
-    folder = Path(args.output_dir).expanduser()
     build(
         find_texts(args.corpus),
-        folder,
         target,
         words=args.words,
         latin=args.latin,
