@@ -1,4 +1,4 @@
-"""What differs in how two models were measured: a figure depends on lengths and instructions too, not on weights alone."""
+"""What differs in how two models were measured: figures depend on lengths and instructions, not on weights alone."""
 
 from __future__ import annotations
 

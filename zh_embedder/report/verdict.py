@@ -206,8 +206,8 @@ def alone(model: str, values: Sequence[float]) -> Verdict:
 # ---- a model and a baseline ------------------------------------------------------------------------------------------
 
 BESIDE = {
-    ROSE: ("above it beyond noise", "超出噪声地高于它"),
-    FELL: ("below it beyond noise", "超出噪声地低于它"),
+    ROSE: ("above it beyond noise", "显著高于它"),
+    FELL: ("below it beyond noise", "显著低于它"),
     NOISE: ("level with it within noise", "与它的差别在噪声范围内"),
     UNKNOWN: ("without an interval", "没有置信区间"),
 }
