@@ -157,7 +157,7 @@ def check_task(model: Model, task: str) -> None:
     elif task not in known and "default" in known:
         others = [name for name in known if name != "default"]
         logger.info(
-            "--task %s: %s has no instruction of that name%s; it uses its default",
+            "--task %s: %s has no instruction of that name and uses its default%s",
             task,
             model.name,
             nearest(task, others),
