@@ -74,7 +74,7 @@ def test_a_difference_is_shown_with_its_interval_and_called_one_only_where_it_is
     expected = paired(list(before.values()), list(mixed.values()))
     assert expected.low < 0 < expected.high
     assert lines[3].endswith(f"{expected.value:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}] =")
-    assert shown(None) == ""
+    assert shown(outcome("base", "qa", 0.0, 0), outcome("b", "qa", 0.5, 0), "ndcg@10") == ""
 
 
 def test_sets_with_other_metrics_have_a_table_of_their_own():
@@ -144,3 +144,57 @@ def test_what_the_instruction_is_worth_is_shown(tmp_path, tiny_bert, capsys):
     assert values[f"{name} (no instruction)"] == pytest.approx(values[str(tiny_bert)])
     assert values[name] != values[f"{name} (no instruction)"]
     assert "ndcg@10 against" in capsys.readouterr().out
+
+
+def saved(tmp_path, base, name, **changes):
+    from zh_embedder.models.encoder import load_encoder
+
+    load_encoder(str(base), changes=changes).save(tmp_path / name)
+    return tmp_path / name
+
+
+def evaluate(capsys, *words):
+    code = main([str(word) for word in ["evaluate", *words, "--data", DEMO / "qa", "--dtype", "fp32"]])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_what_differs_in_how_models_were_measured_is_said_and_a_flag_makes_it_equal(tmp_path, tiny_bert, capsys):
+    short = saved(tmp_path, tiny_bert, "short", key_max_length=16, instructions={"qa": ("问：", "")})
+    out = tmp_path / "scores.json"
+    code, shown, _ = evaluate(capsys, tiny_bert, short, "--json", out)
+    assert code == 0
+    assert f"note: {tiny_bert} reads up to 512 tokens of keys, {short} up to 16 (cut: " in shown
+    assert "--key_max_length 16 makes them equal\n" in shown
+    assert f"note: {short} uses instructions for qa, {tiny_bert} uses none" in shown
+    assert shown.index("note: ") < shown.index("ndcg@10 against")
+    rows = {row["model"]: row for row in json.loads(out.read_text())}
+    assert [rows[str(m)]["key_max_length"] for m in (tiny_bert, short)] == [512, 16]
+    assert rows[str(short)]["query_instruction"] == "问："
+    assert rows[str(short)]["key_cut"] > 0.5
+    code, shown, _ = evaluate(capsys, tiny_bert, short, "--key_max_length", 16, "--json", out)
+    assert (code, "tokens of keys" in shown) == (0, False)
+    assert {row["key_max_length"] for row in json.loads(out.read_text())} == {16}
+    code, _, said = evaluate(capsys, tiny_bert, "--key_max_length", 5000)
+    assert (code, "--key_max_length: got 5000, expected 3 to 512" in said) == (2, True)
+
+
+def test_a_task_that_a_model_does_not_know_is_refused_or_said_to_change_nothing(tmp_path, tiny_bert, capsys):
+    told = saved(tmp_path, tiny_bert, "told", instructions={"qa": ("问：", ""), "tool": ("", "")})
+    code, _, said = evaluate(capsys, told, "--task", "qaa")
+    assert code == 2
+    assert "--task: unknown name 'qaa'; did you mean 'qa'?" in said
+    code, _, said = evaluate(capsys, tiny_bert, "--task", "qaa")
+    assert code == 0
+    assert f"--task qaa: {tiny_bert} has no instructions" in said
+    broad = saved(tmp_path, tiny_bert, "broad", instructions={"qa": ("问：", ""), "default": ("问：", "")})
+    said = evaluate(capsys, broad, "--task", "qaa")[2]
+    assert "has no instruction of that name and uses its default; did you mean 'qa'?" in said
+
+
+def test_a_model_without_instructions_has_no_second_row_and_says_so_once(tmp_path, tiny_bert, capsys):
+    none = saved(tmp_path, tiny_bert, "none", instructions={"qa": ("", "")})  # as --version none leaves it
+    code, shown, said = evaluate(capsys, none, "--no_instruction")
+    assert code == 0
+    assert "(no instruction)" not in shown
+    assert said.count("has no instructions for these sets") == 1

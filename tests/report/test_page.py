@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from zh_embedder.evaluation.intervals import Interval
 from zh_embedder.evaluation.measure import measure_bm25
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet
+from zh_embedder.report.conditions import unlike
+from zh_embedder.report.figures import difference, figure
 from zh_embedder.report.page import json_for_html, page, write_report
 from zh_embedder.report.page_data import (
     Report,
     SetReport,
     compared_with,
+    gained,
     opponents,
     page_data,
     plain,
@@ -25,7 +29,7 @@ from zh_embedder.report.page_data import (
 )
 from zh_embedder.report.query_errors import Bounds, classify, read_errors
 from zh_embedder.report.thresholds import Spread, best_threshold, hardest_negatives, spread_of
-from zh_embedder.report.verdict import Change, alone, judge
+from zh_embedder.report.verdict import Change, alone, judge, judge_against
 from zh_embedder.text.words import letters
 
 HOSTILE = '</script><img src=x onerror="window.broken=1"><!-- <script> & $$x^2$$ \'\u2028'
@@ -109,10 +113,12 @@ def test_the_verdict_names_what_rose_and_fell_beyond_noise_and_where_the_mean_we
         ]
     )
     assert verdict.english == (
+        "It got worse in part: "
         "2 of 5 tasks rose beyond noise (icl, qa), 1 fell beyond noise (tool), 1 within noise, 1 without an interval; "
         "the mean went from 0.500 to 0.602 (+0.102)."
     )
     assert verdict.chinese == (
+        "部分变差："
         "5 个任务中，2 个的提升超出噪声（icl、qa），1 个的下降超出噪声（tool），1 个在噪声范围内，1 个没有置信区间；"
         "均值从 0.500 升至 0.602（+0.102）。"
     )
@@ -122,11 +128,29 @@ def test_the_verdict_names_what_rose_and_fell_beyond_noise_and_where_the_mean_we
 def test_a_drop_of_the_canary_is_said_aloud_and_stays_out_of_the_mean():
     verdict = judge([change("qa", 0.5, 0.7, 0.1, 0.3), change("news", 0.9, 0.6, -0.4, -0.2, canary=True)])
     assert verdict.english == (
-        "qa rose beyond noise; its main metric went from 0.500 to 0.700 (+0.200); "
+        "It got worse in part: qa rose beyond noise; its main metric went from 0.500 to 0.700 (+0.200); "
         "general Chinese (news) FELL beyond noise: 0.900 → 0.600."
     )
     assert "通用中文（news）的下降超出噪声，请注意：0.900 → 0.600。" in verdict.chinese
     assert (verdict.before, verdict.after, verdict.tone) == (0.5, 0.7, "mixed")
+
+
+def test_what_is_printed_adds_up():
+    """0.87818 and 0.91364 are 0.03546 apart: a reader who subtracts 0.878 from 0.914 gets 0.036."""
+    assert difference(0.87818, 0.91364) == "+0.036"
+    assert difference(0.91364, 0.87818) == "-0.036"
+    assert difference(0.5, 0.50001) == "+0.000"
+    assert (figure(0.0625), figure(0.8785), figure(2 / 3, 4)) == ("0.063", "0.878", "0.6667")  # as in JavaScript
+    change_ = change("qa", 0.87818, 0.91364, 0.01, 0.06)
+    for words in (judge([change_]), judge_against([change_], "a", "b")):
+        assert "(+0.036)" in words.english
+        assert "（+0.036）" in words.chinese
+    assert [gained(0.87818, 0.91364), gained(0.9, 0.8), gained(0.5, 0.50001), gained(None, 1.0)] == [
+        "+0.036",
+        "−0.100",
+        "±0.000",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +360,7 @@ def test_the_data_of_a_page_holds_bars_with_intervals_changes_and_truncated_shar
     assert one["bars"][0]["low"] < one["bars"][0]["value"] == 0.5 < one["bars"][0]["high"]
     assert (one["change"]["before"], one["change"]["after"], one["change"]["verdict"]) == (0.5, 0.6575, "noise")
     assert one["truncated"] == {"old": [0.01, 0.25], "new": [0.01, 0.25]}
-    assert list(found["curves"]) == ["qa", "mean"]
+    assert list(found["curves"]) == ["mean", "qa"]
     assert [panel["model"] for panel in found["scores"][0]["panels"]] == ["old", "new"]
     assert found["errors"][0]["totals"] == {"won": 1, "lost": 1, "failing": 1}
 
@@ -375,6 +399,53 @@ def test_long_curves_are_thinned_to_means_and_short_ones_kept():
     assert len(thinned) == 400
     assert thinned[0] == [9.0, 0.5]
     assert thin(points[:3]) == [[0, 0.0], [1, 1.0], [2, 0.0]]
+
+
+def test_a_task_has_the_same_line_in_every_chart():
+    sets = [small_set("x/icl", "icl"), small_set("x/law", "law"), small_set("x/law2", "law"), small_set("x/none", None)]
+    curves = {one.name: [(0, 0.5)] for one in reversed(sets)} | {"mean": [(0, 0.5)]}
+    losses = {"law": [(0, 1.0)], "chat": [(0, 1.0)], "icl": [(0, 1.0)]}
+    shown = [SetReport(one, small_outcomes(one)) for one in sets]
+    found = page_data(Report("t", shown, curves, losses, {}, {}))
+    assert list(found["curves"]) == ["mean", "icl", "x/law", "x/law2", "x/none"]
+    assert list(found["losses"]) == ["icl", "law", "chat"]
+    lines = found["lines"]
+    assert (lines["icl"], lines["law"], lines["chat"]) == ([0, 0], [1, 0], [3, 0])
+    assert (lines["x/law"], lines["x/law2"], lines["x/none"]) == ([1, 0], [1, 1], [2, 0])
+
+
+def under(data, *, cut=(0.0, 0.0), lengths=(256, 256), prompts=("", "")):
+    return [
+        replace(outcome, lengths=length, prompts=prompt, truncated=share)
+        for outcome, length, prompt, share in zip(
+            small_outcomes(data), ((512, 512), lengths), (("", ""), prompts), ((0.0, 0.25), cut), strict=True
+        )
+    ]
+
+
+def test_models_that_were_measured_under_other_conditions_are_said_to_be():
+    data = small_set()
+    before, after = under(data, cut=(0.0, 0.92), prompts=("为问题：", ""))
+    keys, told = unlike([(before, after)])
+    assert keys.english == (
+        "old reads up to 512 tokens of keys, new up to 256 (cut: 25 % and 92 % on demo/qa): "
+        "--key_max_length 256 makes them equal"
+    )
+    assert told.english == "new uses instructions for qa, old uses none: --no_instruction also measures them without"
+    assert unlike([(before, before)]) == []
+    (split,) = unlike([(before, replace(before, model="new", truncated=(0.0, 0.5)))])
+    assert "their tokenizers differ" in split.english
+    (other,) = unlike([(replace(before, prompts=("问：", "")), replace(before, model="new", prompts=("答：", "")))])
+    assert other.english.startswith("old and new use different instructions for qa")
+    found = page_data(Report("t", [SetReport(data, [before, after])], {}, {}, {}, {}))["verdict"]
+    assert [words["english"] for words in found["conditions"]] == [keys.english, told.english]
+    assert all(words["chinese"] for words in found["conditions"])
+
+
+def test_lengths_that_cut_nothing_make_no_difference():
+    data = small_set()
+    before, after = under(data)
+    assert unlike([(replace(before, truncated=(0.0, 0.0)), after)]) == []
 
 
 def test_what_json_does_not_know_is_null_or_text(tmp_path):
@@ -534,6 +605,23 @@ class TestInABrowser:
         assert driver.execute_script("return [window.broken, document.images.length]") == [None, 0]
         assert complaints(driver) == []
         assert requests(driver) == []
+
+    def test_a_task_has_one_colour_and_unlike_conditions_are_said(self, driver, tmp_path):
+        report = small_report()
+        before, after, words = report.sets[0].outcomes
+        before, after = (
+            replace(outcome, lengths=lengths, prompts=("", ""))
+            for outcome, lengths in ((before, (512, 512)), (after, (256, 256)))
+        )
+        sets = [SetReport(report.sets[0].data, [before, after, words])]
+        losses = {"chat": [(0, 2.0), (1, 1.0)], **report.losses}
+        opened(driver, tmp_path, replace(report, sets=sets, losses=losses))
+        marks = "b => [b.textContent, b.querySelector('i').style.getPropertyValue('--mark')]"
+        found = driver.execute_script(f"return [...document.querySelectorAll('.legend')].map({marks})")
+        assert [name for name, _ in found] == ["mean", "qa", "qa", "chat"]
+        assert found[1] == found[2]
+        assert found[2][1] != found[3][1]
+        assert "--key_max_length 256 makes them equal" in one(driver, ".conditions").text
 
     def test_lines_are_hidden_and_shown_by_their_names(self, driver, tmp_path):
         opened(driver, tmp_path, small_report())

@@ -1,10 +1,64 @@
-"""What the log says before and after training."""
+"""What a run logs: true numbers of negatives, cut texts with the flag that helps, which step was saved."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 
+from tests.jsonl import write
+from tests.processes import ROOT
+from zh_embedder.commands.train import main
+from zh_embedder.training.callbacks import LEAST_MFU
 from zh_embedder.training.summary import which_step
+
+DEMO = ROOT / "examples" / "demo"
+
+
+def train(capfd, base, data, *more) -> str:
+    flags = [
+        "--output_dir", "out", "--query_encoder", base, "--train_data", data, "--max_steps", 2, "--dtype", "fp32",
+        "--report_to", "none", "--logging_steps", 1, "--overwrite", *more,
+    ]  # fmt: skip
+    assert main([str(flag) for flag in flags]) == 0
+    return capfd.readouterr().err
+
+
+def negatives(said) -> int:
+    (line,) = re.findall(r"dataset +task.*\n(.*)\n", said)
+    return int(line.split()[4])
+
+
+@pytest.mark.parametrize("mode", [(), ("--inbatch_same_dataset", "epoch")])
+def test_the_negatives_of_a_small_dataset_are_those_that_are_there(workdir, capfd, mode):
+    pairs = [{"query": f"问题{n}", "pos": [f"答案{n}"], "task": "qa"} for n in range(3)]
+    said = train(capfd, "nano-zh", write(workdir / "few.jsonl", pairs), "--per_device_train_batch_size", 16, *mode)
+    assert negatives(said) == 2
+    assert (" mixed " in said) == (not mode)
+    own = [{**pair, "neg": [f"错{n}甲", f"错{n}乙"]} for n, pair in enumerate(pairs)]
+    more = ("--per_device_train_batch_size", 16, "--train_group_size", 3, *mode)
+    assert negatives(train(capfd, "nano-zh", write(workdir / "few.jsonl", own), *more)) == 8
+    more = ("--per_device_train_batch_size", 2, "--train_group_size", 3, *mode)
+    assert negatives(train(capfd, "nano-zh", write(workdir / "few.jsonl", own), *more)) == 5
+
+
+def test_a_share_of_the_machines_peak_that_means_nothing_is_left_out_of_the_log(workdir, capfd):
+    said = train(capfd, "nano-zh", DEMO / "train" / "qa.jsonl", "--per_device_train_batch_size", 4)
+    shown = [float(value) for value in re.findall(r"mfu ([\d.e-]+)", said)]
+    assert "texts_per_second" in said
+    assert all(value >= LEAST_MFU for value in shown)
+    assert shown == []  # no layers, no matrix products
+
+
+def test_cut_texts_are_named_with_the_flag_that_helps(workdir, capfd, tiny_bert):
+    records = [{"query": f"问题{n}", "pos": ["很长的答案" * 30 + str(n)], "task": "qa"} for n in range(8)]
+    data = write(workdir / "long.jsonl", records)
+    few = ("--per_device_train_batch_size", 4, "--key_max_length", 32)
+    said = train(capfd, "nano-zh", data, *few)
+    assert "100% of the keys are cut to 32 tokens: --key_max_length N reads more, up to 512 in this base" in said
+    assert "of the queries are cut" not in said
+    said = train(capfd, tiny_bert, data, *few)
+    assert "--key_max_length N reads more, up to 512 in this base" in said
+    assert "are cut" not in train(capfd, tiny_bert, data, *few[:2], "--key_max_length", 256)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,29 +12,35 @@ from pathlib import Path
 
 import torch
 
-from zh_embedder.core.errors import UserError
+from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.find_keys import HITS
-from zh_embedder.evaluation.intervals import Interval, compare
+from zh_embedder.evaluation.intervals import compare
 from zh_embedder.evaluation.means import over_sets
 from zh_embedder.evaluation.measure import METRICS, measure_bm25, measure_model
 from zh_embedder.evaluation.metrics import RANKED, parse
-from zh_embedder.evaluation.model import Model
+from zh_embedder.evaluation.model import KEY, QUERY, Model
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.read_retrieval import read_eval_data
 from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
+from zh_embedder.models.spec import position_limit
+from zh_embedder.report.conditions import unlike
+from zh_embedder.report.figures import difference
 from zh_embedder.report.page import write_report
 from zh_embedder.report.page_data import Report, SetReport
 from zh_embedder.search.bm25 import K1, B
 from zh_embedder.text.prefix import KEY_TEMPLATE
 from zh_embedder.text.words import WORDS
 
+logger = logging.getLogger(__name__)
+
 Table = list[dict[str, object]]
 RISES, FALLS, LEVEL = "rises", "falls", "="
+PLACES = 4  # of a figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hits", type=int, default=HITS, metavar="N", help="number of keys to retrieve per query")
     add("--dims", nargs="+", type=int, metavar="N", help="also truncate the vectors to these sizes")
     add("--no_instruction", action="store_true", help="also evaluate each model without instructions")
+    add(
+        "--query_max_length", type=int, metavar="N", help="maximum tokens of a query, for every model; default: its own"
+    )
+    add("--key_max_length", type=int, metavar="N", help="maximum tokens of a key, for every model; default: its own")
     add("--bm25", action="store_true", help="also evaluate BM25 on retrieval and reranking sets")
     add("--words", choices=sorted(WORDS), default="jieba", help="word segmentation for BM25")
     add("--user_dict", metavar="FILE", help="file of extra words for jieba")
@@ -88,10 +99,14 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
     """Measure every model, each loaded once, and BM25. The first way to use the first model is the base."""
     role = Role.BASE
     for name in args.models:
-        model = Model.load(name, dtype=args.dtype)
+        model = with_lengths(Model.load(name, dtype=args.dtype), args)
         ways = [model]
-        if args.no_instruction and model.query.spec.instructions:
+        if args.task:
+            check_task(model, args.task)
+        if args.no_instruction and told(model, sets):
             ways.append(replace(model, name=f"{name} (no instruction)", instruct=False))
+        elif args.no_instruction:
+            logger.info("%s has no instructions for these sets: one row each, --no_instruction adds none", name)
         for way in ways:
             for data in sets:
                 sizes = args.dims or [None]
@@ -113,6 +128,56 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
                 )
 
 
+def with_lengths(model: Model, args: argparse.Namespace) -> Model:
+    """Return a model that reads as many tokens as the flags say.
+
+    Raises:
+        UserError: it cannot read so many.
+    """
+    lengths = (args.query_max_length, args.key_max_length)
+    for flag, encoder, length in zip(("query", "key"), (model.query, model.key), lengths, strict=True):
+        limit = position_limit(encoder.config)
+        if length is not None and not 3 <= length <= (limit or length):  # two special tokens, and one of the text
+            raise reject(f"--{flag}_max_length", length, f"3 to {limit or 'any'}, what {model.name} can read")
+    return replace(model, lengths=lengths)
+
+
+def told(model: Model, sets: Sequence[EvalSet]) -> bool:
+    """Tell whether a model has an instruction for any of the sets."""
+    return any(model.side(side, data.task)[1] for data in sets for side in (QUERY, KEY))
+
+
+def check_task(model: Model, task: str) -> None:
+    """Refuse a task that a model does not know; say so where it has no instructions, or one for every task.
+
+    Raises:
+        UserError: with the nearest task that it knows.
+    """
+    known = model.query.spec.instructions
+    if not any(any(pair) for pair in known.values()):
+        logger.info("--task %s: %s has no instructions, so the task changes none of its figures", task, model.name)
+    elif task not in known and "default" in known:
+        others = [name for name in known if name != "default"]
+        logger.info(
+            "--task %s: %s has no instruction of that name and uses its default%s",
+            task,
+            model.name,
+            nearest(task, others),
+        )
+    elif task not in known:
+        raise unknown_name("--task", task, known)
+
+
+def notes(outcomes: Sequence[Outcome]) -> str:
+    """Say what differs between each model and the base in how they were measured, a line for each difference."""
+    base = {outcome.data: outcome for outcome in outcomes if outcome.role is Role.BASE}
+    found: list[str] = []
+    for model in dict.fromkeys(outcome.model for outcome in outcomes if outcome.role is Role.TRAINED):
+        own = [outcome for outcome in outcomes if outcome.model == model and outcome.data in base]
+        found += [words.english for words in unlike([(base[outcome.data], outcome) for outcome in own])]
+    return "".join(f"note: {line}\n" for line in dict.fromkeys(found)) + "\n" * bool(found)
+
+
 def run(args: argparse.Namespace) -> None:
     """Measure models on evaluation sets and show tables."""
     for name in args.metrics:
@@ -123,7 +188,7 @@ def run(args: argparse.Namespace) -> None:
     sets = read_sets(args)
     outcomes = list(outcomes_of(args, sets))
     rows = rows_of(outcomes)
-    sys.stdout.write(show(outcomes))
+    sys.stdout.write(notes(outcomes) + show(outcomes))
     if args.json:
         beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
     if args.report:
@@ -145,10 +210,20 @@ def report_of(outcomes: Sequence[Outcome], sets: Sequence[EvalSet], *, settings:
 def rows_of(outcomes: Sequence[Outcome]) -> Table:
     """Lay outcomes out as rows of JSON."""
     return [
-        {"model": outcome.model, "data": outcome.data, "metric": metric, "value": value}
+        {"model": outcome.model, "data": outcome.data, "metric": metric, "value": value} | measured(outcome)
         for outcome in outcomes
         for metric, value in outcome.values.items()
     ]
+
+
+def measured(outcome: Outcome) -> dict[str, object]:
+    """Return under which conditions a model was measured; nothing of BM25."""
+    if outcome.lengths is None:
+        return {}
+    sides = {"max_length": outcome.lengths, "instruction": outcome.prompts, "cut": outcome.truncated}
+    return {
+        f"{side}_{name}": pair[n] for name, pair in sides.items() if pair for n, side in enumerate(("query", "key"))
+    }
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -173,7 +248,7 @@ def table(metrics: Sequence[str], outcomes: Sequence[Outcome]) -> str:
         own = [outcome for outcome in outcomes if outcome.model == model]
         for outcome in own:
             other = None if outcome.role is Role.BASE else base.get(outcome.data)
-            change = "" if other is None else "  " + shown(compare(other, outcome, metrics[0]))
+            change = "" if other is None else "  " + shown(other, outcome, metrics[0])
             lines.append(
                 f"{model:{wide}}  {outcome.data[:24]:24} " + cells(outcome.values[m] for m in metrics) + change
             )
@@ -187,9 +262,11 @@ def cells(values: Iterable[float | None]) -> str:
     return " ".join(" " * 10 if value is None else f"{value:10.4f}" for value in values)
 
 
-def shown(change: Interval | None) -> str:
+def shown(before: Outcome, after: Outcome, metric: str) -> str:
     """Lay out a difference with its interval of 95 %: whether the model rises, falls, or nobody can tell."""
+    change = compare(before, after, metric)
     if change is None:
         return ""
     word = LEVEL if not change.sure else RISES if change.value > 0 else FALLS
-    return f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}] {word}"
+    by = difference(before.values[metric], after.values[metric], PLACES)
+    return f"{by} [{change.low:+.4f}, {change.high:+.4f}] {word}"

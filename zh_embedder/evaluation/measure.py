@@ -79,6 +79,7 @@ def measure_texts(
             gold=pieces.gold,
             predicted=pieces.predicted,
             truncated=(cut, cut),
+            **model.conditions((QUERY, QUERY), data.task),
             role=model.role,
         )
     return found
@@ -109,6 +110,7 @@ def measure_retrieval(
             run=run,
             positives=positives,
             truncated=cut,
+            **model.conditions((QUERY, KEY), task),
             role=model.role,
         )
     return found

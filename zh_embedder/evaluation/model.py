@@ -37,6 +37,7 @@ class Model:
     instruct: bool = True  # with the instructions of each set's task
     dtype: str | None = None  # precision; the encoder's own where it is None
     shared: bool = True  # each rank encodes its share; False: every rank encodes everything (sharded weights)
+    lengths: tuple[int | None, int | None] = (None, None)  # tokens of a query and of a key; None: the encoder's own
     role: Role = Role.BASE  # a model measured alone is the one that others would be compared with
 
     @classmethod
@@ -56,7 +57,13 @@ class Model:
         encoder = (self.query, self.key)[side]
         # A model without instructions is measured without them.
         prompt = encoder.spec.prefix(task, side) if self.instruct and encoder.spec.instructions else ""
-        return encoder, prompt, (encoder.spec.query_max_length, encoder.spec.key_max_length)[side]
+        own = (encoder.spec.query_max_length, encoder.spec.key_max_length)[side]
+        return encoder, prompt, self.lengths[side] or own
+
+    def conditions(self, sides: tuple[int, int], task: str | None) -> dict[str, Any]:
+        """Return what a figure depends on besides the weights: instructions and lengths of two sides."""
+        (_, first, limit), (_, second, other) = (self.side(side, task) for side in sides)
+        return {"prompts": (first, second), "lengths": (limit, other)}
 
     def share(self) -> tuple[int, int]:
         """Return this rank and how many ranks share the work."""

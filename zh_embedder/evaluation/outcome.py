@@ -36,6 +36,8 @@ class Outcome:
     gold: NDArray[np.generic] | None = None  # what is right for each pair or text, where the metric is no mean
     predicted: NDArray[np.generic] | None = None  # the model's answer for each: resampled with `gold`
     truncated: tuple[float, float] | None = None  # share of queries and of keys that are longer than the model reads
+    lengths: tuple[int, int] | None = None  # tokens that the model reads of a query and of a key
+    prompts: tuple[str, str] | None = None  # instruction in front of queries and of keys
     role: Role = field(kw_only=True)  # no default: a figure without a role cannot be compared
 
     @property
@@ -53,6 +55,5 @@ class Outcome:
     def from_json(cls, raw: Mapping[str, Any]) -> Outcome:
         """Read back what `to_json` laid out."""
         arrays = {name: None if raw[name] is None else np.asarray(raw[name]) for name in ("gold", "predicted")}
-        cut = raw["truncated"]
-        truncated = None if cut is None else (cut[0], cut[1])
-        return cls(**{**raw, **arrays, "truncated": truncated, "role": Role(raw["role"])})
+        pairs = {n: tuple(pair) for n in ("truncated", "lengths", "prompts") if (pair := raw.get(n)) is not None}
+        return cls(**{**raw, **arrays, **pairs, "role": Role(raw["role"])})

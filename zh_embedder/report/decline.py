@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 
+from zh_embedder.report.conditions import SIDES
 from zh_embedder.report.verdict import FELL, Change, Words
 
 Points = Sequence[tuple[int, float]]
@@ -12,6 +15,10 @@ Points = Sequence[tuple[int, float]]
 FEW = 200  # records of a task
 USUAL_RATE = 1e-4  # of a whole transformer: beyond it few trainings go well
 MOVED = 0.05  # share by which a loss must change to be called lower or higher
+LEARNT = 0.05  # a loss below it has nothing left to fall by
+STARTING, PARTS = 4, 8  # steps at the start of a run, and parts of the rest, that are compared
+COLLAPSED = 0.1  # of the gradient norm at the start
+MOST_CUT = 0.5  # of a task's queries or keys
 FEWEST_POINTS = 4  # of a loss curve, whose first and last quarters are compared
 
 
@@ -23,6 +30,7 @@ class TaskFacts:
     share: float  # of the steps
     negatives: bool  # some records bring negatives of their own
     new_instruction: bool  # the base brings another one, or none
+    cut: tuple[float, float] = (0.0, 0.0)  # share of its queries and of its keys that are longer than the model reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +41,10 @@ class RunFacts:
     whole_transformer: bool  # layers with attention, trained without LoRA
     saved: int  # step
     tasks: Mapping[str, TaskFacts]
-    losses: Mapping[str, Points]  # task -> (step, loss)
+    losses: Mapping[str, Points]  # task -> (place, loss), of the whole run
     means: Points  # (step, mean of the main metrics)
+    course: Sequence[float] = ()  # losses of all tasks, in the order of the steps
+    norms: Sequence[float] = ()  # gradient norms
 
 
 def checks(changes: Sequence[Change], facts: RunFacts) -> list[Words]:
@@ -43,7 +53,7 @@ def checks(changes: Sequence[Change], facts: RunFacts) -> list[Words]:
     if not fell:
         return []
     found = [learning_rate(facts), went_past_best(facts), dominated(fell, facts)]
-    for rule in (untrained, few_records, loss_fell, new_instruction):
+    for rule in (cut_texts, untrained, few_records, loss_fell, new_instruction):
         found.append(rule(fell, facts))
     return [words for words in found if words is not None]
 
@@ -70,14 +80,57 @@ def listed(changes: Sequence[Change]) -> tuple[str, str]:
     return ", ".join(labels), "、".join(labels)
 
 
+def collapsed(facts: RunFacts) -> tuple[float, float] | None:
+    """Return the loss at the start and in a later part of the run in which the model had stopped to learn.
+
+    A gradient falls with its loss. Where it all but vanishes and the loss has not fallen, all vectors have become
+    alike, whatever the architecture: steps were too large.
+    """
+    if min(len(facts.course), len(facts.norms)) < STARTING + PARTS:
+        return None
+    first = min(facts.course[0], median(facts.course[:STARTING]))
+    steep = max(facts.norms[:STARTING])
+    later = zip(parts(facts.course[STARTING:]), parts(facts.norms[STARTING:]), strict=True)
+    return next(((first, loss) for loss, norm in later if loss >= first and norm < COLLAPSED * steep), None)
+
+
+def parts(values: Sequence[float]) -> list[float]:
+    """Return the medians of equal parts of a run."""
+    ends = [len(values) * n // PARTS for n in range(PARTS + 1)]
+    return [median(values[start:end]) for start, end in pairwise(ends)]
+
+
+def level(facts: RunFacts) -> tuple[float, float] | None:
+    """Return where the loss began and ended, if there was something to learn and no task's loss fell."""
+    found = quarters(list(enumerate(facts.course))) or next(
+        (q for p in facts.losses.values() if (q := quarters(p))), None
+    )
+    if found is None or found[1] < LEARNT or found[1] < (1 - MOVED) * found[0] or moved_losses(facts, up=False):
+        return None
+    return found
+
+
 def learning_rate(facts: RunFacts) -> Words | None:
-    """A loss that rises, or a rate that hardly any transformer bears."""
+    """A loss that rises, collapses or never falls, or a rate that hardly any transformer bears."""
     rate = f"--learning_rate {facts.learning_rate:g}"
     if rose := moved_losses(facts, up=True):
         ends = ", ".join(f"{task} {first:.3g} → {last:.3g}" for task, (first, last) in rose.items())
         return Words(
             f"the training loss rose ({ends}): {rate} may be too high; try a tenth of it, or warm up longer",
             f"训练损失上升（{ends}）：{rate} 可能过高；可试其十分之一，或延长预热",
+        )
+    if gone := collapsed(facts):
+        return Words(
+            f"the model stopped learning: its gradients vanished while the training loss rose ({gone[0]:.3g} → "
+            f"{gone[1]:.3g}): {rate} is probably too high; try a tenth of it or less",
+            f"模型已停止学习：训练损失上升（{gone[0]:.3g} → {gone[1]:.3g}），梯度却几近消失：{rate} 很可能过高；"
+            "可试其十分之一或更低",
+        )
+    if flat := level(facts):
+        by = f"{flat[0]:.3g} → {flat[1]:.3g}"
+        return Words(
+            f"the training loss did not fall ({by}): {rate} may be too high; try a tenth of it",
+            f"训练损失没有下降（{by}）：{rate} 可能过高；可试其十分之一",
         )
     if facts.whole_transformer and facts.learning_rate > USUAL_RATE:
         return Words(
@@ -116,6 +169,20 @@ def dominated(fell: Sequence[Change], facts: RunFacts) -> Words | None:
     )
 
 
+def cut_texts(fell: Sequence[Change], facts: RunFacts) -> Words | None:
+    """Tasks most of whose texts were cut in training."""
+    known = [(change.label, task) for change in fell if (task := facts.tasks.get(change.task or ""))]
+    for side, (english, chinese, flag) in enumerate(SIDES):
+        shares = {label: task.cut[side] for label, task in known if task.cut[side] > MOST_CUT}
+        if shares:
+            listed_shares = ", ".join(f"{label} {100 * share:.0f} %" for label, share in shares.items())
+            return Words(
+                f"most {english} were cut in training ({listed_shares}): raise {flag}",
+                f"训练中大多数{chinese}被截断（{listed_shares}）：可调大 {flag}",
+            )
+    return None
+
+
 def untrained(fell: Sequence[Change], facts: RunFacts) -> Words | None:
     """Tasks that no record trains."""
     found = [change for change in fell if change.task not in facts.tasks]
@@ -143,6 +210,8 @@ def few_records(fell: Sequence[Change], facts: RunFacts) -> Words | None:
 
 def loss_fell(fell: Sequence[Change], facts: RunFacts) -> Words | None:
     """Tasks that were learnt in training and got worse on their sets: what was learnt is not what the sets ask."""
+    if collapsed(facts):
+        return None  # it fell only from where too large steps had driven it
     lower = moved_losses(facts, up=False)
     found = [change for change in fell if change.task in lower and change.task in facts.tasks]
     if not found:

@@ -15,10 +15,12 @@ import numpy as np
 from zh_embedder.evaluation.intervals import compare, interval
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
+from zh_embedder.report.conditions import unlike
 from zh_embedder.report.decline import RunFacts, checks
+from zh_embedder.report.figures import difference
 from zh_embedder.report.query_errors import CLASSES, Bounds, Errors, ShownQuery, read_errors
 from zh_embedder.report.thresholds import Spread, best_threshold, histogram, spread_of
-from zh_embedder.report.verdict import Change, Verdict, alone, judge, judge_against
+from zh_embedder.report.verdict import Change, Verdict, Words, alone, judge, judge_against
 
 BINS = 24
 NARROW = 0.35  # share of a common axis that a distribution must fill
@@ -54,7 +56,7 @@ def page_data(report: Report) -> dict[str, Any]:
     labels, against = short_labels([one.data for one in report.sets]), compared_with(report)
     changes = changes_of(report)
     sets = [set_data(one, labels[one.data.name], against, changes.get(one.data.name)) for one in report.sets]
-    verdict = conclude(report, list(changes.values()))
+    verdict, lines = conclude(report, list(changes.values())), lines_of(report, labels)
     bounds = Bounds(queries=max(10, min(Bounds().queries, MOST_QUERIES // (len(CLASSES) * max(1, len(sets))))))
     errors = [errors_data(one, labels[one.data.name], bounds, against) for one in report.sets]
     scores = [scores_data(one, labels[one.data.name], against) for one in report.sets]
@@ -63,10 +65,11 @@ def page_data(report: Report) -> dict[str, Any]:
             "title": report.title,
             "models": [{"name": name, "role": role} for name, role in models_of(report).items()],
             "compared": compared_data(report, against),
-            "verdict": asdict(verdict),
+            "verdict": {**asdict(verdict), "difference": gained(verdict.before, verdict.after)},
             "sets": sets,
-            "curves": {labels.get(name, name): thin(points) for name, points in report.curves.items()},
-            "losses": {name: thin(points) for name, points in report.losses.items()},
+            "curves": in_order({labels.get(n, n): thin(points) for n, points in report.curves.items()}, lines),
+            "losses": in_order({name: thin(points) for name, points in report.losses.items()}, lines),
+            "lines": lines,
             "scores": [found for found in scores if found],
             "errors": [found for found in errors if found],
             "bounds": asdict(bounds),
@@ -162,10 +165,16 @@ def conclude(report: Report, changes: Sequence[Change]) -> Verdict:
     if changes and compared and against is Role.BASELINE:
         return judge_against(changes, compared["after"], compared["before"])
     if changes or not measured:
-        verdict = judge(changes)
+        verdict = replace(judge(changes), conditions=unlike_opponents(report, against))
         return verdict if report.facts is None else replace(verdict, checks=checks(changes, report.facts))
     last = [opponents(one.outcomes, against)[1] for one in measured]
     return alone(last[0].model, [one.values[one.main] for one in last if one.values])
+
+
+def unlike_opponents(report: Report, against: Role) -> list[Words]:
+    """Return what differs in how the two that are compared were measured."""
+    pairs = [pair_of(one.outcomes, against) for one in report.sets if one.outcomes]
+    return unlike([(pair[0], pair[1]) for pair in pairs if len(pair) > 1])
 
 
 def set_data(one: SetReport, label: str, against: Role, change: Change | None) -> dict[str, Any]:
@@ -181,10 +190,19 @@ def set_data(one: SetReport, label: str, against: Role, change: Change | None) -
         "metric": metric,
         "size": size_of(one.data),
         "bars": [bar_data(outcome, metric) for outcome in one.outcomes if metric in outcome.values],
-        "change": change and {**(asdict(change)), "verdict": change.verdict},
+        "change": change
+        and {**asdict(change), "verdict": change.verdict, "shown": gained(change.before, change.after)},
         "metrics": {name: {o.model: o.values.get(name) for o in one.outcomes} for name in metrics},
         "truncated": {o.model: o.truncated for o in one.outcomes if o.truncated is not None},
     }
+
+
+def gained(before: float | None, after: float | None) -> str | None:
+    """Return a difference as the page shows it, with a true minus, and ± where the figures look the same."""
+    if before is None or after is None:
+        return None
+    text = difference(before, after)
+    return text.replace("-", "−") if float(text) else text.replace("+", "±")
 
 
 def size_of(data: EvalSet) -> dict[str, int]:
@@ -203,6 +221,22 @@ def bar_data(outcome: Outcome, metric: str | None) -> dict[str, Any]:
     value = outcome.values[metric or ""]
     ends = {"low": found and found.low, "high": found and found.high}
     return {"model": outcome.model, "role": outcome.role, "value": value, **ends}
+
+
+def lines_of(report: Report, labels: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Number the task of each line, and its further sets: a task has the same colour and order in every chart."""
+    owners = {labels[one.data.name]: one.data.task or labels[one.data.name] for one in report.sets}
+    owners |= {name: name for name in report.losses if name not in owners}
+    tasks, lines = list(dict.fromkeys(owners.values())), dict[str, tuple[int, int]]()
+    for task in tasks:
+        own = [name for name, owner in owners.items() if owner == task and name != task]
+        lines |= {name: (tasks.index(task), repeat) for repeat, name in enumerate(own)} | {task: (tasks.index(task), 0)}
+    return lines
+
+
+def in_order(curves: Mapping[str, list[list[float]]], lines: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return curves in the order of their lines; the mean, which is no line of a task, comes first."""
+    return {name: curves[name] for name in sorted(curves, key=lambda name: lines.get(name, (-1, 0)))}
 
 
 def thin(points: Points) -> list[list[float]]:

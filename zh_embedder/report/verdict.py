@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from zh_embedder.evaluation.intervals import Interval
 from zh_embedder.evaluation.means import mean
+from zh_embedder.report.figures import difference, figure
 
 ROSE, FELL, NOISE, UNKNOWN = "rose", "fell", "noise", "unknown"
 MOST_NAMES = 6  # in one pair of parentheses
@@ -50,11 +51,15 @@ class Verdict:
     after: float | None
     falls: Sequence[Words] = ()  # what fell beyond noise, and by how much
     checks: Sequence[Words] = ()  # what may have caused it
+    conditions: Sequence[Words] = ()  # what differs in how the two were measured
+
+
+WORSE = {"down": ("It got worse: ", "变差了："), "mixed": ("It got worse in part: ", "部分变差：")}  # by tone
 
 
 def terminal(verdict: Verdict) -> str:
-    """Lay a verdict out as the page shows it: the sentence, what fell, and what to check."""
-    lines = [f"it got worse: {verdict.english}" if verdict.falls else verdict.english]
+    """Lay a verdict out as the page shows it: the sentence, unlike conditions, what fell, and what to check."""
+    lines = [verdict.english, *(f"  note: {words.english}" for words in verdict.conditions)]
     lines += [f"  {words.english}" for words in verdict.falls]
     lines += [f"  check: {words.english}" for words in verdict.checks]
     return "\n".join(lines)
@@ -73,9 +78,10 @@ def judge(changes: Sequence[Change]) -> Verdict:
     parts += [canary_words(change) for change in canaries]
     english = "; ".join(part for part, _ in parts) + "."
     chinese = "；".join(part for _, part in parts) + "。"
+    worse = WORSE.get(tone(changes), ("", ""))
     return Verdict(
-        english if tasks else english[0].upper() + english[1:],
-        chinese,
+        worse[0] + (english if tasks or worse[0] else english[0].upper() + english[1:]),
+        worse[1] + chinese,
         tone(changes),
         before,
         after,
@@ -98,7 +104,7 @@ def most_moved(changes: Sequence[Change]) -> list[Change]:
 
 def fall_words(change: Change) -> Words:
     """Say by how much a set fell."""
-    figures = f"{change.before:.3f} → {change.after:.3f}, {change.after - change.before:+.3f}"
+    figures = f"{figure(change.before)} → {figure(change.after)}, {difference(change.before, change.after)}"
     ends = "" if change.difference is None else f" [{change.difference.low:+.3f}, {change.difference.high:+.3f}]"
     return Words(f"{change.label} fell: {figures}{ends}", f"{change.label} 下降：{figures}{ends}")
 
@@ -159,7 +165,7 @@ def chinese_tasks(changes: Sequence[Change]) -> str:
 def mean_words(before: float, after: float, *, one: bool) -> tuple[str, str]:
     """Say where the mean went."""
     what, was = ("its main metric", "主要指标") if one else ("the mean", "均值")
-    figures = f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"
+    figures = figure(before), figure(after), difference(before, after)
     if figures[0] == figures[1]:
         return f"{what} stayed at {figures[0]}", f"{was}保持 {figures[0]}"
     verb = "升至" if after > before else "降至"
@@ -171,7 +177,7 @@ def mean_words(before: float, after: float, *, one: bool) -> tuple[str, str]:
 
 def canary_words(change: Change) -> tuple[str, str]:
     """Say what became of general Chinese, which nobody trained for."""
-    figures = f"{change.before:.3f} → {change.after:.3f}"
+    figures = f"{figure(change.before)} → {figure(change.after)}"
     words = {
         ROSE: ("rose", "有所提升"),
         FELL: ("FELL beyond noise", "的下降超出噪声，请注意"),
@@ -189,8 +195,8 @@ def alone(model: str, values: Sequence[float]) -> Verdict:
     average = mean(values)
     sets = "1 task" if len(values) == 1 else f"{len(values)} tasks"
     return Verdict(
-        f"{model} reaches {average:.3f} on average over {sets}; nothing to compare it with.",
-        f"{model} 在 {len(values)} 个任务上的均值为 {average:.3f}；没有可比较的模型。",
+        f"{model} reaches {figure(average)} on average over {sets}; nothing to compare it with.",
+        f"{model} 在 {len(values)} 个任务上的均值为 {figure(average)}；没有可比较的模型。",
         "flat",
         None,
         average,
@@ -200,8 +206,8 @@ def alone(model: str, values: Sequence[float]) -> Verdict:
 # ---- a model and a baseline ------------------------------------------------------------------------------------------
 
 BESIDE = {
-    ROSE: ("above it beyond noise", "超出噪声地高于它"),
-    FELL: ("below it beyond noise", "超出噪声地低于它"),
+    ROSE: ("above it beyond noise", "显著高于它"),
+    FELL: ("below it beyond noise", "显著低于它"),
     NOISE: ("level with it within noise", "与它的差别在噪声范围内"),
     UNKNOWN: ("without an interval", "没有置信区间"),
 }
@@ -216,8 +222,8 @@ def judge_against(changes: Sequence[Change], model: str, baseline: str) -> Verdi
         what, was = ("its main metric", "主要指标") if len(tasks) == 1 else ("its mean", "均值")
         parts.append(
             Words(
-                f"{what} is {after:.3f}, that of {baseline} {before:.3f} ({after - before:+.3f})",
-                f"{was}为 {after:.3f}，{baseline} 为 {before:.3f}（{after - before:+.3f}）",
+                f"{what} is {figure(after)}, that of {baseline} {figure(before)} ({difference(before, after)})",
+                f"{was}为 {figure(after)}，{baseline} 为 {figure(before)}（{difference(before, after)}）",
             )
         )
     parts += [beside_canary(change, baseline) for change in changes if change.canary]
@@ -241,6 +247,6 @@ def beside_canary(change: Change, baseline: str) -> Words:
     """Say how a model compares on general Chinese."""
     english, chinese = BESIDE[change.verdict]
     return Words(
-        f"general Chinese ({change.label}): {change.after:.3f}, {baseline} {change.before:.3f}, {english}",
-        f"通用中文（{change.label}）：{change.after:.3f}，{baseline} 为 {change.before:.3f}，{chinese}",
+        f"general Chinese ({change.label}): {figure(change.after)}, {baseline} {figure(change.before)}, {english}",
+        f"通用中文（{change.label}）：{figure(change.after)}，{baseline} 为 {figure(change.before)}，{chinese}",
     )

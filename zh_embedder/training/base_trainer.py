@@ -29,6 +29,7 @@ from zh_embedder.training.callbacks import EarlyExit, Progress
 from zh_embedder.training.checkpoints import PLAN_FILE, copy_encoders
 from zh_embedder.training.meter import Meter, Work
 from zh_embedder.training.step_guard import StepGuard
+from zh_embedder.training.trace import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class BaseTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         # The rows of a step are weighed by their share of it, never by what transformers counts.
         self.step_guard = StepGuard(args.device, self.describe_rows)
-        self.meter = Meter(args.device)
+        self.meter, self.trace = Meter(args.device), Trace()
         self.waiting = Waiting(args.device)
         self.remove_callback(ProgressCallback)
         self.add_callback(Progress())
@@ -128,6 +129,7 @@ class BaseTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None:
             self.meter.update(norm)
+            self.trace.update(norm)
         return norm
 
     # ---- the best step --------------------------------------------------------------------------------------------

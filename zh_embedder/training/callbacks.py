@@ -11,6 +11,8 @@ logger = logging.getLogger(__name__)
 
 SHOWN = ("loss", "grad_norm", "learning_rate", "texts_per_second", "tokens_per_second", "mfu", "data_wait", "epoch")
 
+LEAST_MFU = 0.005  # of a base without layers there is nothing to show
+
 
 class Progress(ProgressCallback):
     """A progress bar, and a line for each log entry, on the first rank; the last step is always logged and measured."""
@@ -25,7 +27,7 @@ class Progress(ProgressCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Write the line above the bar."""
         if state.is_world_process_zero and self.training_bar is not None and "loss" in logs:
-            entries = [f"{name} {logs[name]:.4g}" for name in SHOWN if name in logs]
+            entries = [f"{n} {logs[n]:.4g}" for n in SHOWN if n in logs and (n != "mfu" or logs[n] >= LEAST_MFU)]
             tasks = [f"{name.removeprefix('loss/')} {v:.3f}" for name, v in logs.items() if name.startswith("loss/")]
             logger.info("step %d: %s | loss %s", state.global_step, ", ".join(entries), ", ".join(tasks))
 

@@ -65,6 +65,7 @@ class DenseTrainer(BaseTrainer):
     ) -> None:
         self.rows = TrainRows(sets, seed=args.order_seed)
         self.mode, self.dimensions, self.shares, self.watched = mode, dimensions, shares, watched
+        self.cuts: dict[int, tuple[float, float]] = {}  # of each dataset: share of queries and of keys that are cut
         super().__init__(
             model,
             args,
@@ -127,6 +128,7 @@ class DenseTrainer(BaseTrainer):
         self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
         task = "mixed" if inputs.dataset == MIXED else self.rows.sets[inputs.dataset].task
         self.meter.step(task, inputs.dataset, loss, self.work(inputs), watched)
+        self.trace.step(task, loss)
         return loss
 
     def work(self, inputs: Batch) -> Work:

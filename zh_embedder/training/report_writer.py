@@ -20,6 +20,7 @@ from zh_embedder.report.page_data import Report, SetReport, verdict_of
 from zh_embedder.report.verdict import Verdict, terminal
 from zh_embedder.training.dense_trainer import DenseTrainer
 from zh_embedder.training.evaluate import FOLDER, WORDS, curves, load_outcomes
+from zh_embedder.training.summary import cut_shares
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def report_run(trainer: DenseTrainer) -> Path | None:
         losses=lost,
         settings=json.loads(trainer.settings),
         manifest=manifest(data=trainer.files(), seed=trainer.args.seed),
-        facts=facts_of(trainer, saved=saved, losses=lost, means=curved.get(MEAN, ())),
+        facts=facts_of(trainer, saved=saved, means=curved.get(MEAN, ())),
     )
     write_report(report, run / REPORT_FILE)
     say(verdict_of(report))
@@ -67,14 +68,19 @@ def say(verdict: Verdict) -> None:
     (logger.warning if verdict.falls else logger.info)("verdict: %s", terminal(verdict))
 
 
-def facts_of(trainer: DenseTrainer, *, saved: int, losses: Mapping[str, Points], means: Points) -> RunFacts:
+def most_cut(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
+    """Return the greater share of queries and of keys that are cut."""
+    return max(first[0], second[0]), max(first[1], second[1])
+
+
+def facts_of(trainer: DenseTrainer, *, saved: int, means: Points) -> RunFacts:
     """Collect what may explain a decline."""
     sets, query = trainer.rows.sets, trainer.model.query
     sizes = [len(one) for one in sets]
     shares = trainer.shares or [size / sum(sizes) for size in sizes]
     known = base_instructions(json.loads(trainer.settings)["query_encoder"])
     tasks: dict[str, TaskFacts] = {}
-    for one, share in zip(sets, shares, strict=True):
+    for index, (one, share) in enumerate(zip(sets, shares, strict=True)):
         before = tasks.get(one.task)
         own = one.query_prefix, one.key_prefix
         tasks[one.task] = TaskFacts(
@@ -82,14 +88,17 @@ def facts_of(trainer: DenseTrainer, *, saved: int, losses: Mapping[str, Points],
             share=share + (before.share if before else 0.0),
             negatives=one.records.has_negatives or bool(before and before.negatives),
             new_instruction=known is not None and any(own) and known.get(one.task) != own,
+            cut=most_cut(cut_shares(trainer, index), before.cut if before else (0.0, 0.0)),
         )
     return RunFacts(
         learning_rate=trainer.args.learning_rate,
         whole_transformer=bool(getattr(query.config, "num_hidden_layers", 0)) and not has_lora(query.backbone),
         saved=saved,
         tasks=tasks,
-        losses=losses,
+        losses={task: list(enumerate(curve.read())) for task, curve in trainer.trace.tasks.items()},
         means=means,
+        course=trainer.trace.losses.read(),
+        norms=trainer.trace.norms.read(),
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from zh_embedder.core.counts import counted
 from zh_embedder.data.plan import steps_of, waiting_rows
 from zh_embedder.data.schema import GROUP
+from zh_embedder.models.spec import position_limit
 from zh_embedder.text.tokens import cut_share
 
 if TYPE_CHECKING:
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOTABLE_CUT = 0.2  # share of texts
+SIDES = ("query", "key")
 SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
 
 
 def cut_shares(trainer: DenseTrainer, index: int) -> tuple[float, float]:
     """Share of queries and of keys that are truncated, of a sample of a dataset."""
+    if index in trainer.cuts:
+        return trainer.cuts[index]
     chosen, spec = trainer.rows.sets[index], trainer.model.query.spec
     tokenizer = trainer.model.query.tokenizer
     rows = np.random.default_rng(0).choice(len(chosen), size=min(SAMPLE, len(chosen)), replace=False)
@@ -36,7 +41,43 @@ def cut_shares(trainer: DenseTrainer, index: int) -> tuple[float, float]:
         ([chosen.key_text(key) for r in records for key in r.candidates[:2]], spec.key_max_length),
     )
     queries, keys = (cut_share(tokenizer, texts, limit) for texts, limit in sides)
+    trainer.cuts[index] = queries, keys
     return queries, keys
+
+
+def cut_warnings(trainer: DenseTrainer) -> list[str]:
+    """Name the datasets much of whose texts is cut, and the flag that helps."""
+    spec, limit = trainer.model.query.spec, position_limit(trainer.model.query.config)
+    found = []
+    for index, chosen in enumerate(trainer.rows.sets):
+        lengths = (spec.query_max_length, spec.key_max_length)
+        for share, side, length in zip(cut_shares(trainer, index), SIDES, lengths, strict=True):
+            if share <= NOTABLE_CUT:
+                continue
+            if limit is not None and length >= limit:
+                way = "which is all that this base reads: split them into shorter passages"
+            elif limit is not None:
+                way = f"--{side}_max_length N reads more, up to {limit} in this base"
+            else:
+                way = f"--{side}_max_length N reads more; this base has no limit"
+            texts = {"query": "queries", "key": "keys"}[side]
+            found.append(f"{chosen.records.name}: {share:.0%} of the {texts} are cut to {length} tokens: {way}")
+    return found
+
+
+def negatives_of(trainer: DenseTrainer, index: int, queries: int) -> int:
+    """Count the negatives that a query has in a step; rows repeated to fill it are masked and do not count."""
+    sets, chosen = trainer.rows.sets, trainer.rows.sets[index]
+    group = chosen.rule.group_size
+    if not chosen.records.in_batch_negatives:
+        return group - 1
+    pool = sets if trainer.mode is None else [chosen]
+    rows = sum(len(one) for one in pool)
+    if rows >= queries:
+        return queries * group - 1
+    # Few records: their texts are soon counted, and groups repeat them.
+    texts = {(one.key_prefix, key) for one in pool for row in range(len(one)) for key in one.records[row].candidates}
+    return min(rows * group, len(texts)) - 1
 
 
 def how_packed(trainer: DenseTrainer) -> str:
@@ -71,10 +112,8 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
     lines = [f"{'dataset':44} {'task':11} {'records':>8} {'steps/epoch':>11} {'negatives':>9} {'cut q/k':>11}  loss"]
     queries = step_rows if args.train.negative_cross_device else args.train.per_device_train_batch_size
     for index, chosen in enumerate(sets):
-        steps = str(steps_of(sizes, step_rows, trainer.shares)[index]) if by_dataset else "-"
-        in_batch = chosen.records.in_batch_negatives
-        others = (queries if in_batch else 1) * chosen.rule.group_size - 1
-        negatives = f"{others}" if chosen.records.kind == GROUP else "-"
+        steps = str(steps_of(sizes, step_rows, trainer.shares)[index]) if by_dataset else "mixed"
+        negatives = f"{negatives_of(trainer, index, queries)}" if chosen.records.kind == GROUP else "-"
         cuts = "/".join(f"{share:.0%}" for share in cut_shares(trainer, index))
         loss = " + ".join(f"{term.weight:g} {term.name}" for term in chosen.terms)
         name = chosen.records.name[:44]
@@ -102,3 +141,5 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
     if resume is not None:
         lines.append(f"resuming from {resume}")
     logger.info("training:\n  %s", "\n  ".join(lines))
+    for warning in cut_warnings(trainer):
+        logger.warning("%s", warning)

@@ -98,7 +98,7 @@ function drawBars(place, sets) {
     names[middle] = plainLabel(set.label + (set.canary ? " ◆" : ""));
     if (set.change) {
       gains.y.push(middle);
-      gains.text.push(signed(set.change.after - set.change.before));
+      gains.text.push(set.change.shown);
       gains.colour.push({ rose: colours.good, fell: colours.bad }[set.change.verdict] ?? colours.soft);
     }
     y += 1;
@@ -149,12 +149,11 @@ function drawLines(place, legend, id, curves) {
   const colours = ink();
   const figure = newFigure({ height: 270 });
   const named = Object.entries(curves).filter(([, points]) => points.length);
-  let nth = 0;
   for (const [name, points] of named) {
     const mean = name === "mean";
-    const colour = mean ? colours.text : hues()[nth % hues().length];
-    const dash = mean ? "solid" : DASHES[Math.floor(nth / hues().length) % DASHES.length];
-    if (!mean) nth += 1;
+    const [task, repeat] = DATA.lines[name] ?? [0, 0]; // the same in every chart
+    const colour = mean ? colours.text : hues()[task % hues().length];
+    const dash = mean ? "solid" : DASHES[(Math.floor(task / hues().length) + repeat) % DASHES.length];
     const source = new Bokeh.ColumnDataSource({ data: { x: points.map((p) => p[0]), y: points.map((p) => p[1]), name: points.map(() => plainLabel(name)) } });
     const line = figure.line({ x: { field: "x" }, y: { field: "y" }, line_color: colour, line_width: mean ? 3.2 : 1.8, line_dash: dash, line_join: "round", source });
     const parts = [line];

@@ -43,12 +43,14 @@ function verdict() {
           el("strong", {}, found.before === null ? number(found.after)
             : againstBaseline() ? [number(found.after), el("span.arrow", {}, " " + t("versus") + " "), number(found.before)]
             : [number(found.before), el("span.arrow", { "aria-hidden": "true" }, " → "), number(found.after)]),
-          found.before !== null && el("em", {}, signed(found.after - found.before))),
+          found.before !== null && el("em", {}, found.difference)),
         Object.keys(icons).filter((name) => counts[name]).map((name) =>
           el("div.fact." + name, {}, el("small", {}, changeWord(name)), el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[name]), String(counts[name])))),
         DATA.sets.filter((set) => set.canary && set.change).map((set) =>
           el("div.fact." + set.change.verdict, {}, el("small", {}, t("canary") + " · " + set.label),
-            el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[set.change.verdict]), signed(set.change.after - set.change.before))))),
+            el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[set.change.verdict]), set.change.shown)))),
+      found.conditions.length > 0 && el("div.checks.conditions", {}, el("h2", {}, t("conditions")),
+        el("ul", {}, found.conditions.map((words) => el("li", {}, inLanguage(words))))),
       found.falls.length > 0 && el("ul.falls", {}, found.falls.map((words) => el("li", {}, inLanguage(words)))),
       found.checks.length > 0 && el("div.checks", {}, el("h2", {}, t("checks")),
         el("ul", {}, found.checks.map((words) => el("li", {}, inLanguage(words)))))));
@@ -137,7 +139,7 @@ function metrics() {
 /** A difference with its interval, coloured where it is one. */
 function gain(change) {
   const ends = change.difference ? " [" + signed(change.difference.low) + ", " + signed(change.difference.high) + "]" : "";
-  return el("span." + change.verdict, { title: changeWord(change.verdict) }, signed(change.after - change.before) + ends);
+  return el("span." + change.verdict, { title: changeWord(change.verdict) }, change.shown + ends);
 }
 
 /** What each set is, and how much of it models do not read. */
