@@ -1,4 +1,4 @@
-"""What differs in how two models were measured: figures depend on lengths and instructions, not on weights alone."""
+"""Conditions of measurement that differ between two models: lengths and instructions, which move figures too.
 
 from __future__ import annotations
 
