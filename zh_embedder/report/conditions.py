@@ -1,4 +1,4 @@
-"""Conditions of measurement that differ between two models: lengths and instructions, which move figures too.
+"""Conditions of measurement that differ between two models: lengths and instructions, which move figures too."""
 
 from __future__ import annotations
 
