@@ -6,7 +6,7 @@ Shapes: B queries of this rank, G keys of a group, K distinct keys, M known posi
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,25 @@ from zh_embedder.text.tokens import TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class DeviceBatch:
+    """A batch whose tensors go to a device, its other fields as they are."""
+
+    def tensors(self) -> dict[str, Any]:
+        """Return the fields that live on a device."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor | TokenBatch)}
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
+        """Move to a device."""
+        return replace(self, **{n: t.to(device, non_blocking=non_blocking) for n, t in self.tensors().items()})
+
+    def pin_memory(self) -> Self:
+        """Pin, for a copy that does not block."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors().items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(DeviceBatch):
     """What one rank trains on in one step."""
 
     queries: TokenBatch  # B texts
@@ -58,16 +76,3 @@ class Batch:
     def tokens(self) -> int:
         """Tokens of queries and keys, duplicates included."""
         return sum(self.queries.sizes) + sum(self.keys.sizes) + self.duplicate_tokens
-
-    def tensors(self) -> dict[str, Any]:
-        """Return the fields that live on a device."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor | TokenBatch)}
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
-        """Move to a device."""
-        return replace(self, **{n: t.to(device, non_blocking=non_blocking) for n, t in self.tensors().items()})
-
-    def pin_memory(self) -> Batch:
-        """Pin, for a copy that does not block."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors().items()})

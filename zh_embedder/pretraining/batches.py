@@ -10,7 +10,7 @@ epoch, R ranks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zh_embedder.core.errors import UserError
+from zh_embedder.data.batch import DeviceBatch
 from zh_embedder.data.groups import row_rng
 from zh_embedder.data.loader import EpochBatches
 from zh_embedder.data.plan import PLAN_STREAM
@@ -236,7 +237,7 @@ def hold_out(rows: WindowRows, *, share: float, most_tokens: int, seed: int) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class WindowBatch:
+class WindowBatch(DeviceBatch):
     """What one rank trains on in one step; windows of one length side by side, the longest first."""
 
     tokens: TokenBatch  # N windows as the encoder sees them
@@ -247,19 +248,6 @@ class WindowBatch:
     whole: Tensor | None = None  # (T,) the tokens as they are
     visible: Tensor | None = None  # (N, L, L) what each token sees
     decoded: Tensor | None = None  # (D,) places of the tokens that the decoder predicts
-
-    def tensors(self) -> dict[str, Any]:
-        """Return the fields that live on a device."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor | TokenBatch)}
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> WindowBatch:
-        """Move to a device."""
-        return replace(self, **{n: t.to(device, non_blocking=non_blocking) for n, t in self.tensors().items()})
-
-    def pin_memory(self) -> WindowBatch:
-        """Pin, for a copy that does not block."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors().items()})
 
 
 @dataclass(frozen=True, slots=True)

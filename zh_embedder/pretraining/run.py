@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
-from zh_embedder.core.ranks import first_rank
-from zh_embedder.training.launch import begin, check_output, clear_output, find_resume, seed_rank
+from zh_embedder.training.launch import begin, check_output, find_resume, train_and_save
 
 if TYPE_CHECKING:
     from zh_embedder.models.encoder import Encoder
@@ -36,15 +35,7 @@ def pretrain(args: PretrainArguments) -> None:
     resume = find_resume(args)
     check_output(args, resume)
     trainer = build(args)
-    if resume is not None:
-        trainer.check_resume(resume)
-    else:
-        clear_output(args)
-    if first_rank():
-        describe(args, trainer, resume)
-    seed_rank(args)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trainer.save_model()
+    train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
     trainer.say_result()
     if trainer.args.should_save:
         logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")

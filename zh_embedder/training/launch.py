@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.ranks import started_ranks
+from zh_embedder.core.ranks import first_rank, started_ranks
 
 if TYPE_CHECKING:
     from zh_embedder.config.run import Run
+    from zh_embedder.training.base_trainer import BaseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -88,3 +90,16 @@ def seed_rank(args: Run) -> None:
     import torch
 
     torch.manual_seed(args.train.seed + args.train.process_index)
+
+
+def train_and_save(args: Run, trainer: BaseTrainer, resume: Path | None, *, describe: Callable[[], None]) -> None:
+    """Train from the start or from a checkpoint, and save the model; `describe` logs the run before step 1."""
+    if resume is not None:
+        trainer.check_resume(resume)
+    else:
+        clear_output(args)
+    if first_rank():
+        describe()
+    seed_rank(args)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.save_model()

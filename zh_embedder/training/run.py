@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zh_embedder.core.ranks import first_rank
-
 if TYPE_CHECKING:
     from zh_embedder.config.train import Arguments
 
@@ -26,7 +24,7 @@ def train(args: Arguments) -> None:
     from zh_embedder.training.build import build
     from zh_embedder.training.evaluate import read_watched
     from zh_embedder.training.held_out import hold_out
-    from zh_embedder.training.launch import begin, check_output, clear_output, find_resume, seed_rank
+    from zh_embedder.training.launch import begin, check_output, find_resume, train_and_save
     from zh_embedder.training.report_writer import report_run
     from zh_embedder.training.summary import describe, which_step
 
@@ -42,15 +40,7 @@ def train(args: Arguments) -> None:
             logger.info("data: %s", note)
     datasets, held_out = hold_out(datasets, share=args.eval.validation_share, seed=args.train.order_seed)
     trainer = build(args, version, datasets, read_watched(args.eval, held_out, data_root=args.data.data_root))
-    if resume is not None:
-        trainer.check_resume(resume)
-    else:
-        clear_output(args)
-    if first_rank():
-        describe(args, trainer, resume)
-    seed_rank(args)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trainer.save_model()
+    train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
     trainer.say_best()
     if written := report_run(trainer):
         logger.info("report: %s", written)
