@@ -210,20 +210,10 @@ def report_of(outcomes: Sequence[Outcome], sets: Sequence[EvalSet], *, settings:
 def rows_of(outcomes: Sequence[Outcome]) -> Table:
     """Lay outcomes out as rows of JSON."""
     return [
-        {"model": outcome.model, "data": outcome.data, "metric": metric, "value": value} | measured(outcome)
+        {"model": outcome.model, "data": outcome.data, "metric": metric, "value": value}
         for outcome in outcomes
         for metric, value in outcome.values.items()
     ]
-
-
-def measured(outcome: Outcome) -> dict[str, object]:
-    """Return under which conditions a model was measured; nothing of BM25."""
-    if outcome.lengths is None:
-        return {}
-    sides = {"max_length": outcome.lengths, "instruction": outcome.prompts, "cut": outcome.truncated}
-    return {
-        f"{side}_{name}": pair[n] for name, pair in sides.items() if pair for n, side in enumerate(("query", "key"))
-    }
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
