@@ -289,7 +289,11 @@ def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
         for metric, value in measured(model, DEMO / task).items()
     ]
     assert rows == expected
-    table = [line.split() for line in out.splitlines()]
+    note, *lines = out.splitlines()
+    assert (
+        note == "note: run uses instructions for qa, tool, base uses none: --no_instruction also measures them without"
+    )
+    table = [line.split() for line in lines]
     assert table[0] == ["model", "data", *METRICS, "ndcg@10", "against", "base"]
     assert [line[:2] for line in table[1:]] == [[m, d] for m in models for d in ("demo/qa", "demo/tool", "mean")]
     shown = [float(cell) for line in table[1:] if line[1] != "mean" for cell in line[2:5]]
