@@ -289,9 +289,10 @@ def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
         for metric, value in measured(model, DEMO / task).items()
     ]
     assert rows == expected
-    note, *lines = out.splitlines()
+    note, empty, *lines = out.splitlines()
     assert (
         note == "note: run uses instructions for qa, tool, base uses none: --no_instruction also measures them without"
+    assert not empty
     )
     table = [line.split() for line in lines]
     assert table[0] == ["model", "data", *METRICS, "ndcg@10", "against", "base"]
