@@ -162,7 +162,7 @@ def load(word: str) -> ModuleType:
         if error.name != TOOLS or not name.startswith(f"{TOOLS}."):
             raise
         raise UserError(
-            f"zh-embedder {word}: the package {TOOLS} is not installed, expected it beside zh_embedder: "
+            f"zh-embedder {word}: the package {TOOLS} is not installed, expected it next to zh_embedder: "
             "pip install zh-embedder, or start in the folder of the source tree"
         ) from None
 

@@ -315,3 +315,16 @@ def test_a_run_that_measures_nothing_writes_no_report(tiny_bert, folder):
     assert train(tiny_bert, steps=1) == 0
     assert not (folder / "out" / "report.html").exists()
     assert not (folder / "out" / "evaluation").exists()
+
+
+def test_a_folder_of_the_users_own_that_is_called_evaluation_keeps_its_files(tmp_path):
+    from types import SimpleNamespace
+
+    from zh_embedder.training.launch import clear_output
+
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    for name in ("thesis.csv", "step-0.json", "bm25.json", "summary.json"):
+        (folder / name).write_text("{}", "utf-8")
+    clear_output(SimpleNamespace(train=SimpleNamespace(should_save=True, output_dir=str(tmp_path))))
+    assert [path.name for path in folder.iterdir()] == ["thesis.csv"]

@@ -75,10 +75,13 @@ def check_output(args: Run, resume: Path | None) -> None:
 def clear_output(args: Run) -> None:
     """Remove the checkpoints and figures of the run that is replaced, which would pass for those of this one."""
     from zh_embedder.core.distributed import wait_for_all
-    from zh_embedder.training.evaluate import FOLDER
+    from zh_embedder.training.evaluate import FOLDER, WORDS
 
     if args.train.should_save:
-        shutil.rmtree(Path(str(args.train.output_dir)) / FOLDER, ignore_errors=True)
+        # Our files alone: a folder of this name may be the user's.
+        for name in ("step-*.json", f"{WORDS}.json", "summary.json"):
+            for figures in (Path(str(args.train.output_dir)) / FOLDER).glob(name):
+                figures.unlink()
         for old in Path(str(args.train.output_dir)).glob("checkpoint-*"):
             logger.info("--overwrite: %s removed", old)
             shutil.rmtree(old)
