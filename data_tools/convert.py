@@ -12,6 +12,7 @@ from data_tools.converting.format_types import ReadOptions
 from data_tools.converting.formats import FORMATS, listing
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.outputs import Output, Places
 
 OUTPUTS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 DETAILS = "What is guessed is logged; what is dropped is counted by reason."
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"format: {', '.join(FORMATS)} (default: guessed if unmistakable)",
     )
     add("--output", metavar="OUT", help="file to write: .jsonl, .jsonl.gz or .jsonl.zst")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
     add("--task", help="task of all records (some formats have a default)")
     add("--as", dest="shape", help="what to make, for formats that offer a choice (see --list)")
     add_source_flags(parser.add_argument_group("where things are in the source"))
@@ -131,6 +133,15 @@ def output_of(args: argparse.Namespace) -> Path:
     if not args.output.endswith(OUTPUTS):
         raise reject("--output", args.output, f"a file that ends in {' or '.join(OUTPUTS)}")
     return Path(args.output)
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the records go."""
+    if args.list:
+        return Places([])
+    given = (args.queries, args.qrels, args.negatives, args.answers)
+    output = Output(flag="--output", path=output_of(args))
+    return Places([output], [*args.inputs, *filter(None, given)], overwrite=args.overwrite)
 
 
 def run(args: argparse.Namespace) -> None:
