@@ -67,6 +67,11 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--qrels", metavar="FILE", help="beir, msmarco: file of the judgements, if it is elsewhere")
     group.add_argument("--negatives", metavar="FILE", help="beir, msmarco: file of hard negatives, query TAB key")
     group.add_argument(
+        "--labels",
+        metavar="NAMES",
+        help="nli: names of the classes 0, 1 and 2, such as entailment,neutral,contradiction, if labels are numbers",
+    )
+    group.add_argument(
         "--answers", metavar="FILE", help="acebench: file of the answers (default: possible_answer/ in the same folder)"
     )
 
@@ -101,10 +106,11 @@ def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
 def reading_of(args: argparse.Namespace) -> ReadOptions:
     """Gather what readers look at."""
     from data_tools.converting.dialogue import check_facts
+    from data_tools.converting.pairs import read_labels
 
     check_facts(args.facts)
-    values = {f.name: getattr(args, f.name) for f in fields(ReadOptions) if f.name != "columns"}
-    return ReadOptions(columns=columns_of(args.columns), **values)
+    read = {"columns": columns_of(args.columns), "labels": read_labels(args.labels)}
+    return ReadOptions(**{f.name: getattr(args, f.name) for f in fields(ReadOptions)} | read)
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
