@@ -16,7 +16,7 @@ class UserError(ValueError):
     total = 1  # how many things are wrong, shown or not
 
 
-# What libraries raise for damaged files, full disks and broken databases: module and name of the type, and what to say
+# What libraries raise for damaged files, full disks and broken databases: package and name of the type, and what to say
 # in front of the library's own words. The types are named, not imported, so that no library loads for their sake.
 FOREIGN = {
     ("builtins", "EOFError"): "the file ends too early, as a copy or download that was cut short does",
@@ -25,20 +25,29 @@ FOREIGN = {
     ("_lzma", "LZMAError"): "the compressed data is damaged",
     ("zipfile", "BadZipFile"): "not a whole zip file",
     ("safetensors", "SafetensorError"): "not a whole safetensors file",
-    ("pyarrow.lib", "ArrowException"): "not whole Arrow or Parquet data",
+    ("pyarrow", "ArrowException"): "not whole Arrow or Parquet data",
     ("sqlite3", "Error"): "the database cannot be used",
     ("_pickle", "UnpicklingError"): "not a file of weights that can be read safely",
-    ("yaml.error", "YAMLError"): "not valid YAML",
+    ("yaml", "YAMLError"): "not valid YAML",
     ("builtins", "MemoryError"): "out of memory",
     ("torch", "OutOfMemoryError"): "out of memory",
 }
 # Mistakes in a file while it is read; anywhere else they are bugs.
 WHILE_READING = {
-    ("json.decoder", "JSONDecodeError"): "not valid JSON",
+    ("json", "JSONDecodeError"): "not valid JSON",
     ("builtins", "UnicodeDecodeError"): "not UTF-8",
     ("builtins", "UnicodeEncodeError"): "holds a lone surrogate, which is half a character",
     ("builtins", "RecursionError"): "nested too deeply",
 }
+# What libraries with file errors of their own say when they cannot write.
+FULL = (
+    "No space left",
+    "Disk quota",
+    "Input/output error",
+    "Read-only file",
+    "PytorchStreamWriter",
+    "inline_container",
+)
 # RuntimeErrors of torch that are the machine's: how they begin or what they hold, and what to say in front.
 TORCH_SAYS = {
     "can't allocate memory": "out of memory",
@@ -58,7 +67,7 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     said = FOREIGN | WHILE_READING if reading else FOREIGN
-    names = [(kind.__module__, kind.__name__) for kind in type(error).__mro__]
+    names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     text = " ".join(str(error).split())
     if found := next((said[name] for name in names if name in said), None):
         return f"{found}: {text}" if text and found != text and not isinstance(error, RecursionError) else found
@@ -102,7 +111,7 @@ def writing(path: Path | str) -> Iterator[None]:
     """Name the file in what the system says of a full disk, a quota or a lost mount, which names none.
 
     Raises:
-        UserError: `PATH: what is wrong`; errors that are not the system's pass unchanged.
+        UserError: `PATH: what is wrong`; errors that are not those of writing pass unchanged.
     """
     try:
         yield
@@ -110,9 +119,12 @@ def writing(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:
         said = explain(error)
-        if said is None:
+        unwritten = any(mark in str(error) for mark in FULL)
+        if isinstance(error, OSError):
+            unwritten = error.filename is None
+        if said is None or not unwritten:
             raise
-        raise UserError(said if str(path) in said else f"{path}: {said}") from error
+        raise UserError(f"{path}: {said}") from error
 
 
 def reject(where: str, got: object, expected: str) -> UserError:
