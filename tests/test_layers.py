@@ -33,7 +33,7 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "datasets": {"data.records", "data.record_tables", "converting.tables"},
     "pyarrow": {
         *("data.records", "data.sources", "data.record_tables", "data.token_cache"),
-        *("converting.source_text", "converting.tables", "shared.record_files"),
+        *("converting.source_text", "converting.tables", "shared.record_files", "evaluation.set_files"),
     },
     "filelock": {"data.record_tables", "search.vector_store", "generating.ledger"},
     "tokenizers": {"bases.vocabulary", "bases.tokenizer_backend"},
