@@ -10,7 +10,8 @@ from importlib import import_module
 from types import ModuleType
 
 from zh_embedder.core.errors import UserError, exit_code, unknown_name
-from zh_embedder.core.options import HelpFormatter, Parser
+from zh_embedder.core.options import HelpFormatter, Parser, as_typed
+from zh_embedder.core.spellings import spelt
 
 TOOLS = "data_tools"
 OWN_PARSER = ("train", "pretrain")  # Hugging Face's parser makes their flags: their modules have main(argv)
@@ -198,8 +199,11 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
         if word in OWN_PARSER:
             codes.append(load(word).main(argv, program=program or f"zh-embedder {word}"))
             return
-        args = parse_command(word, build_parser(word, program), argv)
-        codes.append(load(word).run(args) or 0)
+        try:
+            args = parse_command(word, build_parser(word, program), argv)
+            codes.append(load(word).run(args) or 0)
+        except UserError as error:
+            raise as_typed(error, spelt(word, argv)) from None
 
     return exit_code(work) or codes[0]
 
