@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from zh_embedder.core.errors import UserError, exit_code, unknown_name
+from zh_embedder.core.errors import UserError, unknown_name
+from zh_embedder.core.exits import exit_code
 from zh_embedder.core.options import HelpFormatter, Parser, as_typed
 from zh_embedder.core.spellings import spelt
 
@@ -213,8 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     word = argv[0] if argv else "--help"
     if word in ("-h", "--help"):
-        sys.stdout.write(overview())
-        return 0
+        return exit_code(lambda: sys.stdout.write(overview()))
     if word not in COMMANDS:
         sys.stderr.write(f"error: {unknown_name('zh-embedder', word, COMMANDS)}\n")
         return 2

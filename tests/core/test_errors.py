@@ -1,19 +1,26 @@
+import gzip
+import json
+import sqlite3
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
+import yaml
+from safetensors import SafetensorError
 
 from zh_embedder.core.errors import (
     MAX_SHOWN,
     UserError,
-    exit_code,
-    message_of,
+    explain,
     nearest,
     nearest_path,
+    reading,
     reject,
     summarise,
     unknown_name,
+    writing,
 )
-from zh_embedder.core.runtime import run_ranked
 
 POOLINGS = ("cls", "mean", "last_token")
 
@@ -92,33 +99,66 @@ def test_a_summary_shows_the_first_messages_and_counts_the_rest(messages, total,
     assert str(error).split("\n") == expected
 
 
-def test_a_file_that_cannot_be_written_is_the_users_and_a_bug_is_not():
-    assert message_of(UserError("x: got 1")) == "error: x: got 1\n"
-    assert message_of(PermissionError(13, "Permission denied", "out")) == "error: [Errno 13] Permission denied: 'out'\n"
-    for bug in (OSError("no file is named"), KeyError("x")):
-        with pytest.raises(type(bug)):
-            message_of(bug)
-
-
-def test_a_commands_exit_code_is_2_for_the_users_mistake_and_0_for_none(capsys):
-    def wrong():
-        raise UserError("x: got 1, expected 2")
-
-    assert (exit_code(wrong), exit_code(lambda: None)) == (2, 0)
-    assert capsys.readouterr().err == "error: x: got 1, expected 2\n"
-    with pytest.raises(ZeroDivisionError):
-        exit_code(lambda: 1 / 0)
-
-
-def test_ctrl_c_is_no_traceback(capsys):
-    def stopped():
-        raise KeyboardInterrupt
-
-    assert exit_code(stopped) == 130
-    assert capsys.readouterr().err == "\nstopped\n"
-    assert run_ranked(stopped) == 130
-    assert "stopped: --resume_from_checkpoint True continues" in capsys.readouterr().err
-
-
 def test_one_of_two_chinese_characters_is_near():
     assert nearest("问提", ["问题", "答案"]) == "; did you mean '问题'?"
+
+
+class ArrowException(Exception):
+    """pyarrow's, by its name."""
+
+    __module__ = "pyarrow.lib"
+
+
+class ArrowInvalid(ArrowException, ValueError):
+    """One of its kinds."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("x: got 1"), "x: got 1"),
+        (PermissionError(13, "Permission denied", "out"), "out: Permission denied"),
+        (OSError(18, "Invalid cross-device link", "a", None, "b"), "a -> b: Invalid cross-device link"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (EOFError("Compressed file ended"), "the file ends too early, as a copy or download that was cut short does: "),
+        (zlib.error("Error -3"), "the compressed data is damaged: Error -3"),
+        (gzip.BadGzipFile("Not a gzipped file"), "the compressed data is damaged: Not a gzipped file"),
+        (zipfile.BadZipFile("bad magic"), "not a whole zip file: bad magic"),
+        (sqlite3.DatabaseError("file is not a database"), "the database cannot be used: file is not a database"),
+        (yaml.YAMLError("tabs"), "not valid YAML: tabs"),
+        (ArrowInvalid("magic bytes\n not found"), "not whole Arrow or Parquet data: magic bytes not found"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory: DefaultCPU"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_libraries_raise_for_files_and_machines_is_one_line(error, said):
+    assert (explain(error) or "").startswith(said)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ValueError("x"), RecursionError("x"), RuntimeError("shape")], ids=repr
+)
+def test_a_bug_is_not_explained_away(error):
+    assert explain(error) is None
+
+
+def test_a_decoders_complaint_is_the_files_while_it_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"^a.json: nested too deeply$"), reading("a.json"):
+        json.loads("[" * 100_000)
+    with pytest.raises(UserError, match=r"^a.json: not UTF-8: "), reading("a.json"):
+        b"\xff".decode()
+    with pytest.raises(UserError, match=r"^other: got 1$"), reading("a.json"):
+        raise UserError("other: got 1")
+    with pytest.raises(KeyError), reading("a.json"):
+        raise KeyError("x")
+
+
+def test_a_full_disk_is_said_with_the_file_that_was_written():
+    with pytest.raises(UserError, match=r"^out/a: No space left on device$"), writing("out/a"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(UserError, match=r"^out/b: not a whole safetensors file: I/O error: No space"), writing("out/b"):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    for other in (EOFError(), OSError(30, "Read-only file system", "out/c"), KeyError("x")):
+        with pytest.raises(type(other)), writing("out/b"):  # those of another file that was read meanwhile
+            raise other

@@ -1,9 +1,22 @@
 """A file or folder is there whole, old or new, and never in between."""
 
+import os
+import subprocess
+
 import pytest
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import beside, beside_file, put_in_place, read_json, renamed, write_json
+from zh_embedder.core.files import (
+    beside,
+    beside_file,
+    old_of,
+    partial_of,
+    put_in_place,
+    read_json,
+    renamed,
+    sweep,
+    write_json,
+)
 
 
 def contents(folder) -> dict[str, str]:
@@ -42,26 +55,54 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 def test_a_crash_leaves_the_old_folder_and_nothing_else(tmp_path, error):
     write(tmp_path / "target", "旧")
     before = contents(tmp_path)
-    with pytest.raises(type(error)):
+    with pytest.raises(UserError if isinstance(error, OSError) else type(error)):
         write(tmp_path / "target", "新", then=error)
     assert contents(tmp_path) == before
 
 
 def test_a_crash_of_a_first_write_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="target: disk full"):
         write(tmp_path / "target", "新", then=OSError("disk full"))
     assert contents(tmp_path) == {}
+
+
+def dead_process() -> int:
+    """Number of a process that is no more."""
+    return subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_what_a_killed_process_left_does_not_get_in(tmp_path, there):
     if there:
         write(tmp_path / "target", "旧")
-    for name in (".target.partial", ".target.old"):  # killed before, between and behind the renames
+    killed = partial_of(tmp_path / "target").name.replace(str(os.getpid()), str(dead_process()))
+    for name in (killed, partial_of(tmp_path / "target").name, ".target.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "stale").write_text("", "utf-8")
     write(tmp_path / "target", "新")
     assert contents(tmp_path) == {"target/a": "新", "target/deep/b": "新"}
+
+
+def test_unfinished_files_of_others_stay(tmp_path):
+    own = partial_of(tmp_path / "target").name
+    running, elsewhere = own.replace(str(os.getpid()), "1"), own.replace(own.split(".")[2], "another-machine")
+    for name in (running, elsewhere, own.replace("target", "target2")):
+        (tmp_path / name).write_text("", "utf-8")
+    beside_file(tmp_path / "target", "新")
+    assert sorted(contents(tmp_path)) == sorted([running, elsewhere, own.replace("target", "target2"), "target"])
+
+
+def test_a_folder_whose_replacement_was_killed_between_the_renames_comes_back(tmp_path):
+    write(tmp_path / "target", "旧")
+    (tmp_path / "target").rename(old_of(tmp_path / "target"))
+    sweep(tmp_path / "target")
+    assert contents(tmp_path) == {"target/a": "旧", "target/deep/b": "旧"}
+
+
+def test_names_as_long_as_a_file_system_allows_can_be_written(tmp_path):
+    target = tmp_path / ("名" * 85)  # 255 bytes
+    beside_file(target, "新")
+    assert contents(tmp_path) == {target.name: "新"}
 
 
 def test_the_old_folder_stands_until_the_new_one_is_whole(tmp_path):
@@ -101,7 +142,7 @@ def test_json_is_written_for_people_and_read_back(tmp_path):
 def test_what_is_no_json_is_refused_with_its_name(tmp_path, raw):
     path = tmp_path / "modules.json"
     path.write_bytes(raw)
-    with pytest.raises(UserError, match=r"modules\.json: not valid JSON: ") as error:
+    with pytest.raises(UserError, match=r"modules\.json: not (valid JSON|UTF-8): ") as error:
         read_json(path)
     assert str(error.value).startswith(str(path))
 
@@ -115,7 +156,7 @@ def test_a_crash_while_a_file_is_written_leaves_the_old_one_and_nothing_else(tmp
     with pytest.raises(KeyboardInterrupt), renamed(target) as partial:
         partial.write_text("新", "utf-8")
         raise KeyboardInterrupt
-    assert contents(tmp_path) == (before or {"deep": "folder"})
+    assert contents(tmp_path) == before
     with renamed(target) as partial:
         partial.write_text("新", "utf-8")
     assert contents(tmp_path) == {"deep/file": "新"}
@@ -123,10 +164,10 @@ def test_a_crash_while_a_file_is_written_leaves_the_old_one_and_nothing_else(tmp
 
 def test_processes_that_write_one_file_at_once_do_not_meet(tmp_path, monkeypatch):
     target = tmp_path / "f"
-    with renamed(target, shared=True) as ours:
+    with renamed(target) as ours:
         ours.write_text("ours", "utf-8")
         monkeypatch.setattr("os.getpid", lambda: -1)
-        with renamed(target, shared=True) as theirs:
+        with renamed(target) as theirs:
             theirs.write_text("theirs", "utf-8")
     assert contents(tmp_path) == {"f": "ours"}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zh_embedder.core.counts import counted
-from zh_embedder.core.errors import exit_code
+from zh_embedder.core.exits import exit_code
 from zh_embedder.core.options import Parser
 from zh_embedder.core.runtime import parse_command
 from zh_embedder.export.sentence_transformers import export

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 MAX_SHOWN = 20
-STOPPED = 130  # exit code of a program that was ended by Ctrl-C
 
 
 class UserError(ValueError):
@@ -17,28 +16,115 @@ class UserError(ValueError):
     total = 1  # how many things are wrong, shown or not
 
 
-def message_of(error: Exception) -> str:
-    """The message for an error that the user can fix: ours, or one of a file (no permission, disk full).
+# What libraries raise for damaged files, full disks and broken databases: package and name of the type, and what to say
+# in front of the library's own words. The types are named, not imported, so that no library loads for their sake.
+FOREIGN = {
+    ("builtins", "EOFError"): "the file ends too early, as a copy or download that was cut short does",
+    ("zlib", "error"): "the compressed data is damaged",
+    ("gzip", "BadGzipFile"): "the compressed data is damaged",
+    ("_lzma", "LZMAError"): "the compressed data is damaged",
+    ("zipfile", "BadZipFile"): "not a whole zip file",
+    ("safetensors", "SafetensorError"): "not a whole safetensors file",
+    ("pyarrow", "ArrowException"): "not whole Arrow or Parquet data",
+    ("sqlite3", "Error"): "the database cannot be used",
+    ("_pickle", "UnpicklingError"): "not a file of weights that can be read safely",
+    ("yaml", "YAMLError"): "not valid YAML",
+    ("builtins", "MemoryError"): "out of memory",
+    ("torch", "OutOfMemoryError"): "out of memory",
+}
+# Mistakes in a file while it is read; anywhere else they are bugs.
+WHILE_READING = {
+    ("json", "JSONDecodeError"): "not valid JSON",
+    ("builtins", "UnicodeDecodeError"): "not UTF-8",
+    ("builtins", "UnicodeEncodeError"): "holds a lone surrogate, which is half a character",
+    ("builtins", "RecursionError"): "nested too deeply",
+}
+# What libraries with file errors of their own say when they cannot write.
+FULL = (
+    "No space left",
+    "Disk quota",
+    "Input/output error",
+    "Read-only file",
+    "PytorchStreamWriter",
+    "inline_container",
+)
+# RuntimeErrors of torch that are the machine's: how they begin or what they hold, and what to say in front.
+TORCH_SAYS = {
+    "can't allocate memory": "out of memory",
+    "PytorchStreamReader": "not a whole file of weights",
+    "PytorchStreamWriter": "the file cannot be written; is the disk full?",
+    "inline_container.cc": "the file cannot be written; is the disk full?",
+}
+
+
+def explain(error: BaseException, *, reading: bool = False) -> str | None:
+    """What went wrong with the user's data or machine, in one line; None where the error is a bug.
+
+    Args:
+        error: whatever was raised.
+        reading: it was raised while a user's file was read, so a decoder's complaint is about the file.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    said = FOREIGN | WHILE_READING if reading else FOREIGN
+    names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
+    text = " ".join(str(error).split())
+    if found := next((said[name] for name in names if name in said), None):
+        return f"{found}: {text}" if text and found != text and not isinstance(error, RecursionError) else found
+    if isinstance(error, OSError):
+        return of_system(error)
+    if isinstance(error, RuntimeError):
+        found = next((found for mark, found in TORCH_SAYS.items() if mark in text), None)
+        return None if found is None else f"{found}: {text[:200]}"
+    return None
+
+
+def of_system(error: OSError) -> str:
+    """What the system says of a file, the file first where it is known."""
+    said = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    if error.filename is None:
+        return said
+    names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{names}: {said}"
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn what libraries raise over a damaged file into one message that names it.
 
     Raises:
-        Exception: the error itself, where it is a bug.
+        UserError: `PATH: what is wrong`; errors that are not the file's pass unchanged.
     """
-    if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None):
-        return f"error: {error}\n"
-    raise error
-
-
-def exit_code(work: Callable[[], None]) -> int:
-    """Do a command's work; returns 0, 2 for a user's mistake and 130 for Ctrl-C, both reported without a traceback."""
     try:
-        work()
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped\n")
-        return STOPPED
-    except (UserError, OSError) as error:
-        sys.stderr.write(message_of(error))
-        return 2
-    return 0
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = explain(error, reading=True)
+        if said is None:
+            raise
+        raise UserError(said if str(path) in said else f"{path}: {said}") from error
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Name the file in what the system says of a full disk, a quota or a lost mount, which names none.
+
+    Raises:
+        UserError: `PATH: what is wrong`; errors that are not those of writing pass unchanged.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = explain(error)
+        unwritten = any(mark in str(error) for mark in FULL)
+        if isinstance(error, OSError):
+            unwritten = error.filename is None
+        if said is None or not unwritten:
+            raise
+        raise UserError(f"{path}: {said}") from error
 
 
 def reject(where: str, got: object, expected: str) -> UserError:

@@ -1,36 +1,132 @@
-"""Files that are there whole or not at all: written next to their place and renamed."""
+"""Files that are there whole or not at all: written next to their place, synced to the disk and renamed."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError
+from zh_embedder.core.errors import UserError, reading, writing
+
+LONGEST = 40  # characters of a name that its partial file keeps: the file system allows 255 bytes
+PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial", re.DOTALL)
+
+
+def partial_of(target: Path) -> Path:
+    """Where this process writes what will become the target: hidden, next to it, with the machine and process in it."""
+    host = re.sub(r"\W", "-", socket.gethostname())[:40]
+    return target.with_name(f".{target.name[:LONGEST]}.{host}.{os.getpid()}.partial")
+
+
+def old_of(target: Path) -> Path:
+    """Where the folder that is replaced waits until the new one is in its place."""
+    return target.with_name(f".{target.name[:LONGEST]}.old")
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed processes of this machine left of the target, and put back the folder they were replacing."""
+    own, old = partial_of(target), old_of(target)
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    host = own.name.removesuffix(".partial").rsplit(".", 2)[1]
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in list(target.parent.iterdir()):
+            found = PARTIAL.fullmatch(path.name)
+            if not found or found["name"] != target.name[:LONGEST] or found["host"] != host:
+                continue
+            if path == own or not alive(int(found["pid"])):
+                remove(path)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def missing_parents(target: Path) -> list[Path]:
+    """Folders that have to be made for a target, the innermost first."""
+    return [folder for folder in target.absolute().parents if not folder.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for a target that did not come, where nothing else is in them."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder that may be gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file or a folder's list of names, so that a power cut cannot leave it empty under its name.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have the disk hold every file below a folder."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            sync(path)
+    sync(folder)
 
 
 class beside:
     """A temporary folder next to the target that takes its place when everything is written, and goes if not."""
 
     def __init__(self, target: Path) -> None:
-        self.target, self.partial = target, target.with_name(f".{target.name}.partial")
+        self.target, self.partial = target, partial_of(target)
 
     def __enter__(self) -> Path:
         """Make the temporary folder."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
+        self.parents = missing_parents(self.target)
+        with writing(self.target):
+            sweep(self.target)
+            self.partial.mkdir(parents=True)
+        self.named = writing(self.target)
+        self.named.__enter__()
         return self.partial
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         """Rename it, or remove it."""
+        try:
+            self.named.__exit__(kind, error, trace)
+            if kind is None:
+                with writing(self.target):
+                    sync_tree(self.partial)
+                    put_in_place(self.partial, self.target)
+        except BaseException:
+            remove(self.partial)
+            remove_empty(self.parents)
+            raise
         if kind is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        put_in_place(self.partial, self.target)
+            remove(self.partial)
+            remove_empty(self.parents)
 
 
 def check_target(target: Path, *, overwrite: bool, mark: str, expected: str) -> None:
@@ -53,29 +149,33 @@ def check_target(target: Path, *, overwrite: bool, mark: str, expected: str) -> 
 
 def put_in_place(folder: Path, target: Path) -> None:
     """Rename a whole folder to the target, whose old folder goes only when the new one is there."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = old_of(target)
+    remove(old)
     if target.exists():
         target.rename(old)
     folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    sync(target.parent)
+    remove(old)
 
 
 @contextmanager
-def renamed(target: Path, *, shared: bool = False) -> Iterator[Path]:
+def renamed(target: Path) -> Iterator[Path]:
     """Give the path next to the target to write a file to; it takes the target's place, or goes if writing fails.
 
-    Args:
-        target: the file.
-        shared: several processes may write it at once, each to a path of its own: the last one stays.
+    Several processes may write the target at once, each to a path of its own: the last one stays.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial" if shared else f".{target.name}.partial")
+    partial, parents = partial_of(target), missing_parents(target)
     try:
-        yield partial
-        partial.rename(target)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sweep(target)
+            yield partial
+            sync(partial)
+            partial.rename(target)
+            sync(target.parent)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        remove(partial)
+        remove_empty(parents)
         raise
 
 
@@ -86,9 +186,8 @@ def beside_file(target: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write one JSON file, its folder made where missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    """Write one JSON file, its folder made where missing; it is there whole or not at all."""
+    beside_file(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -97,7 +196,5 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: it is not JSON.
     """
-    try:
+    with reading(path):
         return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None

@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from zh_embedder.core.errors import STOPPED, UserError, message_of
-from zh_embedder.core.ranks import first_rank
+from zh_embedder.core.exits import exit_code
+from zh_embedder.core.ranks import first_rank, launched
 from zh_embedder.core.spellings import respell
 
 logger = logging.getLogger(__name__)
@@ -54,28 +54,21 @@ def parse_command(
     return args
 
 
-def run_ranked(work: Callable[[], None]) -> int:
+def run_ranked(work: Callable[[], object]) -> int:
     """Do the work of a training command, perhaps as one of many ranks; returns the exit code, as `main` does."""
     start_logging()
-    try:
+
+    def ranked() -> None:
         # Tokenizers that were used before a loader's worker forks would only warn; the workers are the parallelism.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         quiet_deepspeed()
         work()
-    except (UserError, OSError) as error:
-        message = message_of(error)
-        if first_rank():
-            sys.stderr.write(message)
-        return 2
-    except KeyboardInterrupt:
-        if first_rank():
-            sys.stderr.write(
-                "\nstopped: --resume_from_checkpoint True continues from the last checkpoint, if there is one\n"
-            )
-        return STOPPED
+
+    try:
+        hint = ": --resume_from_checkpoint True continues from the last checkpoint, if there is one"
+        return exit_code(ranked, hint=hint, shown=first_rank(), answers=not launched())
     finally:
         leave_group()
-    return 0
 
 
 def leave_group() -> None:

@@ -139,7 +139,7 @@ def write_table(path: Path, target: Path) -> None:
     parsed = in_order(partial(parse_block, path), read_blocks(path), processes=processes_for(pieces))
     bar = Bar(name=f"reading {path.name}", unit="records")
     # Of its own even under the lock: some network file systems only pretend to have locks.
-    with renamed(target, shared=True) as written_to:
+    with renamed(target) as written_to:
         with closing(parsed), pa.ipc.new_stream(str(written_to), row_schema()) as writer, bar:
             for block in parsed:
                 bar.update(block.written)

@@ -176,7 +176,7 @@ def write_tokens(chosen: TrainSet, target: Path, collator: Collator) -> None:
     made = in_order(partial(make_block, chosen, collator), blocks, processes=processes_for(len(blocks)))
     bar = Bar(len(chosen), name=f"tokens of {chosen.records.name}", unit="records")
     with (
-        renamed(target, shared=True) as written_to,
+        renamed(target) as written_to,
         closing(made),
         pa.ipc.new_file(str(written_to), schema()) as writer,
         bar,

@@ -35,7 +35,7 @@ VECTOR_DTYPES = ("float32", "float16")
 SHARD_SIZE = 65536  # vectors of a file
 NO_KEY = -1  # index of a hit that is not there; its score is minus infinity
 TENSOR = "vectors"
-OURS = re.compile(r"\.?(?:vectors|ids)-(\d{5,})\.(?:npy|safetensors|json)(\.partial)?")
+OURS = re.compile(r"\.?(?:vectors|ids)-(\d{5,})\.(?:npy|safetensors|json)((?:\.[^.]+\.\d+)?\.partial)?")
 SHOWN = 10  # missing shards named in a message
 
 Rows = NDArray[np.floating[Any]]
