@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zh_embedder.core.errors import reject
-from zh_embedder.core.numbers import COUNT, POSITIVE, real, whole
+from zh_embedder.core.numbers import COUNT, LENGTH, POSITIVE, real
 from zh_embedder.core.options import check_numbers, choose, option
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.pooling import POOLINGS
-
-LENGTH = whole(3)  # tokens: two special ones, and one of the text
 
 
 @dataclass(frozen=True, kw_only=True)

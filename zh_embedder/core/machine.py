@@ -50,9 +50,9 @@ def dtype_name(asked: str, device: torch.device) -> str:
         UserError: it is not known, or is fp16 on a CPU.
     """
     if asked not in (*DTYPES, "auto"):
-        raise unknown_name("dtype", asked, (*DTYPES, "auto"))
+        raise unknown_name("--dtype", asked, (*DTYPES, "auto"))
     if asked == "fp16" and device.type == "cpu":
-        raise reject("dtype", asked, "auto, fp32 or bf16: fp16 needs a GPU")
+        raise reject("--dtype", asked, "auto, fp32 or bf16: fp16 needs a GPU")
     return asked if asked != "auto" else next(n for n, dtype in DTYPES.items() if dtype is best_dtype(device.type))
 
 

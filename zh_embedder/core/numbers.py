@@ -174,6 +174,8 @@ COUNT = whole(1)  # a number of things of which there must be one
 AMOUNT = whole(0)
 SEED = whole(0, 2**32 - 1)  # what numpy takes
 SHARE = real(0, 1)
+SIMILARITY = real(above=0, high=1)  # at which two texts are nearly the same
+LENGTH = whole(3)  # tokens of a text: two special ones, and one of its own
 POSITIVE = real(above=0)
 NOT_NEGATIVE = real(0)
 FINITE = real()

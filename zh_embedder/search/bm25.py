@@ -76,7 +76,7 @@ class BM25:
             UserError: hits is below 1.
         """
         if hits < 1:
-            raise reject("hits", hits, "at least 1")
+            raise reject("--hits", hits, "at least 1")
         shape = (len(queries), min(hits, self.keys))
         scores, indices = np.full(shape, -np.inf, np.float32), np.full(shape, NO_KEY, np.int64)
         with Bar(len(queries), shown=show_progress) as bar:
