@@ -14,6 +14,7 @@ from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.numbers import AMOUNT, COUNT
 from zh_embedder.core.options import any_text, number_of
+from zh_embedder.core.outputs import Output, Places
 
 OUTPUTS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 DETAILS = "What is guessed is logged; what is dropped is counted by reason."
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"format: {', '.join(FORMATS)} (default: guessed if unmistakable)",
     )
     add("--output", metavar="OUT", help="file to write: .jsonl, .jsonl.gz or .jsonl.zst")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
     add("--task", help="task of all records (some formats have a default)")
     add("--as", dest="shape", help="what to make, for formats that offer a choice (see --list)")
     add_source_flags(parser.add_argument_group("where things are in the source"))
@@ -149,6 +151,15 @@ def output_of(args: argparse.Namespace) -> Path:
     if not args.output.endswith(OUTPUTS):
         raise reject("--output", args.output, f"a file that ends in {' or '.join(OUTPUTS)}")
     return Path(args.output)
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the records go."""
+    if args.list:
+        return Places([])
+    given = (args.queries, args.qrels, args.negatives, args.answers)
+    output = Output(flag="--output", path=output_of(args))
+    return Places([output], [*args.inputs, *filter(None, given)], overwrite=args.overwrite)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from zh_embedder.core.hashing import sha256_of
 
 logger = logging.getLogger(__name__)
 
+SUFFIX = ".ledger.jsonl"  # behind the name of the records
 ANSWERED, REFUSED, GARBAGE = "answered", "refused", "garbage"
 STATES = (ANSWERED, REFUSED, GARBAGE)
 

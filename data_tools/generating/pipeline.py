@@ -21,7 +21,7 @@ from data_tools.generating.filters import (
     records_of,
     refused_rows,
 )
-from data_tools.generating.ledger import GARBAGE, REFUSED, Ledger
+from data_tools.generating.ledger import GARBAGE, REFUSED, SUFFIX, Ledger
 from data_tools.generating.passages import Passage, PassageSize, cut_into_passages
 from data_tools.generating.prompts import PROMPTS, read_prompts
 from data_tools.generating.requests import Budget, Request, RequestPolicy, answers_of, ask_all, requests_for
@@ -146,7 +146,7 @@ def generate(options: GenerateOptions) -> None:
     model = load_retriever(options.retriever)  # now: a wrong name must not come out when all is paid
     keys = [passage.key for passage in passages]
     ranks = partial(ranks_of, keys=keys, hits=limits.round_trip, model=model, words=options.words)
-    with closing(Ledger(options.output.with_name(f"{options.output.name}.ledger.jsonl"))) as ledger:
+    with closing(Ledger(options.output.with_name(f"{options.output.name}{SUFFIX}"))) as ledger:
         try:
             ask_all(requests, ledger, options.endpoint, options.asking, budget)
         except KeyboardInterrupt:

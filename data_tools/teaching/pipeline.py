@@ -13,7 +13,7 @@ from typing import Any
 
 from data_tools.shared.ranks import in_turn, start_ranks
 from data_tools.shared.record_files import read_records, write_records
-from data_tools.teaching.score_cache import Cache, file_of_rank, take_in
+from data_tools.teaching.score_cache import SUFFIX, Cache, file_of_rank, take_in
 from data_tools.teaching.score_summary import advice, histogram
 from data_tools.teaching.teachers import TEACHERS, Item, Teacher, TeacherSettings
 from zh_embedder.core.counts import counted
@@ -50,7 +50,7 @@ class ScoreOptions:
     @property
     def cache_file(self) -> Path:
         """Where scores are kept."""
-        return self.cache or self.output.with_name(f"{self.output.name}.scores.sqlite")
+        return self.cache or self.output.with_name(f"{self.output.name}{SUFFIX}")
 
 
 def score(options: ScoreOptions) -> None:

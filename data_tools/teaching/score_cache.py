@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+SUFFIX = ".scores.sqlite"  # behind the name of the records
 TABLE = "CREATE TABLE IF NOT EXISTS scores (name BLOB PRIMARY KEY, score REAL) WITHOUT ROWID"
 BLOCK = 1 << 16  # rows moved at a time
 ASK = "SELECT score FROM scores WHERE name = ?"

@@ -17,6 +17,15 @@ from zh_embedder.core.files import read_json, write_json
 MODULES, SETTINGS, LENGTHS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
 TOKENIZER = "tokenizer_config.json"
 POOLING, DENSE, NORMALIZE = "1_Pooling", "2_Dense", "Normalize"
+# All that a folder of an encoder may hold, that of an earlier save first.
+TOKENIZER_FILES = (
+    "tokenizer.json", TOKENIZER, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
+    "merges.txt", "*.model", "chat_template.jinja",
+)  # fmt: skip
+ENCODER_FILES = (
+    MODULES, SETTINGS, LENGTHS, "config.json", "generation_config.json", "zh_embedder.json", "*.safetensors",
+    "*.safetensors.index.json", "README.md", "[0-9]_*/config.json", "[0-9]_*/*.safetensors", *TOKENIZER_FILES,
+)  # fmt: skip
 STAGES = ("Transformer", "Pooling", "Dense", NORMALIZE)
 NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer has no maximum
 # Every switch of a sentence-transformers `1_Pooling/config.json` in the older schema, also of poolings that we lack.

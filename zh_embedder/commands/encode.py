@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.options import any_text, number_of
+from zh_embedder.core.outputs import Output, Places
+from zh_embedder.core.ranks import first_rank
 from zh_embedder.data.text_files import FIELDS
 from zh_embedder.models.encoder import TOKENS_PER_BATCH
 from zh_embedder.search.encode_files import SHARD_SIZE, SIDES, EncodeOptions, encode_files
@@ -62,6 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vector_dtype", choices=VECTOR_DTYPES, default="float32", help="precision of the vectors on disk"
     )
     parser.add_argument("--overwrite", action="store_true", help="start over instead of keeping the shards that exist")
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the vectors go; shards of the same vectors that are there stay."""
+    if first_rank():
+        path = Path(args.output_dir).expanduser()
+        folder = Output(flag="--output_dir", path=path, folder=True, kept=True, locked=False)
+        return Places([folder], args.inputs, [args.model])
+    return Places([])
 
 
 def run(args: argparse.Namespace) -> None:

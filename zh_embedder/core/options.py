@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from argparse import Action, ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields
 from typing import Any, NoReturn
 
-from zh_embedder.core.errors import UserError, closest, reject, unknown_name
+from zh_embedder.core.errors import UserError, closest, unknown_name
 from zh_embedder.core.numbers import Number
 
 AUTO = "auto"  # value of a flag that leaves the choice to the program
@@ -176,23 +175,3 @@ def choose(flag: str, value: str | None, known: Sequence[str]) -> None:
     """Refuse a value that is not in a table, with the nearest one offered; None is a choice not made."""
     if value is not None and value not in known:
         raise unknown_name(f"--{flag}", value, known)
-
-
-def at_least(flag: str, value: float | None, low: float) -> None:
-    """Refuse a number below `low`, and what is no number."""
-    if value is not None and not low <= value < math.inf:
-        raise reject(f"--{flag}", value, f"{low} or more")
-
-
-def as_number(flag: str, text: str) -> float:
-    """Read a number out of a flag that may also say something else."""
-    try:
-        return float(text)
-    except ValueError:
-        raise reject(f"--{flag}", text, "a number") from None
-
-
-def above_zero(flag: str, value: float) -> None:
-    """Refuse a number that is not positive and finite."""
-    if not 0 < value < math.inf:
-        raise reject(f"--{flag}", value, "a number above 0")
