@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import ctypes
 import fnmatch
+import gc
 import hashlib
 import importlib
 import json
@@ -421,6 +422,8 @@ def import_everything() -> None:
             if not found.name.endswith("__main__"):
                 with contextlib.suppress(Exception, SystemExit):
                     importlib.import_module(found.name)
+    gc.collect()
+    gc.freeze()  # a child's collections then leave the shared pages alone
 
 
 def prepare(names: set[str], folder: Path) -> list[str]:
@@ -491,17 +494,29 @@ def table(results: list[Result]) -> str:
 
 
 def build_only(cases: list[Case]) -> int:
-    """Build the files of every case, and run nothing."""
+    """Build the files of every case, prepared folders and tampering included, and run nothing else."""
     failures = 0
+    folder = Path(tempfile.mkdtemp(prefix="trials-prepared-"))
+    names = {name for case in cases for name in case.needs}
+    if names:
+        import_everything()
+        for failure in prepare(names, folder):
+            failures += 1
+            sys.stdout.write(failure + "\n")
     for case in cases:
         root = fresh_root()
         try:
             case.build(root / "work")
+            for name in case.needs:
+                shutil.copytree(folder / name, root / "work" / name, symlinks=True)
+            if case.tamper is not None and not case.first:
+                case.tamper(root / "work")
         except Exception:
             failures += 1
             sys.stdout.write(f"{case.name}\n{traceback.format_exc()}\n")
         finally:
             remove(root)
+    shutil.rmtree(folder, ignore_errors=True)
     counts = Counter(case.command for case in cases)
     for command, number in sorted(counts.items()):
         sys.stdout.write(f"{command:12} {number}\n")
