@@ -462,12 +462,15 @@ for name, words, files, limit in (
     ("train", train(), {}, 512),
     ("export", ["export", "nano-zh", "out"], {}, 512),
 ):
-    cases.refused(
+    # A training and an encoding may keep what they can resume from; the others leave nothing.
+    add = cases.stopped if name in ("train", "encode") else cases.refused
+    add(
         f"the disk is full: {name}",
         ["x"],
         "[Ff]ile too large|[Nn]o space|too large|[Dd]isk",
         command="disk",
         shell=f"ulimit -f {limit}; $ZH {' '.join(words)}",
+        codes=(2,),
         files=files,
         make=big("train.jsonl", 2000),
     )

@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 from tests.trials.case import Cases
@@ -599,12 +600,20 @@ cases.refused(
 RUN = ("run*",)
 
 
+def unfinished(work: Path) -> None:
+    """The prepared run as it was after step 2."""
+    shutil.rmtree(work / "run" / "checkpoint-4")
+    shutil.rmtree(work / "run" / "encoder")
+
+
 def resume(**changes: object) -> list[str]:
-    """The command of the prepared run, two steps longer."""
-    return train(**{"output_dir": "run", "max_steps": 6, "save_steps": 2, "resume_from_checkpoint": "True", **changes})
+    """The command of the prepared run, resumed."""
+    return train(**{"output_dir": "run", "max_steps": 4, "save_steps": 2, "resume_from_checkpoint": "True", **changes})
 
 
-cases.works("resume", resume(max_steps=4), exists("run/encoder"), files=DATA, needs=("run",), outputs=RUN)
+cases.works(
+    "resume", resume(max_steps=4), exists("run/encoder"), files=DATA, needs=("run",), tamper=unfinished, outputs=RUN
+)
 cases.heard("resume where nothing was saved", train(resume_from_checkpoint="True"), "checkpoint", files=DATA)
 cases.refused("resume from nowhere", train(resume_from_checkpoint="nowhere"), "nowhere", files=DATA)
 cases.refused(
@@ -655,6 +664,7 @@ cases.heard(
     "chang|differ|other|not the same",
     files={"train.jsonl": rows(*RECORDS[:4])},
     needs=("run",),
+    tamper=unfinished,
     outputs=RUN,
 )
 cases.heard(
@@ -663,6 +673,7 @@ cases.heard(
     "learning[_-]rate",
     files=DATA,
     needs=("run",),
+    tamper=unfinished,
     outputs=RUN,
 )
 cases.heard(
@@ -671,9 +682,10 @@ cases.heard(
     "batch[_-]size",
     files=DATA,
     needs=("run",),
+    tamper=unfinished,
     outputs=RUN,
 )
-cases.heard("resume: other seed", resume(seed=7), "seed", files=DATA, needs=("run",), outputs=RUN)
+cases.heard("resume: other seed", resume(seed=7), "seed", files=DATA, needs=("run",), tamper=unfinished, outputs=RUN)
 cases.heard(
     "resume: fewer steps than done", resume(max_steps=2), "max[_-]steps|step", files=DATA, needs=("run",), outputs=RUN
 )
