@@ -220,7 +220,7 @@ def check_scores(spec: str, column: str, values: Iterable[Any]) -> None:
     found = set()
     for value in values:
         number = class_number(value)
-        if number is None and not is_empty(str(value)) or number is not None and number > 2:
+        if (number is None and not is_empty(str(value))) or (number is not None and number > 2):
             return
         found.add(number)
     if 2 in found:
