@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
@@ -22,7 +21,7 @@ from data_tools.converting.format_types import (
 )
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document
-from data_tools.converting.values import as_list, as_object, as_part, pick
+from data_tools.converting.values import Raw, as_list, as_object, as_part, pick
 from zh_embedder.core.errors import reject
 
 PIECE = 6  # characters of a long fact that a reply must hold in a row to count as repeating it

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
@@ -18,7 +17,7 @@ from data_tools.converting.format_types import (
 from data_tools.converting.record_cleaning import score_of
 from data_tools.converting.source_text import open_text, text_lines
 from data_tools.converting.tables import check_scores, class_number, classes, header_names, rows, with_classes
-from data_tools.converting.values import as_text, is_empty, pick, pick_name, pick_text, picked
+from data_tools.converting.values import Raw, as_text, is_empty, pick, pick_name, pick_text, picked
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.data.sources import kind
 
@@ -248,9 +247,9 @@ def label_of(raw: Raw, where: str, names: Sequence[str]) -> str | None:
         raise reject(f"{where}: {name}", raw[name], f"{ENTAILS}, {NEUTRAL} or {CONTRADICTS}")
     if not names:
         raise UserError(
-            f"{where}: {name}: got the number {number}, whose meaning differs between data sets: expected --labels with "
-            f"the names of 0, 1 and 2, such as --labels {ENTAILS},{NEUTRAL},{CONTRADICTS} (SNLI, XNLI) or "
-            f"--labels {NEUTRAL},{ENTAILS},{CONTRADICTS} (CLUE)"
+            f"{where}: {name}: got the number {number}, whose meaning differs between data sets, expected --labels "
+            f"with the names of 0, 1 and 2: {ENTAILS},{NEUTRAL},{CONTRADICTS} (SNLI, XNLI) or "
+            f"{NEUTRAL},{ENTAILS},{CONTRADICTS} (CLUE)"
         )
     if not 0 <= number < len(names):
         raise reject(f"{where}: {name}", raw[name], f"a number of 0 to {len(names) - 1}, as --labels names them")

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
@@ -19,7 +18,7 @@ from data_tools.converting.format_types import (
 )
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document, text_lines
-from data_tools.converting.values import as_list, as_object, as_text, pick, pick_name, pick_text
+from data_tools.converting.values import Raw, as_list, as_object, as_text, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.evaluation.read_retrieval import read_qrels, read_texts, text_of
 from zh_embedder.evaluation.set_files import identity, read_rows
@@ -71,7 +70,7 @@ def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterato
 
 
 def answers_of(value: Any, where: str) -> list[str]:
-    """Return the answers of a question: objects with their text (which may be a list, as in the hub's copies), or texts."""
+    """Return the answers of a question: texts, objects with a text, or one with a list of them, as on the hub."""
     if isinstance(value, dict):
         value = as_list(pick(value, ("text",), where), f"{where}: text")
     answers = [] if value is None else as_list(value, where)

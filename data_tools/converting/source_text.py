@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_tools.converting.arrow_tables import is_arrow, schema_of
-from data_tools.converting.format_types import Head, Raw, Record
-from data_tools.converting.values import shown
+from data_tools.converting.format_types import Head, Record
+from data_tools.converting.values import Raw, shown
 from zh_embedder.core.errors import UserError, nearest_path, reading
 from zh_embedder.data.schema import check_surrogates, parse_object
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
@@ -122,7 +122,7 @@ def check_encoding(name: str) -> str:
     """
     try:
         found = codecs.lookup(name)
-        found.incrementaldecoder().decode(b"", final=True)  # type: ignore[misc]
+        found.incrementaldecoder().decode(b"", final=True)
         known = isinstance("".encode(name), bytes) and found.name not in NOT_OF_FILES
     except (LookupError, ValueError, TypeError):
         known = False

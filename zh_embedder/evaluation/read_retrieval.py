@@ -6,7 +6,6 @@ test_qrels.jsonl), or LLM-Embedder's `eval_data` file with a corpus file.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from zh_embedder.core.errors import UserError, nearest, reject
 from zh_embedder.data.sources import read_lines
 from zh_embedder.evaluation.set_files import BEIR, FLAG_EMBEDDING, find, has, identity, name_of, only_task, read_rows
 from zh_embedder.evaluation.sets import RetrievalSet
-from zh_embedder.text.prefix import KEY_TEMPLATE, full_text
+from zh_embedder.text.prefix import KEY_TEMPLATE, full_text, template_fields
 
 TEXT_FIELDS = ("text", "content", "contents")  # of a corpus line
 
@@ -151,10 +150,9 @@ def read_corpus(path: Path, template: str = KEY_TEMPLATE) -> dict[str, str]:
     Raises:
         UserError: a line is wrong, or has none of the template's fields.
     """
-    try:
-        wanted = [name for _, name, _, _ in string.Formatter().parse(template) if name]
-    except ValueError as error:
-        raise UserError(f"--key_template: got {template!r}, expected fields in braces: {error}") from None
+    wanted = template_fields(template, flag="--key_template")
+    if "" in wanted:
+        raise reject("--key_template", template, "names in the braces, such as {text}")
     keys: dict[str, str] = {}
     for where, raw in read_rows(path, '{"text": ...}'):
         alias = next((raw[name] for name in TEXT_FIELDS if name in raw), None)
