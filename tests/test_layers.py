@@ -33,10 +33,10 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "datasets": {"data.records", "data.record_tables", "converting.arrow_tables"},
     "pyarrow": {
         *("data.records", "data.sources", "data.record_tables", "data.token_cache"),
-        *("converting.arrow_tables", "shared.record_files"),
+        *("converting.arrow_tables", "shared.record_files", "evaluation.set_files"),
     },
     "filelock": {"data.record_tables", "search.vector_store", "generating.ledger"},
-    "tokenizers": {"bases.vocabulary"},
+    "tokenizers": {"bases.vocabulary", "bases.tokenizer_backend"},
     "opencc": {"bases.vocabulary", "doctoring.text_checks", "converting.record_cleaning"},
     "accelerate": {"training.dense_trainer"},
     "faiss": {"search.faiss_index"},

@@ -20,8 +20,10 @@ from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document, text_lines
 from data_tools.converting.values import Raw, as_list, as_object, as_text, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError, nearest
-from zh_embedder.evaluation.read_retrieval import read_qrels, read_texts, text_of
-from zh_embedder.evaluation.set_files import identity, read_rows
+from zh_embedder.evaluation.read_qrels import read_qrels
+from zh_embedder.evaluation.read_retrieval import read_texts
+from zh_embedder.evaluation.set_files import LINE_IDS, identity, read_rows
+from zh_embedder.text.prefix import line_text
 
 logger = logging.getLogger(__name__)
 
@@ -141,16 +143,16 @@ def with_mined(negatives: dict[str, list[str]], relevant: Mapping[str, list[str]
 def read_beir(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Query -> judged passages of a BEIR folder: queries.jsonl, corpus.jsonl, qrels/SPLIT.tsv or qrels.tsv."""
     folder = source.path
-    queries, _ = read_texts(existing(folder, ("queries.jsonl", "queries.jsonl.gz", "queries.jsonl.zst")))
+    queries = read_texts(existing(folder, ("queries.jsonl", "queries.jsonl.gz", "queries.jsonl.zst"))).texts
     path = Path(options.qrels) if options.qrels else beir_qrels(folder, options.split)
-    relevant, negatives = divide(read_qrels(path), options.min_relevance)
+    relevant, negatives = divide(read_qrels(path).qrels, options.min_relevance)
     with_mined(negatives, relevant, options.negatives)
     wanted = needed(relevant, negatives)
     keys: dict[str, str] = {}
     corpus = existing(folder, ("corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst"))
     for where, raw in read_rows(corpus, '{"_id": ..., "text": ...}'):
-        if (name := identity(raw, where, "id", "_id")) in wanted:
-            keys[name] = text_of(raw, where)
+        if (name := identity(raw, where, *LINE_IDS)) in wanted:
+            keys[name] = line_text(raw, where)
     yield from judged_items(source, Judged(queries, keys, relevant, negatives), str(folder))
 
 

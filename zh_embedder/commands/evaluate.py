@@ -19,6 +19,7 @@ from zh_embedder.core.outputs import Output, Places, is_result
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.find_keys import HITS
 from zh_embedder.evaluation.intervals import compare
+from zh_embedder.evaluation.left_out import left_out, lines_of
 from zh_embedder.evaluation.means import over_sets
 from zh_embedder.evaluation.measure import METRICS, measure_bm25, measure_model
 from zh_embedder.evaluation.metrics import RANKED, parse
@@ -190,14 +191,22 @@ def notes(outcomes: Sequence[Outcome]) -> str:
     return "".join(f"note: {line}\n" for line in dict.fromkeys(found)) + "\n" * bool(found)
 
 
+def left_out_notes(sets: Sequence[EvalSet]) -> str:
+    """Say what each set leaves out, a line for each reason."""
+    found = [line for data in sets for line in lines_of(data.name, data)]
+    return "".join(f"note: {line}\n" for line in found) + "\n" * bool(found)
+
+
 def run(args: argparse.Namespace) -> None:
     """Measure models on evaluation sets and show tables."""
     for name in args.metrics:
-        parse(name, RANKED[0])
-    resolve_dtype(args.dtype, torch.device("cpu"))  # a wrong name is said before anything is read
+        parse(name, RANKED[0], flag="--metrics")
+    resolve_dtype(args.dtype, torch.device("cpu"), flag="--dtype")  # a wrong name is said before anything is read
     if not args.models and not args.bm25:
         raise UserError("MODEL: is missing, expected a model to measure, or --bm25")
     sets = read_sets(args)
+    sys.stdout.write(left_out_notes(sets))  # before the work, not only before the figures
+    sys.stdout.flush()
     outcomes = list(outcomes_of(args, sets))
     rows = rows_of(outcomes)
     sys.stdout.write(notes(outcomes) + show(outcomes))
@@ -222,7 +231,7 @@ def report_of(outcomes: Sequence[Outcome], sets: Sequence[EvalSet], *, settings:
 def rows_of(outcomes: Sequence[Outcome]) -> Table:
     """Lay outcomes out as rows of JSON."""
     return [
-        {"model": outcome.model, "data": outcome.data, "metric": metric, "value": value}
+        {"model": outcome.model, "data": outcome.data, "metric": metric, "value": value} | left_out(outcome)
         for outcome in outcomes
         for metric, value in outcome.values.items()
     ]
