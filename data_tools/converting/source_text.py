@@ -156,7 +156,7 @@ def check_encoding(name: str) -> str:
     """
     try:
         found = codecs.lookup(name)
-        found.incrementaldecoder().decode(b"", final=True)  # type: ignore[misc]
+        found.incrementaldecoder().decode(b"", final=True)
         known = isinstance("".encode(name), bytes) and found.name not in NOT_OF_FILES
     except (LookupError, ValueError, TypeError):
         known = False
