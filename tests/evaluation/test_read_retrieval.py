@@ -13,6 +13,7 @@ from zh_embedder.evaluation.read_retrieval import read_eval_data, read_retrieval
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import RetrievalSet
 
+
 def counts(data) -> dict[str, tuple[int, str]]:
     """What a set leaves out: kind -> how many, and an example."""
     return {found.kind: (found.count, found.example) for found in data.left_out}
@@ -50,7 +51,7 @@ def test_a_beir_folder_is_read(tmp_path, compress, inside):
         queries={"q0": "问零", "q1": "问一"},
         keys={"d0": "答零", "d1": "题目 答一", "d2": ""},
         qrels={"q0": {"d0": 1, "d1": 2}, "q1": {"d1": 0}},
-        left_out=(LeftOut("empty_keys", 1, "d2"), LeftOut("no_relevant", 1, "q1")),
+        left_out=(LeftOut("no_relevant", 1, "q1"), LeftOut("empty_keys", 1, "d2")),
     )
 
 

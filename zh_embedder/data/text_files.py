@@ -53,7 +53,9 @@ class Reader:
     files: Sequence[Path]
     field: str | None = None  # None is the first of FIELDS that a line has
     with_title: bool = False
-    titled: list[str] = dataclasses.field(default_factory=list, compare=False)  # the first place where a title went in front
+    titled: list[str] = dataclasses.field(
+        default_factory=list, compare=False
+    )  # the first place where a title went in front
 
     def parse(self, line: str | UserError, where: str, *, plain: bool) -> tuple[str, str]:
         """Return the id and the text of a line.
