@@ -12,6 +12,7 @@ from data_tools.converting.format_types import ReadOptions
 from data_tools.converting.formats import FORMATS, listing
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.outputs import Output, Places
 
 OUTPUTS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 DETAILS = "What is guessed is logged; what is dropped is counted by reason."
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"format: {', '.join(FORMATS)} (default: guessed if unmistakable)",
     )
     add("--output", metavar="OUT", help="file to write: .jsonl, .jsonl.gz or .jsonl.zst")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
     add("--task", help="task of all records (some formats have a default)")
     add("--as", dest="shape", help="what to make, for formats that offer a choice (see --list)")
     add_source_flags(parser.add_argument_group("where things are in the source"))
@@ -64,6 +66,11 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--queries", metavar="FILE", help="msmarco: file of the queries, if it is elsewhere")
     group.add_argument("--qrels", metavar="FILE", help="beir, msmarco: file of the judgements, if it is elsewhere")
     group.add_argument("--negatives", metavar="FILE", help="beir, msmarco: file of hard negatives, query TAB key")
+    group.add_argument(
+        "--labels",
+        metavar="NAMES",
+        help="nli: names of the classes 0, 1 and 2, such as entailment,neutral,contradiction, if labels are numbers",
+    )
     group.add_argument(
         "--answers", metavar="FILE", help="acebench: file of the answers (default: possible_answer/ in the same folder)"
     )
@@ -99,10 +106,11 @@ def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
 def reading_of(args: argparse.Namespace) -> ReadOptions:
     """Gather what readers look at."""
     from data_tools.converting.dialogue import check_facts
+    from data_tools.converting.pairs import read_labels
 
     check_facts(args.facts)
-    values = {f.name: getattr(args, f.name) for f in fields(ReadOptions) if f.name != "columns"}
-    return ReadOptions(columns=columns_of(args.columns), **values)
+    read = {"columns": columns_of(args.columns), "labels": read_labels(args.labels)}
+    return ReadOptions(**{f.name: getattr(args, f.name) for f in fields(ReadOptions)} | read)
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -125,6 +133,15 @@ def output_of(args: argparse.Namespace) -> Path:
     if not args.output.endswith(OUTPUTS):
         raise reject("--output", args.output, f"a file that ends in {' or '.join(OUTPUTS)}")
     return Path(args.output)
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the records go."""
+    if args.list:
+        return Places([])
+    given = (args.queries, args.qrels, args.negatives, args.answers)
+    output = Output(flag="--output", path=output_of(args))
+    return Places([output], [*args.inputs, *filter(None, given)], overwrite=args.overwrite)
 
 
 def run(args: argparse.Namespace) -> None:

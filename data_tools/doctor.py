@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zh_embedder.cli import call
+from zh_embedder.core.outputs import Output, Places, is_result
 
 DETAILS = """\
 One pass over the files; texts are not kept, only hashes of them (220 MB for a million records of 8 keys).
@@ -30,8 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--near", type=float, default=0.85, help="similarity at which a negative is a near-copy of a positive")
     add("--leak_near", type=float, default=0.8, help="similarity at which a text leaks from an evaluation set")
     add("--show", type=int, default=3, help="number of findings to show of each kind")
-    add("--fix", metavar="OUT", help="write cleaned files to OUT/cleaned, changes to OUT/LEDGER")
+    add("--fix", metavar="OUT", help="write cleaned files to OUT/records, changes to OUT/ledger.jsonl")
+    add("--overwrite", action="store_true", help="replace an earlier cleaned copy in OUT")
     add("--json", metavar="FILE", help="also write all findings as JSON")
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the cleaned copy and the findings go."""
+    from data_tools.doctoring.fixes import FOLDER, LEDGER
+
+    outputs = []
+    if args.fix:
+        known, earlier = (LEDGER, f"{FOLDER}/**"), "an earlier cleaned copy"
+        outputs.append(Output(flag="--fix", path=Path(args.fix), folder=True, earlier=earlier, known=known))
+    if args.json:
+        outputs.append(Output(flag="--json", path=Path(args.json), earlier="earlier findings", is_earlier=is_result))
+    return Places(outputs, [*args.files, *args.eval], overwrite=args.overwrite)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.outputs import Output, Places
 
 if TYPE_CHECKING:
     from data_tools.generating.endpoint import EndpointSettings
@@ -60,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry_run",
         action="store_true",
         help="cut and count, write --output_corpus and show a prompt, without any request",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace the files if they exist",
     )
     add("--skip_unreadable", action="store_true", help="skip files that cannot be read")
     add("--seed", type=int, default=0, help="random seed")
@@ -172,6 +178,21 @@ def check(args: argparse.Namespace) -> None:
         for name in ("output", "model"):
             if getattr(args, name) is None:
                 raise UserError(f"--{name}: is missing (--dry_run needs none)")
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where queries and passages go; those that an earlier start wrote from the same ledger are replaced."""
+    from data_tools.generating.ledger import SUFFIX
+
+    outputs = []
+    if args.output is not None:
+        ledger = args.output.with_name(f"{args.output.name}{SUFFIX}")
+        earlier, there = "that of an earlier start", ledger.is_file()
+        outputs.append(Output(flag="--output", path=args.output, earlier=earlier, is_earlier=lambda _: there))
+    if args.corpus is not None:
+        outputs.append(Output(flag="--output_corpus", path=args.corpus))
+    prompts = [args.prompts] if args.prompts else []
+    return Places(outputs, [*args.documents, *prompts], overwrite=args.overwrite)
 
 
 def endpoint_of(args: argparse.Namespace) -> EndpointSettings:

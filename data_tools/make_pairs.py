@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_tools.pairing.pair_kinds import Recipe
 from zh_embedder.cli import call
+from zh_embedder.core.outputs import Output, Places
 
 DETAILS = """\
 Each document is cut into windows of whole sentences, and each window makes one pair:
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the pairs go: a file for each file of the corpus, whose names are checked when it was found."""
+    folder = Output(flag="--output_dir", path=Path(args.output_dir).expanduser(), folder=True, kept=True)
+    return Places([folder], [*args.corpus, *(args.without or ())])
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ from data_tools.shared.record_files import find_records
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.outputs import Output, Places, is_result
+from zh_embedder.core.ranks import first_rank
 from zh_embedder.search.bm25 import K1, B
 
 METHODS = ("dense", "bm25", "fused", "random")
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--block", type=int, default=1024, help="records to mine and save at a time")
     add("--shard_size", type=int, default=65536, help="keys per shard of vectors")
     add("--work_dir", type=Path, metavar="DIR", help="folder for vectors and indexes, kept afterwards")
-    add("--overwrite", action="store_true", help="start over instead of resuming an earlier run")
+    add("--overwrite", action="store_true", help="start over instead of resuming an earlier run, and replace OUTPUT")
 
 
 def add_finding(parser: argparse.ArgumentParser) -> None:
@@ -170,9 +172,23 @@ def output_of(args: argparse.Namespace, files: Sequence[Path]) -> Path:
     return files[0].with_name(f"{files[0].name.partition('.')[0]}.neg.{args.save_name}.jsonl")
 
 
+def places(args: argparse.Namespace) -> Places:
+    """Where the records and the audit go."""
+    check(args)
+    if not first_rank():
+        return Places([])
+    files = [*args.files, *args.input_file]
+    path = output_of(args, find_records(files))
+    audit = path.with_name(f"{path.name}.audit.html")
+    outputs = [
+        Output(flag="--output" if args.output else "--save_name", path=path),
+        Output(flag="--output", path=audit, earlier="an earlier audit", is_earlier=is_result),
+    ]
+    return Places(outputs, [*files, *args.corpus], [args.model, args.cross_encoder], args.overwrite)
+
+
 def run(args: argparse.Namespace) -> None:
     """Mine."""
-    check(args)
     first, last = window_of(args)
     files = find_records([*args.files, *args.input_file])
     from data_tools.mining.blocks import MiningSettings

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from zh_embedder.cli import call
 from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.outputs import Output, Places
+from zh_embedder.core.ranks import first_rank
 
 if TYPE_CHECKING:
     from data_tools.teaching.pipeline import ScoreOptions
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", metavar="FILES", help="records with pos and neg, or history")
     add("--output", required=True, type=Path, metavar="FILE", help="file for the records with their teacher_scores")
+    add("--overwrite", action="store_true", help="replace OUTPUT if it exists; needless with its cache next to it")
     add("--method", default="cross_encoder", metavar="NAME", help=f"kind of teacher: {', '.join(METHODS)}")
     add("--model", required=True, metavar="MODEL", help="teacher model: a folder or hub name")
     add("--prompts", type=Path, metavar="YAML", help="YAML file of the tasks' prompts, for a language model")
@@ -49,6 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=ENTROPY,
         help="target entropy of the recommended temperature, as a share of the maximum",
     )
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the records go; those that an earlier start of the same command wrote from its cache are replaced."""
+    from data_tools.teaching.score_cache import SUFFIX
+
+    if not first_rank():
+        return Places([])
+    kept = args.cache or args.output.with_name(f"{args.output.name}{SUFFIX}")
+    output = Output(
+        flag="--output", path=args.output, earlier="that of an earlier start", is_earlier=lambda _: kept.is_file()
+    )
+    return Places([output], [*args.files, *filter(None, [args.prompts])], [args.model], args.overwrite)
 
 
 def options_of(args: argparse.Namespace) -> ScoreOptions:

@@ -36,7 +36,7 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
         *("converting.source_text", "converting.tables", "shared.record_files", "evaluation.set_files"),
     },
     "filelock": {"data.record_tables", "search.vector_store", "generating.ledger"},
-    "tokenizers": {"bases.vocabulary"},
+    "tokenizers": {"bases.vocabulary", "bases.tokenizer_backend"},
     "opencc": {"bases.vocabulary", "doctoring.text_checks", "converting.record_cleaning"},
     "accelerate": {"training.dense_trainer"},
     "faiss": {"search.faiss_index"},

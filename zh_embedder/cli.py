@@ -23,7 +23,8 @@ class Command:
 
     text: str
     example: str  # what follows the word
-    module: str  # has add_arguments(parser), run(args) and perhaps DETAILS, more help; loaded when the word is typed
+    # Has add_arguments(parser), run(args), places(args) where it writes, and perhaps DETAILS, more help.
+    module: str  # loaded when the word is typed
 
 
 TABLE: dict[str, dict[str, Command]] = {
@@ -190,6 +191,9 @@ def build_parser(word: str, program: str | None = None) -> argparse.ArgumentPars
 
 def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
     """Run a command; returns its exit code, or 2 for a user's mistake, which is reported without a traceback."""
+    from contextlib import nullcontext
+
+    from zh_embedder.core.outputs import reserved
     from zh_embedder.core.runtime import parse_command
 
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -200,7 +204,9 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
             codes.append(load(word).main(argv, program=program or f"zh-embedder {word}"))
             return
         args = parse_command(word, build_parser(word, program), argv)
-        codes.append(load(word).run(args) or 0)
+        module = load(word)
+        with reserved(module.places(args)) if hasattr(module, "places") else nullcontext():
+            codes.append(module.run(args) or 0)
 
     return exit_code(work) or codes[0]
 

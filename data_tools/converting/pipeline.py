@@ -118,7 +118,7 @@ def convert(options: ConvertOptions) -> int:
     tallies: list[tuple[Source, Format, Tally]] = []
     with lines_to(options.output) as stream:
         for source in find_sources(options.inputs, options.format):
-            own, tally = choose_format(source, options.format, options.reading.encoding), Tally()
+            own, tally = choose_format(source, options.format, options.reading), Tally()
             tallies.append((source, own, tally))
             for line in converted(source, own, options, ids, tally):
                 stream.write(line)

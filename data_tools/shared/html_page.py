@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable, Mapping
 from importlib import resources
 
+from zh_embedder.core.outputs import GENERATOR
+
 STYLE = "audit.css"
 
 
@@ -13,7 +15,7 @@ def page(title: str, body: str) -> str:
     """Return a whole page; the title is escaped, the body is HTML already."""
     name, style = html.escape(title), resources.files("data_tools.shared").joinpath(STYLE).read_text("utf-8")
     return (
-        f'<!doctype html>\n<html lang="zh"><head><meta charset="utf-8"><title>{name}</title>'
+        f'<!doctype html>\n<html lang="zh"><head><meta charset="utf-8">{GENERATOR}<title>{name}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head><body>\n'
         f"<h1>{name}</h1>{body}</body></html>\n"
     )

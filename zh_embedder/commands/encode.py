@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from zh_embedder.core.machine import DTYPES
+from zh_embedder.core.outputs import Output, Places
+from zh_embedder.core.ranks import first_rank
 from zh_embedder.data.text_files import FIELDS
 from zh_embedder.models.encoder import TOKENS_PER_BATCH
 from zh_embedder.search.encode_files import SHARD_SIZE, SIDES, EncodeOptions, encode_files
@@ -67,6 +70,15 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")
     return number
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the vectors go; shards of the same vectors that are there stay."""
+    if first_rank():
+        path = Path(args.output_dir).expanduser()
+        folder = Output(flag="--output_dir", path=path, folder=True, kept=True, locked=False)
+        return Places([folder], args.inputs, [args.model])
+    return Places([])
 
 
 def run(args: argparse.Namespace) -> None:

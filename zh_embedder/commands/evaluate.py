@@ -15,6 +15,7 @@ import torch
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
+from zh_embedder.core.outputs import Output, Places, is_result
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.find_keys import HITS
 from zh_embedder.evaluation.intervals import compare
@@ -80,6 +81,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", metavar="FILE", help="also write the results as JSON: [{model, data, metric, value}, ...]")
     add("--report", metavar="FILE", help="also write an HTML report")
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the results go; those of an earlier evaluation are replaced."""
+    files = {"--json": args.json, "--report": args.report}
+    outputs = [
+        Output(flag=flag, path=Path(path), earlier="results of an earlier evaluation", is_earlier=is_result)
+        for flag, path in files.items()
+        if path
+    ]
+    return Places(outputs, [*args.data, *filter(None, (args.corpus, args.user_dict))], args.models)
 
 
 def read_sets(args: argparse.Namespace) -> list[EvalSet]:

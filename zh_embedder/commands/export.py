@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zh_embedder.core.counts import counted
-from zh_embedder.core.exits import exit_code
-from zh_embedder.core.options import Parser
-from zh_embedder.core.runtime import parse_command
+from zh_embedder.core.outputs import Places
 from zh_embedder.export.sentence_transformers import export
+from zh_embedder.export.sentence_transformers import places as places_of
 from zh_embedder.models.folders import encoder_folder, key_folder
 
 
@@ -24,12 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--half", action="store_true", help="store the weights in fp16: half the size, loaded as fp32")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Export and say how equal the vectors are; of a run with two encoders, both, each into a folder below."""
+def folders_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return the source of each folder to write: of a run with two encoders, both, each into a folder below."""
     key = key_folder(args.encoder)
-    folders = {args.out: args.encoder}
-    if key is not None:
-        folders = {str(Path(args.out) / "query"): encoder_folder(args.encoder), str(Path(args.out) / "key"): key}
+    if key is None:
+        return {args.out: args.encoder}
+    return {str(Path(args.out) / "query"): encoder_folder(args.encoder), str(Path(args.out) / "key"): key}
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the exports go."""
+    return places_of(args.encoder, *map(Path, folders_of(args)), overwrite=args.overwrite)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export and say how equal the vectors are."""
+    folders = folders_of(args)
     for out, source in folders.items():
         found = export(source, out, default_task=args.default_task, overwrite=args.overwrite, half=args.half)
         sys.stdout.write(f"exported {out}\n")
@@ -41,7 +50,6 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m zh_embedder.export ENCODER OUT`."""
-    example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
-    parser = Parser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
-    add_arguments(parser)
-    return exit_code(lambda: run(parse_command("export", parser, argv)))
+    from zh_embedder.cli import call
+
+    return call("export", argv, program="python -m zh_embedder.export")

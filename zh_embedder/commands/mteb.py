@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zh_embedder.core.files import beside_file
+from zh_embedder.core.outputs import Output, Places, is_result
 from zh_embedder.evaluation.mteb import C_MTEB, Score, cannot_reach, measure
 
 OUTPUT = "mteb-results"
@@ -43,6 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="also write the results as JSON: [{model, data, metric, value}, ...]"
     )
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the results go; those of an earlier evaluation are replaced."""
+    outputs = [Output(flag="--output_dir", path=Path(args.output), folder=True, kept=True)]
+    if args.json:
+        earlier = "results of an earlier evaluation"
+        outputs.append(Output(flag="--json", path=Path(args.json), earlier=earlier, is_earlier=is_result))
+    return Places(outputs, models=[args.model])
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,9 +7,10 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
+from zh_embedder.bases.folder_format import ENCODER_FILES
 from zh_embedder.core.errors import UserError, nearest_path, reject
-from zh_embedder.core.files import check_target
 from zh_embedder.core.options import at_least
+from zh_embedder.core.outputs import Output, Places
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an earlier base in the folder")
 
 
+def places(args: argparse.Namespace) -> Places:
+    """Where the base goes."""
+    target = Output(
+        flag="--output_dir",
+        path=Path(args.output_dir).expanduser(),
+        folder=True,
+        earlier="an earlier base",
+        known=ENCODER_FILES,
+    )
+    return Places([target], args.corpus or (), [args.source], args.overwrite)
+
+
 def run(args: argparse.Namespace) -> None:
     """Build a base and write its folder."""
     from zh_embedder.data.text_files import find_texts
@@ -61,7 +74,6 @@ def run(args: argparse.Namespace) -> None:
     names = [field.name for field in fields(Shape)]
     shape = Shape(**{name: getattr(args, name) for name in names})
     target = Path(args.output_dir).expanduser()
-    check_target(target, overwrite=args.overwrite, mark="modules.json", expected="an earlier base")
     source = Path(encoder_folder(args.source))
     if not source.is_dir():
         raise UserError(f"SOURCE: no such folder: {source}{nearest_path(source)}")

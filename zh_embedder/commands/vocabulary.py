@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from zh_embedder.bases.folder_format import TOKENIZER_FILES
 from zh_embedder.core.errors import reject
-from zh_embedder.core.files import check_target
+from zh_embedder.core.outputs import Output, Places
 
 DETAILS = """\
 The pieces are the characters of the corpus and of the common character sets, and the most frequent words: Chinese ones
@@ -36,13 +37,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an earlier tokenizer in the folder")
 
 
+def places(args: argparse.Namespace) -> Places:
+    """Where the tokenizer goes."""
+    target = Output(
+        flag="--output_dir",
+        path=Path(args.output_dir).expanduser(),
+        folder=True,
+        earlier="an earlier tokenizer",
+        known=TOKENIZER_FILES,
+    )
+    return Places([target], args.corpus, overwrite=args.overwrite)
+
+
 def run(args: argparse.Namespace) -> None:
     """Build the tokenizer that the flags ask for."""
     from zh_embedder.bases.vocabulary import build
     from zh_embedder.data.text_files import find_texts
 
     target = Path(args.output_dir).expanduser()
-    check_target(target, overwrite=args.overwrite, mark="tokenizer.json", expected="an earlier tokenizer")
     for name in ("words", "latin"):
         if getattr(args, name) < 0:
             raise reject(f"--{name}", getattr(args, name), "0 or more")

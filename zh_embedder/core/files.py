@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError, reading, writing
+from zh_embedder.core.errors import reading, writing
 
 LONGEST = 40  # characters of a name that its partial file keeps: the file system allows 255 bytes
 PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial", re.DOTALL)
@@ -127,24 +127,6 @@ class beside:
         if kind is not None:
             remove(self.partial)
             remove_empty(self.parents)
-
-
-def check_target(target: Path, *, overwrite: bool, mark: str, expected: str) -> None:
-    """Refuse to write a folder where another one is, unless that is an earlier result and may be replaced.
-
-    Args:
-        target: the folder.
-        overwrite: whether --overwrite was given.
-        mark: a file that every result has.
-        expected: what may be replaced, such as `an earlier export`.
-    """
-    if target.is_file():
-        raise UserError(f"{target}: is a file, expected a new folder")
-    if target.exists() and any(target.iterdir()):
-        if not overwrite:
-            raise UserError(f"{target}: is there already, expected a new folder, or --overwrite")
-        if not (target / mark).is_file():
-            raise UserError(f"--overwrite: {target} holds other things, expected {expected}")
 
 
 def put_in_place(folder: Path, target: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from zh_embedder.bases.folder_format import MODULES
+from zh_embedder.bases.folder_format import ENCODER_FILES
 from zh_embedder.core.errors import UserError, unknown_name
-from zh_embedder.core.files import beside, check_target
+from zh_embedder.core.files import beside
+from zh_embedder.core.outputs import Output, Places, check_outputs
 from zh_embedder.core.runtime import quiet_deepspeed
 from zh_embedder.export.parity import SAMPLES, Parity, compare_prompts, difference, within
 from zh_embedder.models.encoder import Encoder, load_encoder
@@ -84,6 +85,15 @@ def halve(folder: Path) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
+def places(source: str, *targets: Path, overwrite: bool) -> Places:
+    """Where exports go."""
+    found = [
+        Output(flag="OUT", path=target, folder=True, earlier="an earlier export", known=ENCODER_FILES)
+        for target in targets
+    ]
+    return Places(found, models=[source], overwrite=overwrite)
+
+
 def export(
     source: str, target: str | Path, *, default_task: str | None = None, overwrite: bool = False, half: bool = False
 ) -> Parity:
@@ -100,7 +110,7 @@ def export(
         UserError: the target is taken, the task is unknown, or a vector differs by more than 1e-4: nothing is written.
     """
     target = Path(target)
-    check_target(target, overwrite=overwrite, mark=MODULES, expected="an earlier export")
+    check_outputs(places(source, target, overwrite=overwrite))
     encoder = load_encoder(source, flag="export").to(torch.device("cpu")).eval()
     if default_task is not None:
         if default_task not in encoder.spec.instructions:
