@@ -11,18 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from data_tools.converting.format_types import (
-    Head,
-    Raw,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    distinct,
-)
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document
-from data_tools.converting.values import as_list, as_object, as_part, pick
+from data_tools.converting.values import Raw, as_list, as_object, as_part, pick
 from zh_embedder.core.errors import reject
 
 PIECE = 6  # characters of a long fact that a reply must hold in a row to count as repeating it

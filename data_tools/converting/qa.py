@@ -8,18 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_tools.converting.format_types import (
-    Head,
-    Raw,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    distinct,
-)
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document, text_lines
-from data_tools.converting.values import as_list, as_object, as_text, pick, pick_name, pick_text
+from data_tools.converting.values import Raw, as_list, as_object, as_text, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.evaluation.read_qrels import read_qrels
 from zh_embedder.evaluation.read_retrieval import read_texts

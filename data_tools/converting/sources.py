@@ -43,7 +43,9 @@ def find_sources(specs: Sequence[str], name: str | None) -> list[Source]:
             found += map(str, find_files([spec], data_root=None, flag="INPUT", suffixes=SUFFIXES))
     for one in found:
         if (suffix := Path(one).suffix.lower()) in UNREAD:
-            raise UserError(f"INPUT: {one}: is {UNREAD[suffix]}, expected a CSV, which Excel and others save (CSV UTF-8)")
+            raise UserError(
+                f"INPUT: {one}: is {UNREAD[suffix]}, expected a CSV, which Excel and others save (CSV UTF-8)"
+            )
     names = short_names([Path(spec.removeprefix(HUB).replace(":", "-")) for spec in found])
     return [Source(spec, plain_name(name)) for spec, name in zip(found, names, strict=True)]
 
@@ -66,7 +68,9 @@ def in_folder(folder: Path, name: str | None) -> list[str]:
     inside = {path for one in whole for path in one.rglob("*")}
     sheets = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in UNREAD and path not in inside]
     if sheets:
-        logger.warning("%s: %s not read: %s", folder, counted(len(sheets), "spreadsheet"), ", ".join(map(str, sheets[:5])))
+        logger.warning(
+            "%s: %s not read: %s", folder, counted(len(sheets), "spreadsheet"), ", ".join(map(str, sheets[:5]))
+        )
     if whole and not any(is_data_file(path, SUFFIXES) for path in folder.rglob("*") if path not in inside):
         return [str(path) for path in whole]
     files = find_files([str(folder)], data_root=None, flag="INPUT", suffixes=SUFFIXES)

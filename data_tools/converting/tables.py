@@ -19,9 +19,9 @@ from data_tools.converting.arrow_tables import (
     saved_classes,
     schema_of,
 )
-from data_tools.converting.format_types import Head, Raw, ReadOptions, Record, Source, SourceItem, identity
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
 from data_tools.converting.source_text import objects, open_text
-from data_tools.converting.values import as_part, is_empty, pick_name, text_of, texts_of, unread
+from data_tools.converting.values import Raw, as_part, is_empty, pick_name, text_of, texts_of, unread
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.data.sources import kind
 

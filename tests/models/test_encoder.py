@@ -254,11 +254,11 @@ def test_training_goes_on_from_the_exact_weights(tiny_bert):
 def test_an_unknown_precision_is_refused(tiny_bert, name):
     encoder = load(tiny_bert).train()
     before = exact_weights(encoder)
-    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+    with pytest.raises(UserError, match=f"^--dtype: unknown name '{name}'"):
         encoder.encode(TEXTS, dtype=name)
     assert_exact(encoder, before)
     assert encoder.training
-    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+    with pytest.raises(UserError, match=f"^--dtype: unknown name '{name}'"):
         Encoder.from_pretrained(str(tiny_bert), device="cpu", dtype=name)
 
 
