@@ -51,7 +51,7 @@ def test_a_beir_folder_is_read(tmp_path, compress, inside):
         queries={"q0": "问零", "q1": "问一"},
         keys={"d0": "答零", "d1": "题目 答一", "d2": ""},
         qrels={"q0": {"d0": 1, "d1": 2}, "q1": {"d1": 0}},
-        left_out=(LeftOut("empty_keys", 1, "d2"), LeftOut("no_relevant", 1, "q1")),
+        left_out=(LeftOut("no_relevant", 1, "q1"), LeftOut("empty_keys", 1, "d2")),
     )
 
 

@@ -26,6 +26,7 @@ from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.hashing import texts_hash
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
+from zh_embedder.data.schema import text_list
 from zh_embedder.evaluation.collations import Rows, keys_found, keys_scored, mined_negatives
 from zh_embedder.evaluation.find_keys import (
     at_random,
@@ -238,6 +239,9 @@ def read_result(args: Arguments, data: RetrievalSet) -> Run:
     if not path.is_file():
         raise UserError(f"--load_result: {path} is not there, expected what --save_result writes")
     run: dict[str, dict[str, float]] = read_json(path)
+    hits = list(run.values()) if isinstance(run, dict) else [None]
+    if not all(isinstance(own, dict) and all(isinstance(s, int | float) for s in own.values()) for own in hits):
+        raise UserError(f"--load_result: {path}: expected what --save_result writes: query -> key -> score")
     if strange := next((key for hits in run.values() for key in hits if key not in data.keys), None):
         raise reject(f"--load_result: {path}", strange, f"keys of {data.name}")
     return without_own(data, run, args.eval.hits)
@@ -293,7 +297,8 @@ def read_answers(source: Path) -> dict[str, list[str]]:
     path = source if source.is_file() else next(iter(sorted(source.rglob("*queries.jsonl*"))), source)
     if not path.is_file():
         return {}
-    return {str(raw.get("query", raw.get("text"))): raw.get("answers") or [] for _, raw in read_rows(path, "{...}")}
+    rows = read_rows(path, "{...}")
+    return {str(raw.get("query", raw.get("text"))): text_list(raw, "answers", where) for where, raw in rows}
 
 
 def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]) -> None:
