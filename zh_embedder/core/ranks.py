@@ -53,6 +53,11 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def first_on_machine() -> bool:
+    """Whether this process speaks for the ranks of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def own_device() -> torch.device:
     """Return the accelerator of this process, or the CPU."""
     import torch
