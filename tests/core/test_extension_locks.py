@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -12,10 +11,8 @@ import pytest
 from zh_embedder.core.extension_locks import LockWatch, owners_of
 
 HOLD = """
-import sys, time
-from torch.utils.file_baton import FileBaton
-baton = FileBaton(sys.argv[1])
-baton.try_acquire()
+import os, sys, time
+os.open(sys.argv[1], os.O_CREAT | os.O_EXCL)  # as torch's FileBaton does
 print("held", flush=True)
 time.sleep(60)
 """
@@ -60,7 +57,7 @@ def test_a_lock_whose_folder_changes_stays(lock, tmp_path):
 
 @pytest.mark.slow
 def test_the_lock_of_a_living_process_stays_however_old(lock, tmp_path, caplog):
-    """torch's own lock, in a process of its own; killed, it leaves the lock without an owner."""
+    """A process that is killed leaves its lock without an owner."""
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     age(lock, 10_000)
@@ -75,15 +72,14 @@ def test_the_lock_of_a_living_process_stays_however_old(lock, tmp_path, caplog):
     assert not lock.exists()
 
 
-def test_torch_waits_no_longer_than_the_lock_is_there(lock, tmp_path):
-    from torch.utils.file_baton import FileBaton
-
+def test_every_rank_waits_and_the_first_removes(lock, tmp_path, caplog):
     lock.touch()
-    waiting = threading.Thread(target=FileBaton(str(lock)).wait, daemon=True)
-    waiting.start()
-    threading.Thread(target=LockWatch(tmp_path, quiet=0.3, look=0.1).run, daemon=True).start()
-    waiting.join(5)
-    assert not waiting.is_alive()
+    first, other = LockWatch(tmp_path), LockWatch(tmp_path, first=False)
+    assert (other.judge(), first.judge()) == (True, True)
+    age(lock, 10_000)
+    assert (other.judge(), first.judge(), other.judge()) == (True, False, False)
+    assert not lock.exists()
+    assert len(caplog.messages) == 2
 
 
 def test_own_locks_are_not_worth_a_word(lock, tmp_path, caplog):

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.extension_locks import watch_locks
+from zh_embedder.core.extension_locks import clear_locks
 from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
 from zh_embedder.core.options import AUTO, HelpFormatter, Parser, above_zero, at_least, choose, option
 from zh_embedder.core.parallel import cores
@@ -76,7 +76,7 @@ class RunArguments(TrainingArguments):
         if self.tensorboard_dir:
             os.environ["TENSORBOARD_LOGGING_DIR"] = self.tensorboard_dir
         if self.deepspeed:
-            watch_locks()  # it may compile as soon as ranks meet
+            clear_locks()  # it may compile as soon as ranks meet
         super().__post_init__()
         if self._n_gpu > 1:
             self.notes.append(

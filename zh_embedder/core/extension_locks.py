@@ -1,8 +1,10 @@
-"""Locks in torch's extension cache, which DeepSpeed compiles into: whose owner is gone are named, and removed in time.
+"""Locks in torch's extension cache, which DeepSpeed compiles into: those whose owner is gone are named and removed.
 
 torch waits for such a lock for ever, without a word. It is an empty file that its owner keeps open. That no process of
 this machine has it open does not prove that no other machine or container compiles into the same folder, so a lock is
 removed only when nothing in its folder has changed for minutes; until then the log says what may be removed by hand.
+
+A run clears the locks up before it compiles: who waits in torch already expects a library when the lock goes.
 """
 
 from __future__ import annotations
@@ -22,14 +24,19 @@ logger = logging.getLogger(__name__)
 
 LOCK = "lock"  # torch.utils.cpp_extension's name for it
 QUIET = 600.0  # seconds without a change, after which nobody compiles there any more
-LOOK = 5.0  # seconds between two looks
+LOOK = 1.0  # seconds between two looks
 
 
 @cache
-def watch_locks() -> None:
-    """Watch the locks from now on, on one rank of each machine."""
-    if first_on_machine():
-        threading.Thread(target=LockWatch(extension_cache()).run, name="watch-locks", daemon=True).start()
+def clear_locks() -> None:
+    """Wait until no lock is without an owner, and watch them from then on; one rank of each machine removes and speaks.
+
+    Every rank waits for itself: they may not have met yet.
+    """
+    locks = LockWatch(extension_cache(), first=first_on_machine())
+    while locks.judge():
+        time.sleep(LOOK)
+    threading.Thread(target=locks.run, name="watch-locks", daemon=True).start()
 
 
 def extension_cache() -> Path:
@@ -44,39 +51,47 @@ def extension_cache() -> Path:
 class LockWatch:
     """What is known about the locks below a folder."""
 
-    def __init__(self, root: Path, *, quiet: float = QUIET, look: float = LOOK) -> None:
-        self.root, self.quiet, self.look = root, quiet, look
+    def __init__(self, root: Path, *, first: bool = True, quiet: float = QUIET) -> None:
+        self.root, self.first, self.quiet = root, first, quiet
         self.told: set[str] = set()
 
     def run(self) -> None:
         """Look again and again."""
         while True:
-            time.sleep(self.look)
-            with suppress(OSError):  # folders come and go while others compile
-                self.judge()
+            time.sleep(LOOK)
+            self.judge()
 
-    def judge(self) -> None:
-        """Say whose each lock is, once; remove those that nobody has had open for long."""
+    def judge(self) -> bool:
+        """Say whose each lock is, once, and remove those that are nobody's; returns whether any of these is left."""
+        left = False
         for lock in sorted(path for depth in ("*", "*/*") for path in self.root.glob(f"{depth}/{LOCK}")):
-            owners = owners_of(lock)
-            quiet = time.time() - last_change(lock.parent)
-            if owners:
-                if not owners & {os.getpid(), *siblings()}:
-                    self.say(f"DeepSpeed: process {min(owners)} compiles into {lock.parent}: waiting for it")
-            elif quiet >= self.quiet:
-                lock.unlink(missing_ok=True)
-                self.say(f"DeepSpeed: removed {lock}: the process that compiled there is gone")
-            else:
-                self.say(
-                    f"DeepSpeed: {lock} is held by no process of this machine, as a run leaves it that was killed "
-                    f"while it compiled: waiting {self.quiet - quiet:.0f} s for one on another machine, then it is "
-                    "removed; remove it yourself if there is none"
-                )
+            with suppress(FileNotFoundError):  # locks come and go while others compile
+                left |= self.judge_one(lock)
+        return left
+
+    def judge_one(self, lock: Path) -> bool:
+        """Judge one lock; returns whether it is there and nobody's."""
+        quiet = time.time() - last_change(lock.parent)
+        if owners := owners_of(lock):
+            if not owners & {os.getpid(), *siblings()}:
+                self.say(f"DeepSpeed: process {min(owners)} compiles into {lock.parent}: waiting for it")
+            return False
+        if quiet < self.quiet:
+            self.say(
+                f"DeepSpeed: {lock} is held by no process of this machine, as a run leaves it that was killed while it "
+                f"compiled: waiting {self.quiet - quiet:.0f} s in case another machine compiles there, then it is "
+                "removed; remove it yourself if none does"
+            )
+            return True
+        if self.first:
+            lock.unlink(missing_ok=True)
+            self.say(f"DeepSpeed: removed {lock}: the process that compiled there is gone")
+        return not self.first
 
     def say(self, message: str) -> None:
         """Log a message once; as an error, which all machines show."""
         key = message.partition(": waiting")[0]
-        if key not in self.told:
+        if self.first and key not in self.told:
             self.told.add(key)
             logger.error("%s", message)
 
