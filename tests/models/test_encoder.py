@@ -254,11 +254,11 @@ def test_training_goes_on_from_the_exact_weights(tiny_bert):
 def test_an_unknown_precision_is_refused(tiny_bert, name):
     encoder = load(tiny_bert).train()
     before = exact_weights(encoder)
-    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+    with pytest.raises(UserError, match=f"^--dtype: unknown name '{name}'"):
         encoder.encode(TEXTS, dtype=name)
     assert_exact(encoder, before)
     assert encoder.training
-    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+    with pytest.raises(UserError, match=f"^--dtype: unknown name '{name}'"):
         Encoder.from_pretrained(str(tiny_bert), device="cpu", dtype=name)
 
 
@@ -495,10 +495,13 @@ def test_a_pooling_that_is_not_there_is_refused(tiny_bert):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "model.safetensors").unlink(), "not a model folder: .*model.safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "not a model folder: Error while deserializing"),
-        (lambda f: (f / "config.json").unlink(), "not a model folder: "),
-        (lambda f: write_json(f / "config.json", {"model_type": "bertt"}), "not a model folder: .*bertt"),
+        (lambda f: (f / "model.safetensors").unlink(), "has no weights, expected model.safetensors in it"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"x" * 100),
+            "model.safetensors: cannot be read as weights: Error while deser",
+        ),
+        (lambda f: (f / "config.json").unlink(), "has no config.json, expected the folder of a base"),
+        (lambda f: write_json(f / "config.json", {"model_type": "bertt"}), "config.json: model_type: .*bertt"),
         (lambda f: [p.unlink() for p in [*f.glob("tokenizer*"), f / "vocab.txt"]], "has no tokenizer"),
         (lambda f: write_json(f / "zh_embedder.json", {"matryoshka": [1]}), "matryoshka: written by a newer"),
     ],

@@ -91,14 +91,13 @@ def build(args: PretrainArguments) -> Pretrainer:
 
 def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     """Load the base, or make an encoder with random weights."""
-    from zh_embedder.bases.names import load_tokenizer
+    from zh_embedder.bases.names import load_config, load_tokenizer
     from zh_embedder.models.encoder import load_encoder
     from zh_embedder.models.folders import encoder_folder
     from zh_embedder.models.spec import read_spec
     from zh_embedder.pretraining.random_encoder import (
         bert_config,
         character_tokenizer,
-        folder_config,
         random_encoder,
     )
 
@@ -108,10 +107,10 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     name = None if base.query_encoder is None else encoder_folder(base.query_encoder)
     said = read_spec(Path(name)) if name is not None and Path(name).is_dir() else None
     pooling = base.pooling_method or (said.pooling if said else "mean")
-    words = base.tokenizer_name or name
-    tokenizer = character_tokenizer() if words is None else load_tokenizer(words, flag="--tokenizer_name", **hub)
+    words, flag = base.tokenizer_name or name, "--tokenizer_name" if base.tokenizer_name else "--query_encoder"
+    tokenizer = character_tokenizer() if words is None else load_tokenizer(words, flag=flag, **hub)
     if name is not None:
-        config = folder_config(name, **hub)
+        config = load_config(name, flag="--query_encoder", **hub)
     else:
         config = bert_config(
             tokenizer,

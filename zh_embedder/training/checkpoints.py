@@ -10,8 +10,9 @@ from pathlib import Path
 from zh_embedder.bases.folder_format import DENSE
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside, renamed
-from zh_embedder.models.encoder import DENSE_WEIGHTS, Encoder, dense_weight
+from zh_embedder.models.encoder import DENSE_WEIGHTS, Encoder
 from zh_embedder.models.lora import LORA_FILE, has_lora
+from zh_embedder.models.parts import dense_weight
 from zh_embedder.training.checkpoint_manifest import checkpoints_of, number_of
 
 
