@@ -28,6 +28,7 @@ from zh_embedder.evaluation.read_retrieval import read_eval_data
 from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
+from zh_embedder.evaluation.unknown_texts import check_models
 from zh_embedder.models.spec import position_limit
 from zh_embedder.report.conditions import unlike
 from zh_embedder.report.figures import difference
@@ -35,6 +36,7 @@ from zh_embedder.report.page import write_report
 from zh_embedder.report.page_data import Report, SetReport
 from zh_embedder.search.bm25 import K1, B
 from zh_embedder.text.prefix import KEY_TEMPLATE
+from zh_embedder.text.unknown import MAX_UNKNOWN
 from zh_embedder.text.words import WORDS
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--b", type=float, default=B, help="BM25: how strongly long texts are penalised")
     add(
         "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
+    )
+    add(
+        "--max_unknown",
+        type=float,
+        default=MAX_UNKNOWN,
+        metavar="SHARE",
+        help="stop where a tokenizer does not know more than this share of the characters of a set",
     )
     add("--json", metavar="FILE", help="also write the results as JSON: [{model, data, metric, value}, ...]")
     add("--report", metavar="FILE", help="also write an HTML report")
@@ -194,10 +203,13 @@ def run(args: argparse.Namespace) -> None:
     """Measure models on evaluation sets and show tables."""
     for name in args.metrics:
         parse(name, RANKED[0])
+    if not 0 <= args.max_unknown <= 1:
+        raise reject("--max_unknown", args.max_unknown, "a share from 0 to 1")
     resolve_dtype(args.dtype, torch.device("cpu"))  # a wrong name is said before anything is read
     if not args.models and not args.bm25:
         raise UserError("MODEL: is missing, expected a model to measure, or --bm25")
     sets = read_sets(args)
+    check_models(args.models, sets, limit=args.max_unknown)
     outcomes = list(outcomes_of(args, sets))
     rows = rows_of(outcomes)
     sys.stdout.write(notes(outcomes) + show(outcomes))

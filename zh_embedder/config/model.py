@@ -10,6 +10,7 @@ from zh_embedder.core.options import above_zero, at_least, choose, option
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.text.unknown import HELP, MAX_UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class ModelArguments:
     matryoshka_dims: list[int] | None = option(None, "Embedding sizes to train for (Matryoshka), e.g. 1024 512 256 64.")
     matryoshka_weights: list[float] | None = option(None, "Loss weight of each of --matryoshka_dims. Default: equal.")
 
+    max_unknown: float = option(MAX_UNKNOWN, f"{HELP} 1: never.")
     lora_rank: int | None = option(None, "Train LoRA adapters of this rank; they are merged when saved.")
     lora_alpha: float = option(16.0, "LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.")
     lora_dropout: float = option(0.1, "Dropout on the input of LoRA adapters.")
@@ -58,6 +60,8 @@ class ModelArguments:
         if self.lora_rank is not None:
             at_least("lora_rank", self.lora_rank, 1)
         above_zero("lora_alpha", self.lora_alpha)
+        if not 0 <= self.max_unknown <= 1:
+            raise reject("--max_unknown", self.max_unknown, "a share from 0 to 1")
         if not 0 <= self.lora_dropout < 1:
             raise reject("--lora_dropout", self.lora_dropout, "a probability in [0, 1)")
         choose("dense_metric", self.dense_metric, tuple(SIMILARITIES))
