@@ -12,6 +12,8 @@ from data_tools.converting.format_types import ReadOptions
 from data_tools.converting.formats import FORMATS, listing
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.numbers import AMOUNT, COUNT
+from zh_embedder.core.options import any_text, number_of
 from zh_embedder.core.outputs import Output, Places
 
 OUTPUTS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -52,7 +54,9 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
         metavar="FIELD=COLUMN",
         help="columns to read, such as query=title+ask neg=n1,n2",
     )
-    group.add_argument("--join", default="\n", help="separator between columns joined with + (default: a line break)")
+    group.add_argument(
+        "--join", type=any_text, default="\n", help="separator between columns joined with + (default: a line break)"
+    )
     group.add_argument(
         "--header", action="store_true", default=None, help="the table has a header line (default: detected)"
     )
@@ -67,6 +71,11 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--qrels", metavar="FILE", help="beir, msmarco: file of the judgements, if it is elsewhere")
     group.add_argument("--negatives", metavar="FILE", help="beir, msmarco: file of hard negatives, query TAB key")
     group.add_argument(
+        "--labels",
+        metavar="NAMES",
+        help="nli: names of the classes 0, 1 and 2, such as entailment,neutral,contradiction, if labels are numbers",
+    )
+    group.add_argument(
         "--answers", metavar="FILE", help="acebench: file of the answers (default: possible_answer/ in the same folder)"
     )
 
@@ -74,18 +83,38 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
 def add_making_flags(group: argparse._ArgumentGroup) -> None:
     """Add flags that say what records are made."""
     plain = ReadOptions()
-    group.add_argument("--min_relevance", type=int, default=plain.min_relevance, help="minimum relevance of a positive")
     group.add_argument(
-        "--threshold", type=float, default=plain.threshold, help="pairs --as groups: minimum score of a positive"
+        "--min_relevance",
+        type=number_of(ReadOptions, "min_relevance"),
+        default=plain.min_relevance,
+        help="minimum relevance of a positive",
     )
-    group.add_argument("--turns", type=int, default=plain.turns, help="dialogues: number of turns before the question")
+    group.add_argument(
+        "--threshold",
+        type=number_of(ReadOptions, "threshold"),
+        default=plain.threshold,
+        help="pairs --as groups: minimum score of a positive",
+    )
+    group.add_argument(
+        "--turns",
+        type=number_of(ReadOptions, "turns"),
+        default=plain.turns,
+        help="dialogues: number of turns before the question",
+    )
     group.add_argument(
         "--facts", default=plain.facts, help="kdconv: use only the facts that the reply repeats (`repeated`), or `all`"
     )
     group.add_argument("--template", default=plain.template, help="icl: template of an example")
-    group.add_argument("--examples", type=int, default=plain.examples, help="icl: positives per record")
-    group.add_argument("--wrong_examples", type=int, default=plain.wrong_examples, help="icl: negatives per record")
-    group.add_argument("--seed", type=int, default=plain.seed, help="icl: random seed")
+    group.add_argument(
+        "--examples", type=number_of(ReadOptions, "examples"), default=plain.examples, help="icl: positives per record"
+    )
+    group.add_argument(
+        "--wrong_examples",
+        type=number_of(ReadOptions, "wrong_examples"),
+        default=plain.wrong_examples,
+        help="icl: negatives per record",
+    )
+    group.add_argument("--seed", type=number_of(ReadOptions, "seed"), default=plain.seed, help="icl: random seed")
 
 
 def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
@@ -94,17 +123,18 @@ def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
         "--simplify", action="store_true", help="convert Traditional to Simplified Chinese with OpenCC (t2s)"
     )
     group.add_argument("--normalize", metavar="FORM", help="Unicode normal form, such as NFKC")
-    group.add_argument("--min_chars", type=int, default=1, help="leave out texts shorter than this")
-    group.add_argument("--limit", type=int, metavar="N", help="stop after N records")
+    group.add_argument("--min_chars", type=AMOUNT, default=1, help="leave out texts shorter than this")
+    group.add_argument("--limit", type=COUNT, metavar="N", help="stop after N records")
 
 
 def reading_of(args: argparse.Namespace) -> ReadOptions:
     """Gather what readers look at."""
     from data_tools.converting.dialogue import check_facts
+    from data_tools.converting.pairs import read_labels
 
     check_facts(args.facts)
-    values = {f.name: getattr(args, f.name) for f in fields(ReadOptions) if f.name != "columns"}
-    return ReadOptions(columns=columns_of(args.columns), **values)
+    read = {"columns": columns_of(args.columns), "labels": read_labels(args.labels)}
+    return ReadOptions(**{f.name: getattr(args, f.name) for f in fields(ReadOptions)} | read)
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:

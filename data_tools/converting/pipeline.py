@@ -16,6 +16,8 @@ from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import text_hash
+from zh_embedder.core.numbers import AMOUNT, COUNT
+from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import parse_line
 
@@ -32,8 +34,11 @@ class ConvertOptions:
     reading: ReadOptions = ReadOptions()
     simplify: bool = False
     normalize: str | None = None
-    min_chars: int = 1
-    limit: int | None = None
+    min_chars: int = limited(1, AMOUNT)
+    limit: int | None = limited(None, COUNT)
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(slots=True)
@@ -118,7 +123,7 @@ def convert(options: ConvertOptions) -> int:
     tallies: list[tuple[Source, Format, Tally]] = []
     with lines_to(options.output) as stream:
         for source in find_sources(options.inputs, options.format):
-            own, tally = choose_format(source, options.format, options.reading.encoding), Tally()
+            own, tally = choose_format(source, options.format, options.reading), Tally()
             tallies.append((source, own, tally))
             for line in converted(source, own, options, ids, tally):
                 stream.write(line)

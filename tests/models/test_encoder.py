@@ -268,11 +268,11 @@ def test_training_goes_on_from_the_exact_weights(tiny_bert):
 def test_an_unknown_precision_is_refused(tiny_bert, name):
     encoder = load(tiny_bert).train()
     before = exact_weights(encoder)
-    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+    with pytest.raises(UserError, match=f"^--dtype: unknown name '{name}'"):
         encoder.encode(TEXTS, dtype=name)
     assert_exact(encoder, before)
     assert encoder.training
-    with pytest.raises(UserError, match=f"^dtype: unknown name '{name}'"):
+    with pytest.raises(UserError, match=f"^--dtype: unknown name '{name}'"):
         Encoder.from_pretrained(str(tiny_bert), device="cpu", dtype=name)
 
 
@@ -512,7 +512,7 @@ def test_a_pooling_that_is_not_there_is_refused(tiny_bert):
         (lambda f: (f / "model.safetensors").unlink(), "has no weights, expected model.safetensors in it"),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"x" * 100),
-            "model.safetensors: cannot be read as weights: Error while deser",
+            "model.safetensors: .*Error while deserializing",
         ),
         (lambda f: (f / "config.json").unlink(), "has no config.json, expected the folder of a base"),
         (lambda f: write_json(f / "config.json", {"model_type": "bertt"}), "config.json: model_type: .*bertt"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zh_embedder.commands.evaluate import report_of, show
+from zh_embedder.commands.evaluate import left_out_notes, report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
 from zh_embedder.config.instructions import read_version
 from zh_embedder.core.counts import counted
@@ -27,7 +27,16 @@ from zh_embedder.core.hashing import texts_hash
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
 from zh_embedder.evaluation.collations import Rows, keys_found, keys_scored, mined_negatives
-from zh_embedder.evaluation.find_keys import at_random, find_keys, rerank, retrieve, run_of
+from zh_embedder.evaluation.find_keys import (
+    at_random,
+    find_keys,
+    rerank,
+    retrieve,
+    run_of,
+    with_room,
+    without_own,
+)
+from zh_embedder.evaluation.left_out import left_out
 from zh_embedder.evaluation.means import over_queries
 from zh_embedder.evaluation.measure import measure_model
 from zh_embedder.evaluation.model import KEY, QUERY, Model, Vectors
@@ -170,7 +179,8 @@ def dense(args: Arguments, data: RetrievalSet, model: Model) -> Run:
             raise UserError("--load_index: an index cannot score a query's own keys, expected --load_encode")
         return rerank(model, data, queries, keys)
     if keys is None or own.save_index or own.faiss_index_factory != FLAT:
-        return run_of(data, *index_of(args, data, model, keys).search(queries, own.hits))
+        index = index_of(args, data, model, keys)
+        return without_own(data, run_of(data, *index.search(queries, with_room(data, own.hits))), own.hits)
     rank, ranks = model.share()
     return retrieve(model, data, queries, keys[rank::ranks], hits=own.hits)
 
@@ -234,7 +244,7 @@ def read_result(args: Arguments, data: RetrievalSet) -> Run:
     run: dict[str, dict[str, float]] = read_json(path)
     if strange := next((key for hits in run.values() for key in hits if key not in data.keys), None):
         raise reject(f"--load_result: {path}", strange, f"keys of {data.name}")
-    return run
+    return without_own(data, run, args.eval.hits)
 
 
 def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | None) -> Outcome:
@@ -243,7 +253,8 @@ def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | Non
     name = model.name if model is not None else args.eval.retrieval_method
     kind = "reranking" if args.eval.eval_method == "rerank" else "retrieval"
     role = Role.BASE if args.eval.retrieval_method == "dense" else Role.BASELINE
-    return Outcome(name, data.name, data.task, kind, over_queries(items), items=items, run=run, role=role)
+    values, left = over_queries(items), data.left_out
+    return Outcome(name, data.name, data.task, kind, values, items=items, run=run, left_out=left, role=role)
 
 
 def write(args: Arguments, data: RetrievalSet, run: Run) -> None:
@@ -293,8 +304,10 @@ def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]
     """Show the figures, and keep them where the flags say."""
     measured = [outcome for outcome in outcomes if outcome.values]
     if measured:
-        sys.stdout.write(show(measured))
-    rows = [{"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} for o in measured]
+        sys.stdout.write(left_out_notes(sets) + show(measured))
+    rows = [
+        {"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} | left_out(o) for o in measured
+    ]
     if (folder := args.train.folder) is not None and measured:
         write_json(folder / METRICS_FILE, rows)
         write_report(report_of(measured, sets, settings=asdict(args.eval)), folder / REPORT_FILE)

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError, nearest_path, reject
-from zh_embedder.data.schema import parse_object
+from zh_embedder.core.errors import UserError, nearest_path, reading, reject
+from zh_embedder.data.schema import GROUP, empty_row, parse_object
 from zh_embedder.data.sources import read_lines
 
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
 FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
+PARQUET = ".parquet"
+LINE_IDS = ("_id", "id")  # of a query and of a key: BEIR's name first, since its lines may have an `id` of their own
+QUERY_IDS = ("qid", "query-id", "query_id")  # of a judgement
+KEY_IDS = ("docid", "pid", "corpus-id", "corpus_id", "doc_id", "doc-id")
 TRAIN, TEST = "train.jsonl", "test.jsonl"  # of a folder of labelled texts
 PAIRS = '{"text1": ..., "text2": ..., "score": ...}'
 LABELS = '{"text": ..., "label": ...}'
@@ -77,11 +81,14 @@ def name_of(path: Path) -> str:
 
 
 def read_rows(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (`path:line`, object) of a file of JSON Lines, blank lines left out.
+    """Yield (`path:line`, object) of a file of JSON Lines, blank lines left out, or of a Parquet file's rows.
 
     Raises:
         UserError: a line is no object, or the file cannot be read.
     """
+    if path.suffix == PARQUET:
+        yield from parquet_rows(path)
+        return
     for number, text in read_lines(path):
         if isinstance(text, UserError):
             raise text
@@ -89,12 +96,31 @@ def read_rows(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}:{number}", parse_object(text, f"{path}:{number}", example)
 
 
+def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`path: row`, columns by name) of a Parquet file, some rows at a time."""
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    with reading(path), ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+
+
 def identity(raw: Mapping[str, Any], where: str, *names: str) -> str:
     """Return the id of a line, under the first of these names that it has, as a string."""
-    for name in names:
-        if isinstance(value := raw.get(name), str | int) and not isinstance(value, bool):
-            return str(value)
-    raise reject(f"{where}: {names[0]}", raw.get(names[0]), "a string or a whole number")
+    name = next((name for name in names if raw.get(name) is not None), names[0])
+    value = raw.get(name)
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    raise reject(f"{where}: {name}", value, "a string or a whole number")
+
+
+def task_of(raw: Mapping[str, Any], where: str) -> str | None:
+    """Return the task that a line names, or None."""
+    task = empty_row(GROUP, {"task": raw.get("task")}, where)["task"]
+    return None if task is None else str(task)
 
 
 def only_task(tasks: set[Any], where: str) -> str | None:

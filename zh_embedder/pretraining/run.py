@@ -35,9 +35,9 @@ def pretrain(args: PretrainArguments) -> None:
     resume = find_resume(args)
     check_output(args, resume)
     trainer = build(args)
-    train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
+    trained = train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
     trainer.say_result()
-    if trainer.args.should_save:
+    if trained and trainer.args.should_save:
         logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")
 
 

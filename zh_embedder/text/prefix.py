@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from zh_embedder.core.errors import reject
 
 KEY_TEMPLATE = "{title} {text}"
@@ -16,6 +20,47 @@ def full_text(text: str, *, title: object = None, instruction: str = "") -> str:
     '段落：北京 天气晴朗。'
     """
     return instruction + (KEY_TEMPLATE.format(title=title, text=text) if title else text)
+
+
+def line_text(raw: Mapping[str, Any], where: str, *, field: str = "text", with_title: bool = True) -> str:
+    """Return the text of a line of a corpus: its title in front; a list as `text` is joined, as FlagEmbedding does.
+
+    Evaluation, conversion, mining and encoding all call this one, so that a line is the same key everywhere.
+
+    >>> line_text({"title": "北京", "text": "天气晴朗。"}, "corpus.jsonl:1")
+    '北京 天气晴朗。'
+
+    Args:
+        raw: the line.
+        where: `path:line`, for messages.
+        field: of the text.
+        with_title: whether the title goes in front.
+
+    Raises:
+        UserError: text or title is something else.
+    """
+    text = raw.get(field)
+    joined = field == "text"  # a list under another name, such as `pos`, holds texts of their own
+    if joined and isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = " ".join(text)
+    if not isinstance(text, str):
+        raise reject(f"{where}: {field}", text, "a string, or a list of strings" if joined else "a string")
+    return full_text(text, title=field_text(raw.get("title"), f"{where}: title") if with_title else None)
+
+
+def field_text(value: object, where: str) -> str:
+    """Return a field as a part of a text; an absent one, null, NaN (an empty cell of pandas) and blanks are empty.
+
+    Raises:
+        UserError: it is an object, a list, true or false, which have no spelling but Python's.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    if not isinstance(value, str):
+        raise reject(where, value, "a string or a number")
+    return value if value.strip() else ""
 
 
 def as_prefix(instruction_text: str, template: str, *, flag: str) -> str:

@@ -15,6 +15,7 @@ from zh_embedder.text.tokens import unknown_characters
 
 logger = logging.getLogger(__name__)
 
+
 MAX_UNKNOWN = 0.2  # share of the characters of a task
 SAMPLE = 100  # texts of a task that are looked at, and their characters
 LONGEST = 300

@@ -25,7 +25,7 @@ def train(args: Arguments) -> None:
     from zh_embedder.training.evaluate import read_watched
     from zh_embedder.training.held_out import hold_out
     from zh_embedder.training.launch import begin, check_output, find_resume, train_and_save
-    from zh_embedder.training.report_writer import report_run
+    from zh_embedder.training.report_writer import REPORT_FILE, report_run
     from zh_embedder.training.summary import describe, which_step
 
     begin(args)
@@ -40,9 +40,9 @@ def train(args: Arguments) -> None:
             logger.info("data: %s", note)
     datasets, held_out = hold_out(datasets, share=args.eval.validation_share, seed=args.train.order_seed)
     trainer = build(args, version, datasets, read_watched(args.eval, held_out, data_root=args.data.data_root))
-    train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
+    trained = train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
     trainer.say_best()
-    if written := report_run(trainer):
+    if (trained or not (Path(trainer.args.output_dir) / REPORT_FILE).is_file()) and (written := report_run(trainer)):
         logger.info("report: %s", written)
-    if trainer.args.should_save:
+    if trained and trainer.args.should_save:
         logger.info("saved: %s: %s", Path(trainer.args.output_dir) / "encoder", which_step(trainer.args, trainer.state))
