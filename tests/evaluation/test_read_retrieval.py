@@ -13,6 +13,7 @@ from zh_embedder.evaluation.read_retrieval import read_eval_data, read_retrieval
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import RetrievalSet
 
+
 def counts(data) -> dict[str, tuple[int, str]]:
     """What a set leaves out: kind -> how many, and an example."""
     return {found.kind: (found.count, found.example) for found in data.left_out}
