@@ -12,6 +12,8 @@ from data_tools.converting.format_types import ReadOptions
 from data_tools.converting.formats import FORMATS, listing
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.numbers import AMOUNT, COUNT
+from zh_embedder.core.options import any_text, number_of
 from zh_embedder.core.options import AUTO
 from zh_embedder.core.outputs import Output, Places
 
@@ -55,7 +57,9 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
         metavar="FIELD=COLUMN",
         help="columns to read, such as query=title+ask neg=n1,n2",
     )
-    group.add_argument("--join", default="\n", help="separator between columns joined with + (default: a line break)")
+    group.add_argument(
+        "--join", type=any_text, default="\n", help="separator between columns joined with + (default: a line break)"
+    )
     group.add_argument(
         "--header", action="store_true", default=None, help="the table has a header line (default: detected)"
     )
@@ -82,18 +86,38 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
 def add_making_flags(group: argparse._ArgumentGroup) -> None:
     """Add flags that say what records are made."""
     plain = ReadOptions()
-    group.add_argument("--min_relevance", type=int, default=plain.min_relevance, help="minimum relevance of a positive")
     group.add_argument(
-        "--threshold", type=float, default=plain.threshold, help="pairs --as groups: minimum score of a positive"
+        "--min_relevance",
+        type=number_of(ReadOptions, "min_relevance"),
+        default=plain.min_relevance,
+        help="minimum relevance of a positive",
     )
-    group.add_argument("--turns", type=int, default=plain.turns, help="dialogues: number of turns before the question")
+    group.add_argument(
+        "--threshold",
+        type=number_of(ReadOptions, "threshold"),
+        default=plain.threshold,
+        help="pairs --as groups: minimum score of a positive",
+    )
+    group.add_argument(
+        "--turns",
+        type=number_of(ReadOptions, "turns"),
+        default=plain.turns,
+        help="dialogues: number of turns before the question",
+    )
     group.add_argument(
         "--facts", default=plain.facts, help="kdconv: use only the facts that the reply repeats (`repeated`), or `all`"
     )
     group.add_argument("--template", default=plain.template, help="icl: template of an example")
-    group.add_argument("--examples", type=int, default=plain.examples, help="icl: positives per record")
-    group.add_argument("--wrong_examples", type=int, default=plain.wrong_examples, help="icl: negatives per record")
-    group.add_argument("--seed", type=int, default=plain.seed, help="icl: random seed")
+    group.add_argument(
+        "--examples", type=number_of(ReadOptions, "examples"), default=plain.examples, help="icl: positives per record"
+    )
+    group.add_argument(
+        "--wrong_examples",
+        type=number_of(ReadOptions, "wrong_examples"),
+        default=plain.wrong_examples,
+        help="icl: negatives per record",
+    )
+    group.add_argument("--seed", type=number_of(ReadOptions, "seed"), default=plain.seed, help="icl: random seed")
 
 
 def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
@@ -102,8 +126,8 @@ def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
         "--simplify", action="store_true", help="convert Traditional to Simplified Chinese with OpenCC (t2s)"
     )
     group.add_argument("--normalize", metavar="FORM", help="Unicode normal form, such as NFKC")
-    group.add_argument("--min_chars", type=int, default=1, help="leave out texts shorter than this")
-    group.add_argument("--limit", type=int, metavar="N", help="stop after N records")
+    group.add_argument("--min_chars", type=AMOUNT, default=1, help="leave out texts shorter than this")
+    group.add_argument("--limit", type=COUNT, metavar="N", help="stop after N records")
 
 
 def reading_of(args: argparse.Namespace) -> ReadOptions:

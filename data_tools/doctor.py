@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zh_embedder.cli import call
+from zh_embedder.core.numbers import AMOUNT, COUNT, LENGTH, POSITIVE, SIMILARITY
 from zh_embedder.core.outputs import Output, Places, is_result
 
 DETAILS = """\
@@ -22,15 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--version", help="instruction version, by name or file (default: all known ones)")
     add("--eval", nargs="+", default=[], metavar="DIR", help="evaluation sets that must not appear in the records")
     add("--query_encoder", help="model or folder whose tokenizer measures lengths (default: lengths are not checked)")
-    add("--query_max_length", type=int, default=256, help="maximum tokens of a query")
-    add("--key_max_length", type=int, default=256, help="maximum tokens of a key")
-    add("--train_group_size", type=int, help="keys per query in training: reports records with too few negatives")
-    add("--per_device_train_batch_size", type=int, default=16, help="queries per step on each device")
-    add("--ranks", type=int, default=1, help="number of training processes")
-    add("--teacher_temperature", type=float, default=1.0, help="temperature where the version sets none")
-    add("--near", type=float, default=0.85, help="similarity at which a negative is a near-copy of a positive")
-    add("--leak_near", type=float, default=0.8, help="similarity at which a text leaks from an evaluation set")
-    add("--show", type=int, default=3, help="number of findings to show of each kind")
+    add("--query_max_length", type=LENGTH, default=256, help="maximum tokens of a query")
+    add("--key_max_length", type=LENGTH, default=256, help="maximum tokens of a key")
+    add("--train_group_size", type=COUNT, help="keys per query in training: reports records with too few negatives")
+    add("--per_device_train_batch_size", type=COUNT, default=16, help="queries per step on each device")
+    add("--ranks", type=COUNT, default=1, help="number of training processes")
+    add("--teacher_temperature", type=POSITIVE, default=1.0, help="temperature where the version sets none")
+    add("--near", type=SIMILARITY, default=0.85, help="similarity at which a negative is a near-copy of a positive")
+    add("--leak_near", type=SIMILARITY, default=0.8, help="similarity at which a text leaks from an evaluation set")
+    add("--show", type=AMOUNT, default=3, help="number of findings to show of each kind")
     add("--fix", metavar="OUT", help="write cleaned files to OUT/records, changes to OUT/ledger.jsonl")
     add("--overwrite", action="store_true", help="replace an earlier cleaned copy in OUT")
     add("--json", metavar="FILE", help="also write all findings as JSON")

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools.generating.limits import CONCURRENCY, PASSAGE_CHARS, TIMEOUT
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.numbers import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, SEED
+from zh_embedder.core.options import choose
 from zh_embedder.core.outputs import Output, Places
 
 if TYPE_CHECKING:
@@ -54,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="tasks to write queries for, one request each (default: qa)",
     )
-    add("--queries", type=int, default=3, metavar="N", help="number of queries per request")
+    add("--queries", type=COUNT, default=3, metavar="N", help="number of queries per request")
     add("--prompts", type=Path, metavar="YAML", help="YAML file of prompts (default: the built-in ones)")
-    add("--limit", type=int, metavar="N", help="use only N passages, drawn with --seed")
+    add("--limit", type=COUNT, metavar="N", help="use only N passages, drawn with --seed")
     add(
         "--dry_run",
         action="store_true",
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace the files if they exist",
     )
     add("--skip_unreadable", action="store_true", help="skip files that cannot be read")
-    add("--seed", type=int, default=0, help="random seed")
+    add("--seed", type=SEED, default=0, help="random seed")
     add_passages(parser.add_argument_group("passages"))
     add_endpoint(parser.add_argument_group("endpoint"))
     add_asking(parser.add_argument_group("asking"))
@@ -77,11 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_passages(own: argparse._ArgumentGroup) -> None:
     """Flags of the cutting."""
-    own.add_argument("--passage_chars", type=int, default=400, help="maximum characters of a passage, without headings")
     own.add_argument(
-        "--overlap", type=int, default=60, help="characters repeated from the previous passage, in whole sentences"
+        "--passage_chars", type=PASSAGE_CHARS, default=400, help="maximum characters of a passage, without headings"
     )
-    own.add_argument("--min_chars", type=int, default=50, help="merge sections shorter than this with the next")
+    own.add_argument(
+        "--overlap", type=AMOUNT, default=60, help="characters repeated from the previous passage, in whole sentences"
+    )
+    own.add_argument("--min_chars", type=AMOUNT, default=50, help="merge sections shorter than this with the next")
 
 
 def add_endpoint(own: argparse._ArgumentGroup) -> None:
@@ -95,37 +99,37 @@ def add_endpoint(own: argparse._ArgumentGroup) -> None:
     own.add_argument(
         "--api_key_name", default="OPENAI_API_KEY", metavar="VARIABLE", help="environment variable with the API key"
     )
-    own.add_argument("--temperature", type=float, default=0.7, help="sampling temperature")
-    own.add_argument("--max_tokens", type=int, default=1024, help="maximum tokens of an answer")
+    own.add_argument("--temperature", type=NOT_NEGATIVE, default=0.7, help="sampling temperature")
+    own.add_argument("--max_tokens", type=COUNT, default=1024, help="maximum tokens of an answer")
     own.add_argument("--json_mode", action="store_true", help="send response_format json_object")
     own.add_argument("--stream", action="store_true", help="stream the answers, for endpoints that only stream")
     own.add_argument(
         "--extra_body", metavar="JSON", help="further request fields, such as '{\"enable_thinking\": false}'"
     )
-    own.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer")
+    own.add_argument("--timeout", type=TIMEOUT, default=120.0, help="seconds to wait for an answer")
 
 
 def add_asking(own: argparse._ArgumentGroup) -> None:
     """Flags of how often and how much."""
-    own.add_argument("--concurrency", type=int, default=8, help="number of parallel requests")
+    own.add_argument("--concurrency", type=CONCURRENCY, default=8, help="number of parallel requests")
     own.add_argument(
-        "--retries", type=int, default=5, help="retries on 429, 5xx and connection errors, with growing delays"
+        "--retries", type=AMOUNT, default=5, help="retries on 429, 5xx and connection errors, with growing delays"
     )
-    own.add_argument("--attempts", type=int, default=3, help="attempts per passage if answers contain no queries")
-    own.add_argument("--give_up", type=int, default=20, help="stop after this many failures in a row")
+    own.add_argument("--attempts", type=COUNT, default=3, help="attempts per passage if answers contain no queries")
+    own.add_argument("--give_up", type=COUNT, default=20, help="stop after this many failures in a row")
     own.add_argument("--retry", action="store_true", help="ask again for passages that failed earlier")
     own.add_argument(
-        "--max_total_tokens", type=int, metavar="N", help="token budget, input and output, including earlier runs"
+        "--max_total_tokens", type=COUNT, metavar="N", help="token budget, input and output, including earlier runs"
     )
-    own.add_argument("--max_cost", type=float, metavar="SUM", help="budget in money, computed with --prices")
-    own.add_argument("--prices", type=float, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens")
+    own.add_argument("--max_cost", type=POSITIVE, metavar="SUM", help="budget in money, computed with --prices")
+    own.add_argument("--prices", type=NOT_NEGATIVE, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens")
 
 
 def add_filters(own: argparse._ArgumentGroup) -> None:
     """Flags of the filters."""
     own.add_argument(
         "--round_trip",
-        type=int,
+        type=AMOUNT,
         default=20,
         metavar="N",
         help="keep a query only if it finds its passage among the first N; 0: off",
@@ -136,20 +140,20 @@ def add_filters(own: argparse._ArgumentGroup) -> None:
     own.add_argument("--words", default="jieba", help="word segmentation for bm25: jieba or bigram")
     own.add_argument(
         "--near",
-        type=float,
+        type=NOT_NEGATIVE,
         default=0.8,
         help="reject queries more similar than this to another of the document; 1: off",
     )
-    own.add_argument("--min_query_chars", type=int, default=4, help="minimum letters of a query")
-    own.add_argument("--max_query_chars", type=int, default=500, help="maximum characters of a query")
+    own.add_argument("--min_query_chars", type=COUNT, default=4, help="minimum letters of a query")
+    own.add_argument("--max_query_chars", type=COUNT, default=500, help="maximum characters of a query")
     own.add_argument(
         "--max_copied_chars",
-        type=int,
+        type=AMOUNT,
         default=20,
         help="reject queries that copy more characters in a row from the passage; 0: off",
     )
     own.add_argument(
-        "--sample", type=int, default=50, metavar="N", help="number of passages to show in OUTPUT.sample.html"
+        "--sample", type=AMOUNT, default=50, metavar="N", help="number of passages to show in OUTPUT.sample.html"
     )
 
 
@@ -171,9 +175,6 @@ def extra_body(text: str | None) -> dict[str, Any]:
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be meant."""
     choose("words", args.words, ("jieba", "bigram"))
-    at_least("queries", args.queries, 1)
-    at_least("limit", args.limit, 1)
-    at_least("sample", args.sample, 0)
     if not args.dry_run:
         for name in ("output", "model"):
             if getattr(args, name) is None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from data_tools.pairing.pair_kinds import Recipe
 from zh_embedder.cli import call
+from zh_embedder.core.numbers import COUNT, SEED
+from zh_embedder.core.options import number_of
 from zh_embedder.core.outputs import Output, Places
 
 DETAILS = """\
@@ -34,32 +36,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for a NAME.jsonl per file")
     parser.add_argument(
-        "--max_pairs", type=int, metavar="N", help="maximum pairs per file, drawn at random (default: all)"
+        "--max_pairs", type=COUNT, metavar="N", help="maximum pairs per file, drawn at random (default: all)"
     )
     parser.add_argument(
         "--without", nargs="+", metavar="SET", help="evaluation sets; pairs that share text with them are left out"
     )
     parser.add_argument(
-        "--shared", type=int, default=13, metavar="N", help="number of letters in a row that count as shared text"
+        "--shared", type=COUNT, default=13, metavar="N", help="number of letters in a row that count as shared text"
     )
     parser.add_argument(
         "--remove",
-        type=float,
+        type=number_of(Recipe, "remove"),
         default=recipe.remove,
         metavar="P",
         help="share of sentences to remove from their context",
     )
     parser.add_argument(
         "--words",
-        type=float,
+        type=number_of(Recipe, "words"),
         default=recipe.words,
         metavar="P",
         help="share of passages paired with fragments",
     )
     parser.add_argument(
-        "--next", type=float, default=recipe.next, metavar="P", help="share of passages paired with the next one"
+        "--next",
+        type=number_of(Recipe, "next"),
+        default=recipe.next,
+        metavar="P",
+        help="share of passages paired with the next one",
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 

@@ -11,10 +11,11 @@ from data_tools.mining.false_negatives import REFERENCES, RefusalLimits
 from data_tools.shared.record_files import find_records
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, SEED
+from zh_embedder.core.options import any_text, choose, number_of
 from zh_embedder.core.outputs import Output, Places, is_result
 from zh_embedder.core.ranks import first_rank
-from zh_embedder.search.bm25 import K1, B
+from zh_embedder.search.bm25 import B_RANGE, K1, K1_RANGE, B
 
 METHODS = ("dense", "bm25", "fused", "random")
 DETAILS = """\
@@ -38,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save_name", metavar="NAME", help="LLM-Embedder's way to name the output: FILE.neg.NAME.jsonl")
     add_finding(parser)
     add_judging(parser)
-    add("--seed", type=int, default=0, help="random seed")
-    add("--audit", type=int, default=100, metavar="N", help="number of queries to show in OUTPUT.audit.html")
-    add("--block", type=int, default=1024, help="records to mine and save at a time")
-    add("--shard_size", type=int, default=65536, help="keys per shard of vectors")
+    add("--seed", type=SEED, default=0, help="random seed")
+    add("--audit", type=AMOUNT, default=100, metavar="N", help="number of queries to show in OUTPUT.audit.html")
+    add("--block", type=COUNT, default=1024, help="records to mine and save at a time")
+    add("--shard_size", type=COUNT, default=65536, help="keys per shard of vectors")
     add("--work_dir", type=Path, metavar="DIR", help="folder for vectors and indexes, kept afterwards")
     add("--overwrite", action="store_true", help="start over instead of resuming an earlier run, and replace OUTPUT")
 
@@ -63,7 +64,10 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     own.add_argument("--no_instruction", action="store_true", help="encode without the model's instructions")
     own.add_argument(
-        "--query_instruction_for_retrieval", metavar="TEXT", help="instruction for queries, instead of the model's"
+        "--query_instruction_for_retrieval",
+        type=any_text,
+        metavar="TEXT",
+        help="instruction for queries, instead of the model's",
     )
     own.add_argument(
         "--faiss_index_factory", default="Flat", help="faiss index factory string, such as IVF4096,Flat; Flat is exact"
@@ -71,29 +75,31 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--use_gpu_for_searching", action="store_true", help="hn_mine's flag, no effect: a GPU is used if there is one"
     )
-    own.add_argument("--search_batch_size", type=int, help="hn_mine's flag, no effect")
+    own.add_argument("--search_batch_size", type=COUNT, help="hn_mine's flag, no effect")
     own.add_argument("--words", default="jieba", help="word segmentation for BM25: jieba or bigram")
     own.add_argument("--user_dict", metavar="FILE", help="file of extra words for jieba")
-    own.add_argument("--k1", type=float, default=K1, help="BM25: how much repeated words count")
-    own.add_argument("--b", type=float, default=B, help="BM25: how strongly long texts are penalised")
+    own.add_argument("--k1", type=K1_RANGE, default=K1, help="BM25: how much repeated words count")
+    own.add_argument("--b", type=B_RANGE, default=B, help="BM25: how strongly long texts are penalised")
     own.add_argument(
         "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
     )
     own.add_argument(
         "--range",
-        type=int,
+        type=AMOUNT,
         nargs=2,
         metavar=("FIRST", "LAST"),
         help="use candidates of ranks FIRST+1 to LAST (default: 10 210)",
     )
     own.add_argument("--range_for_sampling", metavar="10-210", help="the same as --range, as hn_mine spells it")
-    own.add_argument("--hits", type=int, help="use candidates of ranks 1 to N and take the best, as LLM-Embedder does")
+    own.add_argument(
+        "--hits", type=COUNT, help="use candidates of ranks 1 to N and take the best, as LLM-Embedder does"
+    )
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
     """Flags that say what may be a negative."""
     own = parser.add_argument_group("negatives")
-    own.add_argument("--negatives", type=int, default=15, metavar="N", help="number of negatives per record")
+    own.add_argument("--negatives", type=COUNT, default=15, metavar="N", help="number of negatives per record")
     own.add_argument(
         "--take",
         choices=("random", "top"),
@@ -103,16 +109,20 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
         "--fill", action="store_true", help="add random keys if too few candidates are left, as hn_mine does"
     )
     own.add_argument("--keep_neg", action="store_true", help="append mined negatives to the existing neg")
-    own.add_argument("--margin", type=float, help="keep candidates that score below positive - MARGIN")
     own.add_argument(
-        "--percent", type=float, help="keep candidates that score below positive * PERCENT (NV-Retriever: 0.95)"
+        "--margin", type=number_of(RefusalLimits, "margin"), help="keep candidates that score below positive - MARGIN"
+    )
+    own.add_argument(
+        "--percent",
+        type=number_of(RefusalLimits, "percent"),
+        help="keep candidates that score below positive * PERCENT (NV-Retriever: 0.95)",
     )
     own.add_argument(
         "--positive", default="lowest", help="positive to compare with, of several: lowest, highest or mean"
     )
     own.add_argument(
         "--max_overlap",
-        type=float,
+        type=number_of(RefusalLimits, "overlap"),
         default=0.8,
         help="maximum Jaccard overlap of character 3-grams with a positive; 1: off",
     )
@@ -122,7 +132,7 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument(
         "--cross_encoder_margin",
-        type=float,
+        type=FINITE,
         default=0.0,
         help="reject keys that --cross_encoder scores above positive - MARGIN",
     )
@@ -139,12 +149,12 @@ def window_of(args: argparse.Namespace) -> tuple[int, int]:
         raise UserError(f"--{given[0]}: cannot be used with --{given[1]}, expected one of them")
     if args.range_for_sampling is not None:
         parts = args.range_for_sampling.split("-")
-        if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        if len(parts) != 2:
             raise reject("--range_for_sampling", args.range_for_sampling, "two ranks such as 10-210")
-        args.range = [int(part) for part in parts]
+        args.range = [AMOUNT.read("--range_for_sampling", part) for part in parts]
     first, last = args.range or ((0, args.hits) if args.hits is not None else (10, 210))
     if not 0 <= first < last:
-        raise reject("--range" if args.hits is None else "--hits", (first, last), "0 <= FIRST < LAST")
+        raise reject(f"--{(*given, 'range')[0]}", (first, last), "0 <= FIRST < LAST")
     return first, last
 
 
@@ -152,13 +162,6 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be meant."""
     choose("method", args.method, METHODS)
     choose("positive", args.positive, tuple(REFERENCES))
-    for name in ("negatives", "block", "shard_size"):
-        at_least(name, getattr(args, name), 1)
-    at_least("audit", args.audit, 0)
-    if args.percent is not None and not 0 < args.percent <= 2:
-        raise reject("--percent", args.percent, "a share of the positive's score such as 0.95")
-    if not 0 <= args.max_overlap <= 1:
-        raise reject("--max_overlap", args.max_overlap, "a number from 0 to 1")
     if not args.files and not args.input_file:
         raise UserError("FILES: are missing, expected files of records")
     if (args.output is None) == (args.save_name is None):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zh_embedder.cli import call
-from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.numbers import COUNT, real
+from zh_embedder.core.options import choose
 from zh_embedder.core.outputs import Output, Places
 from zh_embedder.core.ranks import first_rank
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 METHODS = ("cross_encoder", "language_model", "embedder")
 REDUCTIONS = ("mean", "sum")
 ENTROPY = 0.5
+ENTROPY_RANGE = real(above=0, below=1)
 DETAILS = """\
 `teacher_scores` are those of pos, then neg (or of history). The teacher is a cross-encoder (any sequence-classification
 model with one label), a language model (how likely the record's `answers` are after key and query; prompts are in
@@ -39,16 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, metavar="MODEL", help="teacher model: a folder or hub name")
     add("--prompts", type=Path, metavar="YAML", help="YAML file of the tasks' prompts, for a language model")
     add("--reduction", default="mean", help="how to combine an answer's tokens: mean or sum")
-    add("--max_length", type=int, help="maximum tokens (default: 512; for a language model 2048)")
-    add("--tokens_per_batch", type=int, default=8192, help="tokens per batch, including padding")
+    add("--max_length", type=COUNT, help="maximum tokens (default: 512; for a language model 2048)")
+    add("--tokens_per_batch", type=COUNT, default=8192, help="tokens per batch, including padding")
     add(
         "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
     )
-    add("--chunk", type=int, default=128, help="records to score and save at a time")
+    add("--chunk", type=COUNT, default=128, help="records to score and save at a time")
     add("--cache", type=Path, metavar="FILE", help="file for the cache of scores (default: OUTPUT.scores.sqlite)")
     add(
         "--teacher_entropy",
-        type=float,
+        type=ENTROPY_RANGE,
         default=ENTROPY,
         help="target entropy of the recommended temperature, as a share of the maximum",
     )
@@ -71,8 +73,6 @@ def options_of(args: argparse.Namespace) -> ScoreOptions:
     """Turn the flags into options."""
     choose("method", args.method, METHODS)
     choose("reduction", args.reduction, REDUCTIONS)
-    for name in ("chunk", "tokens_per_batch", "max_length"):
-        at_least(name, getattr(args, name), 1)
     from data_tools.shared.record_files import find_records
 
     files = find_records(args.files)

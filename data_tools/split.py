@@ -9,9 +9,11 @@ from pathlib import Path
 
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.numbers import SEED, SHARE, SIMILARITY, whole
 
 NAMES = ("train", "dev", "test")
 REST = "rest"
+PART = whole(0, also={REST: "what the others leave"})
 DETAILS = """\
 With --near, no near-duplicates either. The written files are checked again: the exit code is 1 if parts share
 anything."""
@@ -29,15 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="output",
     )
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--ratios", nargs="+", type=float, metavar="R", help="share of each part; must sum to 1")
-    how.add_argument("--counts", nargs="+", metavar="N", help="number of records in each part, one of them `rest`")
+    how.add_argument("--ratios", nargs="+", type=SHARE, metavar="R", help="share of each part; must sum to 1")
+    how.add_argument(
+        "--counts", nargs="+", type=PART, metavar="N", help="number of records in each part, one of them `rest`"
+    )
     add("--names", nargs="+", help="names of the parts (default: train dev test)")
-    add("--near", type=float, metavar="J", help="keep texts of at least this similarity in the same part, such as 0.8")
+    add(
+        "--near",
+        type=SIMILARITY,
+        metavar="J",
+        help="keep texts of at least this similarity in the same part, such as 0.8",
+    )
     add("--groups_per_file", action="store_true", help="treat a group name as unique to its file")
     add("--clean_negatives", action="store_true", help="remove negatives that are positives in another part")
     add("--eval", action="store_true", help="also write BEIR folders of all parts but the first")
     add("--corpus", nargs="+", default=[], metavar="FILE", help="texts to add to the corpora of those BEIR folders")
-    add("--seed", type=int, default=0, help="random seed")
+    add("--seed", type=SEED, default=0, help="random seed")
 
 
 def shares(args: argparse.Namespace) -> dict[str, float | int | None]:
@@ -54,13 +63,13 @@ def shares(args: argparse.Namespace) -> dict[str, float | int | None]:
             f"{flag}: got {len(given)} numbers for the parts {' '.join(names)}, expected one for each of two or more"
         )
     if args.ratios is not None:
-        if min(given) < 0 or abs(sum(given) - 1) > 1e-6:
-            raise reject("--ratios", given, "shares of 0 or more that are 1 together")
+        if abs(sum(given) - 1) > 1e-6:
+            raise reject("--ratios", given, "shares that are 1 together")
         largest = max(range(len(given)), key=given.__getitem__)
         return {name: None if i == largest else share for i, (name, share) in enumerate(zip(names, given, strict=True))}
-    if given.count(REST) != 1 or not all(n == REST or n.isdigit() for n in given):
+    if given.count(REST) != 1:
         raise reject("--counts", given, f"whole numbers, and one {REST!r}, such as {REST} 500 500")
-    return {name: None if n == REST else int(n) for name, n in zip(names, given, strict=True)}
+    return {name: None if n == REST else n for name, n in zip(names, given, strict=True)}
 
 
 def run(args: argparse.Namespace) -> int:

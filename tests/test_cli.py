@@ -200,10 +200,10 @@ def test_help_and_versions_load_nothing_heavy(lines):
         (["versions", "missing.yaml"], "error: --version: no such file: missing.yaml"),
         (["export", "./nowhere", "out"], "error: export: got './nowhere', expected a folder that is there"),
         (["evaluate", "m", "--data", "./nowhere"], "error: --data: no such file or folder: nowhere"),
-        (["evaluate", "./nowhere", "--data", "DEMO"], "error: from_pretrained: got './nowhere', expected a folder"),
+        (["evaluate", "./nowhere", "--data", "DEMO"], "error: MODEL: got './nowhere', expected a folder"),
         (
             ["evaluate", "m", "--data", "DEMO", "--metrics", "ndgc@10"],
-            "error: metric: got 'ndgc@10', expected one of ndcg",
+            "error: --metrics: got 'ndgc@10', expected one of ndcg",
         ),
         (["train", "--output_dir", "out"], "error: --train_data: is missing"),
         (["pretrain", "--output_dir", "out"], "error: --corpus: is missing"),
@@ -230,7 +230,7 @@ def test_a_wrong_metric_is_refused_before_anything_is_encoded(capsys, tiny_bert,
     monkeypatch.setattr(Encoder, "encode", lambda *_args, **_options: pytest.fail("encoded"))
     code, _, err = run(capsys, "evaluate", tiny_bert, "--data", DEMO / "qa", "--metrics", "ndcg@10", "recall")
     assert code == 2
-    assert "metric: got 'recall'" in err
+    assert "--metrics: got 'recall'" in err
 
 
 # ---- versions -------------------------------------------------------------------------------------------------------

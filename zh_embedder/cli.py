@@ -11,7 +11,8 @@ from types import ModuleType
 
 from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.core.exits import exit_code
-from zh_embedder.core.options import HelpFormatter, Parser
+from zh_embedder.core.options import HelpFormatter, Parser, as_typed
+from zh_embedder.core.spellings import spelt
 
 TOOLS = "data_tools"
 OWN_PARSER = ("train", "pretrain")  # Hugging Face's parser makes their flags: their modules have main(argv)
@@ -203,10 +204,13 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
         if word in OWN_PARSER:
             codes.append(load(word).main(argv, program=program or f"zh-embedder {word}"))
             return
-        args = parse_command(word, build_parser(word, program), argv)
-        module = load(word)
-        with reserved(module.places(args)) if hasattr(module, "places") else nullcontext():
-            codes.append(module.run(args) or 0)
+        try:
+            args = parse_command(word, build_parser(word, program), argv)
+            module = load(word)
+            with reserved(module.places(args)) if hasattr(module, "places") else nullcontext():
+                codes.append(module.run(args) or 0)
+        except UserError as error:
+            raise as_typed(error, spelt(word, argv)) from None
 
     return exit_code(work) or codes[0]
 

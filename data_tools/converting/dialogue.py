@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import (
     Head,
     ReadOptions,

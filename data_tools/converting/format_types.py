@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.converting.values import Raw
+from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, SEED, whole
+from zh_embedder.core.options import check_numbers, limited
 
 Record = dict[str, Any]
 HUB = "hf:"  # in front of the name of a data set on the hub
@@ -57,14 +59,17 @@ class ReadOptions:
     negatives: str | None = None
     answers: str | None = None
     labels: Sequence[str] = ()  # what the numbers of inference classes are called
-    min_relevance: int = 1
-    threshold: float = 1.0
-    turns: int = 4
+    min_relevance: int = limited(1, whole())
+    threshold: float = limited(1.0, FINITE)
+    turns: int = limited(4, AMOUNT)
     facts: str = "repeated"
     template: str = "文本：{text}\n标签：{label}"
-    examples: int = 1
-    wrong_examples: int = 7
-    seed: int = 0
+    examples: int = limited(1, COUNT)
+    wrong_examples: int = limited(7, AMOUNT)
+    seed: int = limited(0, SEED)
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)

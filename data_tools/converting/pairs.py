@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct, identity
 from data_tools.converting.format_types import (
     Head,
     ReadOptions,

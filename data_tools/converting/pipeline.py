@@ -20,6 +20,8 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside
 from zh_embedder.core.hashing import text_hash
+from zh_embedder.core.numbers import AMOUNT, COUNT
+from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import parse_line
 
@@ -37,8 +39,11 @@ class ConvertOptions:
     reading: ReadOptions = ReadOptions()
     simplify: bool = False
     normalize: str | None = None
-    min_chars: int = 1
-    limit: int | None = None
+    min_chars: int = limited(1, AMOUNT)
+    limit: int | None = limited(None, COUNT)
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import (
     Head,
     ReadOptions,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import (
     Head,
     ReadOptions,
@@ -17,6 +18,7 @@ from data_tools.converting.format_types import (
 )
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import objects, parse
+from data_tools.converting.values import Raw, as_list, as_object, as_part, pick, pick_name, pick_text
 from data_tools.converting.tables import json_rows
 from data_tools.converting.values import Raw, as_list, as_object, as_part, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError

@@ -15,8 +15,10 @@ from data_tools.doctoring.survey import Survey
 from data_tools.doctoring.text_checks import scripts
 from zh_embedder.config.instructions import Version, known_versions, read_version
 from zh_embedder.core.counts import counted
-from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import write_json
+from zh_embedder.core.numbers import AMOUNT, COUNT, LENGTH, POSITIVE, SIMILARITY
+from zh_embedder.core.options import check_numbers, limited
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,26 +29,20 @@ class DoctorOptions:
     version: str | None = None
     evals: Sequence[str] = ()
     query_encoder: str | None = None
-    query_max_length: int = 256
-    key_max_length: int = 256
-    train_group_size: int | None = None
-    per_device_train_batch_size: int = 16
-    ranks: int = 1
-    teacher_temperature: float = 1.0
-    near: float = 0.85
-    leak_near: float = 0.8
-    examples: int = 3  # findings shown of each kind
+    query_max_length: int = limited(256, LENGTH)
+    key_max_length: int = limited(256, LENGTH)
+    train_group_size: int | None = limited(None, COUNT)
+    per_device_train_batch_size: int = limited(16, COUNT)
+    ranks: int = limited(1, COUNT)
+    teacher_temperature: float = limited(1.0, POSITIVE)
+    near: float = limited(0.85, SIMILARITY)
+    leak_near: float = limited(0.8, SIMILARITY)
+    examples: int = limited(3, AMOUNT, flag="show")  # findings shown of each kind
     fix: Path | None = None
     json: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("near", "leak_near"):
-            if not 0 < getattr(self, name) <= 1:
-                raise reject(f"--{name}", getattr(self, name), "a share above 0 and at most 1")
-        positive = ("query_max_length", "key_max_length", "per_device_train_batch_size", "ranks", "teacher_temperature")
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise reject(f"--{name}", getattr(self, name), "a number above 0")
+        check_numbers(self)
 
 
 def settings_of(options: DoctorOptions) -> DoctorSettings:

@@ -15,8 +15,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from data_tools.generating.limits import TIMEOUT
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.options import at_least
+from zh_embedder.core.numbers import AMOUNT, COUNT, NOT_NEGATIVE
+from zh_embedder.core.options import check_numbers, limited
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -43,19 +45,16 @@ class EndpointSettings:
     model: str
     base_url: str | None = None  # else that of the environment, else OpenAI's
     key_name: str = KEY  # the environment variable that holds the key
-    temperature: float = 0.7
-    max_tokens: int = 1024
+    temperature: float = limited(0.7, NOT_NEGATIVE)
+    max_tokens: int = limited(1024, COUNT)
     json_mode: bool = False
     stream: bool = False
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 120.0  # seconds
-    retries: int = 5
+    timeout: float = limited(120.0, TIMEOUT)  # seconds
+    retries: int = limited(5, AMOUNT)
 
     def __post_init__(self) -> None:
-        at_least("max_tokens", self.max_tokens, 1)
-        at_least("temperature", self.temperature, 0)
-        at_least("retries", self.retries, 0)
-        at_least("timeout", self.timeout, 0.001)
+        check_numbers(self)
 
     @property
     def decisive(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Written
 from data_tools.mining.false_negatives import trigram_jaccard
 from zh_embedder.core.counts import counted
-from zh_embedder.core.options import at_least
+from zh_embedder.core.numbers import AMOUNT, COUNT, NOT_NEGATIVE, whole
+from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.text.words import letters
 
 REPEATED, NOT_FOUND = "repeated", "not_found"
@@ -29,19 +30,18 @@ MEANING = {
 class FilterLimits:
     """How strict to be."""
 
-    shortest: int = 4  # letters
-    longest: int = 500
+    shortest: int = limited(4, COUNT, flag="min_query_chars")  # letters
+    longest: int = limited(500, COUNT, flag="max_query_chars")
     refuse: Sequence[str] = ()
-    copied: int = 20  # letters of a query that the passage contains verbatim; 0 switches the rule off
-    near: float = 0.8  # Jaccard of character 3-grams; 1 lets all but equal ones through
-    round_trip: int = 20  # ranks; 0 switches it off
+    copied: int = limited(
+        20, AMOUNT, flag="max_copied_chars"
+    )  # letters of a query that the passage contains verbatim; 0 switches the rule off
+    near: float = limited(0.8, NOT_NEGATIVE)  # Jaccard of character 3-grams; 1 lets all but equal ones through
+    round_trip: int = limited(20, AMOUNT)  # ranks; 0 switches it off
 
     def __post_init__(self) -> None:
-        at_least("min_query_chars", self.shortest, 1)
-        at_least("max_query_chars", self.longest, self.shortest)
-        at_least("max_copied_chars", self.copied, 0)
-        at_least("near", self.near, 0)
-        at_least("round_trip", self.round_trip, 0)
+        check_numbers(self)
+        whole(self.shortest).check("--max_query_chars", self.longest)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from data_tools.generating.documents import Document
-from zh_embedder.core.options import at_least
+from data_tools.generating.limits import PASSAGE_CHARS
+from zh_embedder.core.numbers import AMOUNT, whole
+from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.text.sentences import sentences
 
 CLAUSES = re.compile(r"(?s).+?(?:[，、,：:]\s*|$)")
@@ -22,16 +24,14 @@ BETWEEN = " > "  # headings
 class PassageSize:
     """How long passages are, in characters."""
 
-    longest: int = 400  # overlap included, headings not
-    overlap: int = 60  # at most; whole sentences
-    shortest: int = 50  # a section below this joins the next one
+    longest: int = limited(400, PASSAGE_CHARS, flag="passage_chars")  # overlap included, headings not
+    overlap: int = limited(60, AMOUNT)  # at most; whole sentences
+    shortest: int = limited(50, AMOUNT, flag="min_chars")  # a section below this joins the next one
 
     def __post_init__(self) -> None:
-        at_least("passage_chars", self.longest, 20)
-        at_least("overlap", self.overlap, 0)
-        at_least("min_chars", self.shortest, 0)
+        check_numbers(self)
         # Twice the overlap leaves room for text of its own; a short section must fit next to another.
-        at_least("passage_chars", self.longest, 2 * max(self.overlap, self.shortest))
+        whole(2 * max(self.overlap, self.shortest)).check("--passage_chars", self.longest)
 
 
 @dataclass(frozen=True, slots=True)

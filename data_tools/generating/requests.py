@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from data_tools.generating.endpoint import EndpointSettings, Refused, Reply, Unanswered, ask, characters, connect
 from data_tools.generating.ledger import ANSWERED, GARBAGE, REFUSED, Entry, Ledger, request_key
+from data_tools.generating.limits import CONCURRENCY
 from data_tools.generating.passages import Passage
 from data_tools.generating.prompts import Garbage, Message, Prompts, Written, read_answer
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.options import above_zero, at_least
+from zh_embedder.core.numbers import COUNT, NOT_NEGATIVE, POSITIVE, SEED
+from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.core.progress import Bar
 
 if TYPE_CHECKING:
@@ -42,37 +44,32 @@ class Request:
 class RequestPolicy:
     """How to ask."""
 
-    concurrency: int = 8
-    attempts: int = 3  # where answers hold no queries
-    give_up: int = 20  # failures in a row
-    seed: int = 0
+    concurrency: int = limited(8, CONCURRENCY)
+    attempts: int = limited(3, COUNT)  # where answers hold no queries
+    give_up: int = limited(20, COUNT)  # failures in a row
+    seed: int = limited(0, SEED)
     retry: bool = False  # ask again what the endpoint refused or answered with garbage
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "attempts", "give_up"):
-            at_least(name, getattr(self, name), 1)
+        check_numbers(self)
 
 
 @dataclass(slots=True)
 class Budget:
     """What may be spent, what was, and what requests under way may still cost. None is no limit."""
 
-    tokens: int | None = None
-    cost: float | None = None
-    prices: tuple[float, float] | None = None  # of a million tokens, in and out
+    tokens: int | None = limited(None, COUNT, flag="max_total_tokens")
+    cost: float | None = limited(None, POSITIVE, flag="max_cost")
+    prices: tuple[float, float] | None = limited(None, NOT_NEGATIVE)  # of a million tokens, in and out
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated: bool = False
     reserved: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        at_least("max_total_tokens", self.tokens, 1)
-        if self.cost is not None:
-            above_zero("max_cost", self.cost)
-            if self.prices is None:
-                raise UserError("--max_cost: needs --prices, the prices of a million tokens, in and out")
-        for price in self.prices or ():
-            at_least("prices", price, 0)
+        check_numbers(self)
+        if self.cost is not None and self.prices is None:
+            raise UserError("--max_cost: needs --prices, the prices of a million tokens, in and out")
 
     def count(self, prompt: int, completion: int, *, estimated: bool) -> None:
         """Add what was spent."""

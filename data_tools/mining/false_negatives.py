@@ -12,6 +12,8 @@ from functools import lru_cache
 from data_tools.mining.pools import normalised
 from data_tools.shared.near_texts import grams, overlap
 from zh_embedder.core.hashing import text_hash
+from zh_embedder.core.numbers import FINITE, SHARE, real
+from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.text.words import fold
 
 GRAM = 3  # characters
@@ -27,11 +29,14 @@ REFERENCES: Mapping[str, Callable[[Sequence[float]], float]] = {
 class RefusalLimits:
     """How strict to be. None switches a rule off."""
 
-    margin: float | None = None  # below the positive by so much
-    percent: float | None = None  # of the positive's score
-    overlap: float = 0.8  # character n-grams in common with a positive, at most
+    margin: float | None = limited(None, FINITE)  # below the positive by so much
+    percent: float | None = limited(None, real(above=0, high=2))  # of the positive's score
+    overlap: float = limited(0.8, SHARE, flag="max_overlap")  # character n-grams in common with a positive, at most
     answers: bool = False
     reference: str = "lowest"  # which of several positives scores are compared with
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     @property
     def scored(self) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from data_tools.pairing.windows import bare_sentences, windows
 from zh_embedder.core.errors import reject
+from zh_embedder.core.numbers import SHARE
+from zh_embedder.core.options import check_numbers, limited
 
 TURN = re.compile(r"([^：:\s]{1,8})[：:]\s*(.+)")
 SPAN = (8, 24)  # characters
@@ -23,15 +25,13 @@ Pair = tuple[str, str, str]  # task, query, key
 class Recipe:
     """How pairs are made. The shares of kinds are those of windows; what they leave of 1 is `span`."""
 
-    words: float = 0.15
-    next: float = 0.15
-    remove: float = 0.8  # share of spans whose sentence is taken out of the window
+    words: float = limited(0.15, SHARE)
+    next: float = limited(0.15, SHARE)
+    remove: float = limited(0.8, SHARE)  # share of spans whose sentence is taken out of the window
     titled: float = 0.25  # share of windows with their document's title in front
 
     def __post_init__(self) -> None:
-        for name in ("remove", "words", "next"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise reject(f"--{name}", getattr(self, name), "a share between 0 and 1")
+        check_numbers(self)
         if self.words + self.next > 1:
             raise reject("--words and --next", self.words + self.next, "at most 1 together")
 

@@ -14,6 +14,8 @@ from data_tools.shared.record_files import write_records
 from data_tools.shared.shingles import Shingles, evaluation_shingles
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.numbers import COUNT, SEED
+from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import parse_object
 from zh_embedder.data.sources import is_data_file, kind, read_lines
@@ -29,15 +31,14 @@ class PairOptions:
     corpus: Sequence[Path]
     folder: Path
     recipe: Recipe = Recipe()
-    max_pairs: int | None = None  # of each file; None: all
+    max_pairs: int | None = limited(None, COUNT)  # of each file; None: all
     without: Sequence[str] = ()  # evaluation sets
-    shared: int = 13  # letters in a row that count as shared with them
-    seed: int = 0
+    shared: int = limited(13, COUNT)  # letters in a row that count as shared with them
+    seed: int = limited(0, SEED)
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_pairs is not None and self.max_pairs < 1:
-            raise reject("--max_pairs", self.max_pairs, "1 or more")
+        check_numbers(self)
 
     def targets(self) -> Mapping[Path, Path]:
         """Return the file to write for each file of the corpus.

@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from zh_embedder import cli
-from zh_embedder.core.options import default_text
+from zh_embedder.core.options import default_text, range_text
 from zh_embedder.core.spellings import SPELLINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def inherited(command):
 
 
 def flags_of(command):
-    """(name, default, meaning, other spellings) of each flag of a command, in the order of its help."""
+    """(name, default, meaning, other spellings, its numbers) of each flag of a command, in the order of its help."""
     others = SPELLINGS.get(command, {})
     skipped = inherited(command)
     found = []
@@ -103,14 +103,17 @@ def flags_of(command):
         default = default_text(action.default).removeprefix("default: ").replace("%%", "%")
         if action.required and action.option_strings:
             default = "required"
-        found.append((name, default, (action.help or "").replace("%%", "%"), also))
+        found.append((name, default, (action.help or "").replace("%%", "%"), also, range_text(action)))
     return found
 
 
 def frozen():
-    """Command -> flag -> default, other spellings after a bar."""
+    """Command -> flag -> default, the numbers that it takes in parentheses, other spellings after a bar."""
     return {
-        command: {name: " | ".join([default, *also]) for name, default, _, also in flags_of(command)}
+        command: {
+            name: " | ".join([default + (f" ({numbers})" if numbers else ""), *also])
+            for name, default, _, also, numbers in flags_of(command)
+        }
         for command in commands()
     }
 
@@ -134,13 +137,13 @@ def page():
 
 def table(flags):
     """A Markdown table of flags."""
-    rows = ["| flag | default | meaning |", "|---|---|---|"]
-    for name, default, meaning, also in flags:
+    rows = ["| flag | default | numbers | meaning |", "|---|---|---|---|"]
+    for name, default, meaning, also, numbers in flags:
         more = f" Also: {', '.join(f'`{old}`' for old in also)}." if also else ""
         text = meaning.strip()
         text = text if text.endswith(".") or not more else f"{text}."
         shown = default if default in ("", "required") else f"`{default.encode('unicode_escape').decode()}`"
-        rows.append(f"| `{name}` | {shown} | {cell(text)}{more} |")
+        rows.append(f"| `{name}` | {shown} | {numbers} | {cell(text)}{more} |")
     return "\n".join(rows) + "\n"
 
 

@@ -53,7 +53,7 @@ def test_the_page_of_flags_is_generated():
 
 @pytest.mark.parametrize("command", commands())
 def test_every_flag_has_a_help_text_in_plain_english(command):
-    for name, _, text, _ in flags_of(command):
+    for name, _, text, *_ in flags_of(command):
         assert text, f"{command} {name}"
         assert not HABITS.search(text), f"{command} {name}: {text}"
         assert len(text) < 280, f"{command} {name}"

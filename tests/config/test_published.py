@@ -141,9 +141,9 @@ def test_an_old_flag_becomes_ours(old, ours):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ("--warmup_ratio 1.5", "--warmup_ratio: got '1.5', expected a share of all steps in [0, 1)"),
-        ("--warmup_ratio much", "--warmup_ratio: got 'much', expected a share"),
-        ("--warmup_ratio nan", "--warmup_ratio: got 'nan', expected a share"),
+        ("--warmup_ratio 1.5", "--warmup_ratio: got 1.5, expected a number of 0 or more and below 1"),
+        ("--warmup_ratio much", "--warmup_ratio: got 'much', expected a number of 0 or more and below 1"),
+        ("--warmup_ratio nan", "--warmup_ratio: got nan, expected a number of 0 or more and below 1"),
         ("--warmup_ratio", "--warmup_ratio: got '', expected one value"),
         ("--use_mrl True", "--use_mrl: needs --mrl_dims"),
         ("--use_lora False --lora_rank 8", "--use_lora: got False together with --lora_rank"),

@@ -38,14 +38,16 @@ def test_a_precision_by_its_name(name, dtype):
 
 
 def test_fp16_on_a_cpu_is_refused():
-    with pytest.raises(UserError, match=r"^dtype: got 'fp16', expected auto, fp32 or bf16: fp16 needs a GPU"):
+    with pytest.raises(UserError, match=r"^--dtype: got 'fp16', expected auto, fp32 or bf16: fp16 needs a GPU"):
         resolve_dtype("fp16", CPU)
 
 
 def test_an_unknown_precision_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match=r"^dtype: unknown name 'bf61'; did you mean 'bf16'\? Known: auto, bf16, fp16"):
+    with pytest.raises(
+        UserError, match=r"^--dtype: unknown name 'bf61'; did you mean 'bf16'\? Known: auto, bf16, fp16"
+    ):
         resolve_dtype("bf61", CPU)
-    with pytest.raises(UserError, match=r"^dtype: unknown name 'float32'"):
+    with pytest.raises(UserError, match=r"^--dtype: unknown name 'float32'"):
         resolve_dtype("float32", CPU)
 
 

@@ -75,7 +75,16 @@ def key(monkeypatch):
 
 def generate(docs, url, *flags, expect=0):
     output = docs.parent / "q.jsonl"
-    base = [str(docs), "--output", str(output), "--model", "m", "--base_url", url, "--concurrency", "3"]
+    base = [
+        str(docs),
+        "--output",
+        str(output),
+        "--model",
+        "m",
+        "--concurrency",
+        "3",
+        *(["--base_url", url] if url else []),
+    ]
     assert main([*base, *flags]) == expect
     return output
 

@@ -38,7 +38,7 @@ def test_a_row_says_what_computes_it(metric):
     ],
 )
 def test_a_name_that_means_nothing_is_refused(name, kind):
-    with pytest.raises(UserError, match=rf"^metric: got '{name}', expected one of [a-z_, 0-9]*, such as ndcg@10$"):
+    with pytest.raises(UserError, match=rf"^--metrics: got '{name}', expected one of [a-z_, 0-9]*, such as ndcg@10$"):
         parse(name, kind)
 
 

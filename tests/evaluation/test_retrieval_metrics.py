@@ -103,7 +103,7 @@ WITHOUT_CUTOFF = ("recall", "precision", "hit")
 def test_an_unknown_metric_is_refused_with_the_known(name):
     with pytest.raises(UserError) as error:
         measure(name)
-    assert str(error.value) == f"metric: got {name!r}, expected one of {', '.join(NAMES)}, such as ndcg@10"
+    assert str(error.value) == f"--metrics: got {name!r}, expected one of {', '.join(NAMES)}, such as ndcg@10"
 
 
 def test_a_wrong_metric_beside_right_ones_is_refused():

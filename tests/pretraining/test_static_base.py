@@ -112,9 +112,9 @@ def test_new_layers_learn(made, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--layers", "-1"], "--num_layers: got -1"),
+        (["--layers", "-1"], "--layers: got -1"),
         (["--hidden_size", "64", "--heads", "4"], "--corpus: got None"),
-        (["--hidden_size", "20"], "--hidden_size: got 20, expected 40 or more"),
+        (["--hidden_size", "20"], "--hidden_size: got 20, expected a whole number of 40 or more"),
         (["--passages", "0"], "--passages: got 0"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_source_that_is_not_there_is_told_at_once(made, tmp_path, capsys):
 
 def test_heads_must_divide_the_width(made, tmp_path, capsys):
     assert main([str(made / "flat"), "--output_dir", str(tmp_path / "x"), "--layers", "1", "--heads", "5"]) == 2
-    assert "--num_heads: got 5, expected a divisor of the width, 64" in capsys.readouterr().err
+    assert "--heads: got 5, expected a divisor of the width, 64" in capsys.readouterr().err
 
 
 def test_a_base_is_not_made_smaller(made, tmp_path, capsys):

@@ -120,8 +120,8 @@ def test_a_wrong_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k1": -1}, "k1: got -1, expected 0 or more"),
-        ({"k1": float("nan")}, "k1: got nan, expected 0 or more"),
+        ({"k1": -1}, "--k1: got -1, expected a number of 0 or more"),
+        ({"k1": float("nan")}, "--k1: got nan, expected a number of 0 or more"),
         ({"b": 1.1}, "b: got 1.1, expected a number from 0 to 1"),
         ({"words": "jeba"}, "did you mean 'jieba'?"),
     ],

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from zh_embedder.core.machine import DTYPES
+from zh_embedder.core.options import any_text, number_of
 from zh_embedder.core.outputs import Output, Places
 from zh_embedder.core.ranks import first_rank
 from zh_embedder.data.text_files import FIELDS
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side", choices=SIDES, help="what the texts are; required if the model treats queries and keys differently"
     )
-    parser.add_argument("--prompt", help="text to prepend instead of a task's instruction")
+    parser.add_argument("--prompt", type=any_text, help="text to prepend instead of a task's instruction")
     parser.add_argument("--field", help=f"name of the text field (default: the first of {', '.join(FIELDS)})")
     title = parser.add_mutually_exclusive_group()
     title.add_argument(
@@ -41,11 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no_title", action="store_false", dest="with_title", default=None, help="leave the `title` field out"
     )
     parser.add_argument(
-        "--max_length", type=positive, metavar="N", help="maximum tokens of a text (default: the model's)"
+        "--max_length",
+        type=number_of(EncodeOptions, "max_length"),
+        metavar="N",
+        help="maximum tokens of a text (default: the model's)",
     )
     parser.add_argument(
         "--tokens_per_batch",
-        type=positive,
+        type=number_of(EncodeOptions, "tokens_per_batch"),
         default=TOKENS_PER_BATCH,
         metavar="N",
         help="tokens per forward pass",
@@ -56,20 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32",
     )
-    parser.add_argument("--shard_size", type=positive, default=SHARD_SIZE, metavar="N", help="texts per shard")
+    parser.add_argument(
+        "--shard_size",
+        type=number_of(EncodeOptions, "shard_size"),
+        default=SHARD_SIZE,
+        metavar="N",
+        help="texts per shard",
+    )
     parser.add_argument("--format", choices=FILE_FORMATS, default="npy", help="file format of the shards")
     parser.add_argument(
         "--vector_dtype", choices=VECTOR_DTYPES, default="float32", help="precision of the vectors on disk"
     )
     parser.add_argument("--overwrite", action="store_true", help="start over instead of keeping the shards that exist")
-
-
-def positive(text: str) -> int:
-    """Read a whole number above zero; argparse says what was wrong."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")
-    return number
 
 
 def places(args: argparse.Namespace) -> Places:

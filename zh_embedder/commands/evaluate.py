@@ -15,6 +15,7 @@ import torch
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
+from zh_embedder.core.numbers import COUNT, LENGTH, SHARE
 from zh_embedder.core.outputs import Output, Places, is_result
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.find_keys import HITS
@@ -29,13 +30,15 @@ from zh_embedder.evaluation.read_retrieval import read_eval_data
 from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
+from zh_embedder.evaluation.unknown_texts import check_models
 from zh_embedder.models.spec import position_limit
 from zh_embedder.report.conditions import unlike
 from zh_embedder.report.figures import difference
 from zh_embedder.report.page import write_report
 from zh_embedder.report.page_data import Report, SetReport
-from zh_embedder.search.bm25 import K1, B
+from zh_embedder.search.bm25 import B_RANGE, K1, K1_RANGE, B
 from zh_embedder.text.prefix import KEY_TEMPLATE
+from zh_embedder.text.unknown import MAX_UNKNOWN
 from zh_embedder.text.words import WORDS
 
 logger = logging.getLogger(__name__)
@@ -64,20 +67,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--key_template", default=KEY_TEMPLATE, metavar="TEXT", help="template that turns a line of --corpus into a key"
     )
     add("--metrics", nargs="+", default=list(METRICS), help="retrieval and reranking metrics, such as ndcg@10")
-    add("--hits", type=int, default=HITS, metavar="N", help="number of keys to retrieve per query")
-    add("--dims", nargs="+", type=int, metavar="N", help="also truncate the vectors to these sizes")
+    add("--hits", type=COUNT, default=HITS, metavar="N", help="number of keys to retrieve per query")
+    add("--dims", nargs="+", type=COUNT, metavar="N", help="also truncate the vectors to these sizes")
     add("--no_instruction", action="store_true", help="also evaluate each model without instructions")
     add(
-        "--query_max_length", type=int, metavar="N", help="maximum tokens of a query, for every model; default: its own"
+        "--query_max_length",
+        type=LENGTH,
+        metavar="N",
+        help="maximum tokens of a query, for every model; default: its own",
     )
-    add("--key_max_length", type=int, metavar="N", help="maximum tokens of a key, for every model; default: its own")
+    add("--key_max_length", type=LENGTH, metavar="N", help="maximum tokens of a key, for every model; default: its own")
     add("--bm25", action="store_true", help="also evaluate BM25 on retrieval and reranking sets")
     add("--words", choices=sorted(WORDS), default="jieba", help="word segmentation for BM25")
     add("--user_dict", metavar="FILE", help="file of extra words for jieba")
-    add("--k1", type=float, default=K1, help="BM25: how much repeated words count")
-    add("--b", type=float, default=B, help="BM25: how strongly long texts are penalised")
+    add("--k1", type=K1_RANGE, default=K1, help="BM25: how much repeated words count")
+    add("--b", type=B_RANGE, default=B, help="BM25: how strongly long texts are penalised")
     add(
         "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
+    )
+    add(
+        "--max_unknown",
+        type=SHARE,
+        default=MAX_UNKNOWN,
+        metavar="SHARE",
+        help="stop where a tokenizer does not know more than this share of the characters of a set",
     )
     add("--json", metavar="FILE", help="also write the results as JSON: [{model, data, metric, value}, ...]")
     add("--report", metavar="FILE", help="also write an HTML report")
@@ -150,8 +163,8 @@ def with_lengths(model: Model, args: argparse.Namespace) -> Model:
     lengths = (args.query_max_length, args.key_max_length)
     for flag, encoder, length in zip(("query", "key"), (model.query, model.key), lengths, strict=True):
         limit = position_limit(encoder.config)
-        if length is not None and not 3 <= length <= (limit or length):  # two special tokens, and one of the text
-            raise reject(f"--{flag}_max_length", length, f"3 to {limit or 'any'}, what {model.name} can read")
+        if length is not None and length > (limit or length):
+            raise reject(f"--{flag}_max_length", length, f"{limit} at most, what {model.name} can read")
     return replace(model, lengths=lengths)
 
 
@@ -207,6 +220,7 @@ def run(args: argparse.Namespace) -> None:
     sets = read_sets(args)
     sys.stdout.write(left_out_notes(sets))  # before the work, not only before the figures
     sys.stdout.flush()
+    check_models(args.models, sets, limit=args.max_unknown)
     outcomes = list(outcomes_of(args, sets))
     rows = rows_of(outcomes)
     sys.stdout.write(notes(outcomes) + show(outcomes))

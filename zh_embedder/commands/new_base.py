@@ -9,8 +9,10 @@ from pathlib import Path
 
 from zh_embedder.bases.folder_format import ENCODER_FILES
 from zh_embedder.core.errors import UserError, nearest_path, reject
-from zh_embedder.core.options import at_least
+from zh_embedder.core.numbers import COUNT
+from zh_embedder.core.options import number_of
 from zh_embedder.core.outputs import Output, Places
+from zh_embedder.pretraining.shape import POWER, Shape
 
 logger = logging.getLogger(__name__)
 
@@ -22,33 +24,51 @@ layers can also be put onto a base that was trained without them."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    add = parser.add_argument
+    add, plain = parser.add_argument, Shape()
     add(
         "source",
         help="a tokenizer folder; or a run or base made here, which gets more layers and loses its instructions",
     )
     add("--output_dir", required=True, metavar="DIR", help="folder for the base")
     add("--corpus", nargs="+", metavar="FILE", help="texts to count tokens in, as for `vocabulary`")
-    add("--passages", type=int, default=40000, metavar="N", help="number of passages of the corpus to count in")
-    add("--power", type=float, default=1.5, help="exponent of the token weights")
-    add("--hidden_size", type=int, default=320, metavar="N", help="hidden size of a new base")
+    add("--passages", type=COUNT, default=40000, metavar="N", help="number of passages of the corpus to count in")
+    add("--power", type=POWER, default=1.5, help="exponent of the token weights")
+    add(
+        "--hidden_size",
+        type=number_of(Shape, "hidden_size"),
+        default=plain.hidden_size,
+        metavar="N",
+        help="hidden size of a new base",
+    )
     add(
         "--num_layers",
-        type=int,
-        default=0,
+        type=number_of(Shape, "num_layers"),
+        default=plain.num_layers,
         metavar="N",
         help="number of layers, including those of the base",
     )
-    add("--num_heads", type=int, default=5, metavar="N", help="number of attention heads")
+    add(
+        "--num_heads",
+        type=number_of(Shape, "num_heads"),
+        default=plain.num_heads,
+        metavar="N",
+        help="number of attention heads",
+    )
     add(
         "--intermediate_size",
-        type=int,
-        default=768,
+        type=number_of(Shape, "intermediate_size"),
+        default=plain.intermediate_size,
         metavar="N",
         help="width of feed-forward layers",
     )
-    add("--max_positions", type=int, default=512, metavar="N", help="maximum tokens of a text")
-    add("--seed", type=int, default=0, help="random seed")
+    add(
+        "--max_positions",
+        type=number_of(Shape, "max_positions"),
+        default=plain.max_positions,
+        metavar="N",
+        help="maximum tokens of a text",
+    )
+    add("--seed", type=number_of(Shape, "seed"), default=plain.seed, help="random seed")
     add("--overwrite", action="store_true", help="replace an earlier base in the folder")
 
 
@@ -68,9 +88,8 @@ def run(args: argparse.Namespace) -> None:
     """Build a base and write its folder."""
     from zh_embedder.data.text_files import find_texts
     from zh_embedder.models.folders import encoder_folder
-    from zh_embedder.pretraining.static_base import Shape, build, deepen
+    from zh_embedder.pretraining.static_base import build, deepen
 
-    at_least("passages", args.passages, 1)
     names = [field.name for field in fields(Shape)]
     shape = Shape(**{name: getattr(args, name) for name in names})
     target = Path(args.output_dir).expanduser()

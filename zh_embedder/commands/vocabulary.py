@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from zh_embedder.bases.folder_format import TOKENIZER_FILES
-from zh_embedder.core.errors import reject
+from zh_embedder.core.numbers import AMOUNT, COUNT
 from zh_embedder.core.outputs import Output, Places
 
 DETAILS = """\
@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts: JSON Lines with `text`, or .txt with one text per line (also .gz, .zst), folders or globs",
     )
     add("--output_dir", required=True, metavar="DIR", help="folder for the tokenizer")
-    add("--words", type=int, default=5000, metavar="N", help="number of Chinese words in the vocabulary")
-    add("--latin", type=int, default=1000, metavar="N", help="number of Latin words and numbers in the vocabulary")
-    add("--min_count", type=int, default=20, metavar="N", help="minimum count of a character")
-    add("--documents", type=int, metavar="N", help="count at most N texts of each file, evenly spread")
+    add("--words", type=AMOUNT, default=5000, metavar="N", help="number of Chinese words in the vocabulary")
+    add("--latin", type=AMOUNT, default=1000, metavar="N", help="number of Latin words and numbers in the vocabulary")
+    add("--min_count", type=COUNT, default=20, metavar="N", help="minimum count of a character")
+    add("--documents", type=COUNT, metavar="N", help="count at most N texts of each file, evenly spread")
     add(
         "--keep_traditional",
         action="store_true",
@@ -55,12 +55,6 @@ def run(args: argparse.Namespace) -> None:
     from zh_embedder.data.text_files import find_texts
 
     target = Path(args.output_dir).expanduser()
-    for name in ("words", "latin"):
-        if getattr(args, name) < 0:
-            raise reject(f"--{name}", getattr(args, name), "0 or more")
-    for name in ("min_count", "documents"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise reject(f"--{name}", getattr(args, name), "1 or more")
     build(
         find_texts(args.corpus),
         target,

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zh_embedder.core.errors import reject, unknown_name
-from zh_embedder.core.options import at_least, choose, option
+from zh_embedder.core.numbers import COUNT, real
+from zh_embedder.core.options import check_numbers, choose, option
 from zh_embedder.core.spellings import with_cutoffs
 from zh_embedder.evaluation.retrieval_metrics import NAMES
-from zh_embedder.search.bm25 import K1, B
+from zh_embedder.search.bm25 import B_RANGE, K1, K1_RANGE, B
 from zh_embedder.search.faiss_index import FLAT
 from zh_embedder.text.prefix import KEY_TEMPLATE
 
@@ -36,7 +37,9 @@ class EvalArguments:
     corpus: str | None = option(None, "JSON Lines file of keys that `pos_index` in --eval_data refers to.")
     key_template: str = option(KEY_TEMPLATE, "Template that turns a line of --corpus into a key.")
     eval_task: str | None = option(None, "Task of all sets in --eval_data. Default: the one named in their queries.")
-    validation_share: float = option(0.0, "Share of the records to hold out and evaluate on, split by `group`.")
+    validation_share: float = option(
+        0.0, "Share of the records to hold out and evaluate on, split by `group`.", number=real(0, below=1)
+    )
     canary: str | None = option(None, "Set of general Chinese: not part of the mean, but a drop triggers a warning.")
     bm25: bool = option(False, "Measure BM25 over jieba's words once, for comparison.")
     metrics: list[str] = option(
@@ -44,14 +47,14 @@ class EvalArguments:
         f"Retrieval metrics with cutoff, such as ndcg@10 ({', '.join(NAMES)}); without --train_data also files for "
         f"other programs: {', '.join(COLLATIONS)}.",
     )
-    hits: int = option(200, "Number of keys to retrieve per query.")
+    hits: int = option(200, "Number of keys to retrieve per query.", number=COUNT)
     eval_method: str = option(
         "retrieval", "Without --train_data: retrieval, or rerank (rank each query's own candidates)."
     )
     retrieval_method: str = option("dense", f"Without --train_data, how to find keys: {', '.join(METHODS)}.")
     faiss_index_factory: str = option(FLAT, f"faiss index factory string; {FLAT} is exact.")
-    k1: float = option(K1, "BM25: how much repeated words count.")
-    b: float = option(B, "BM25: how strongly long keys are penalised.")
+    k1: float = option(K1, "BM25: how much repeated words count.", number=K1_RANGE)
+    b: float = option(B, "BM25: how strongly long keys are penalised.", number=B_RANGE)
     save_encode: bool = option(False, "Save the key vectors in --output_dir.")
     load_encode: bool = option(False, "Load the key vectors that --save_encode saved.")
     embedding_name: str = option("embeddings", "Name of the vectors' file.")
@@ -61,7 +64,7 @@ class EvalArguments:
     load_result: bool = option(False, "Evaluate the keys that --save_result saved.")
     save_name: str | None = option(None, "Suffix in the names of collation and result files.")
     save_to_output: bool = option(False, "Write collations to --output_dir instead of next to --eval_data.")
-    max_neg_num: int = option(100, "collate_neg: maximum number of negatives per query.")
+    max_neg_num: int = option(100, "collate_neg: maximum number of negatives per query.", number=COUNT)
     filter_answers: bool = option(False, "collate_neg: leave out keys that contain one of the query's `answers`.")
     log_path: str | None = option(None, "Append the metrics to this file, as a line of JSON.")
 
@@ -73,12 +76,9 @@ class EvalArguments:
                 raise unknown_name("--metrics", name, (*NAMES, *COLLATIONS))
             if base in NAMES and not (cutoff.isdecimal() and int(cutoff) > 0):
                 raise reject("--metrics", name, f"a cutoff of 1 or more, such as {base}@10")
-        at_least("hits", self.hits, 1)
-        at_least("max_neg_num", self.max_neg_num, 1)
+        check_numbers(self)
         choose("eval_method", self.eval_method, ("retrieval", "rerank"))
         choose("retrieval_method", self.retrieval_method, METHODS)
-        if not 0 <= self.validation_share < 1:
-            raise reject("--validation_share", self.validation_share, "a share in [0, 1)")
 
     @property
     def wanted(self) -> bool:

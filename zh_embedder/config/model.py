@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from zh_embedder.core.errors import reject
-from zh_embedder.core.options import above_zero, at_least, choose, option
+from zh_embedder.core.numbers import COUNT, LENGTH, POSITIVE, SHARE, real
+from zh_embedder.core.options import check_numbers, choose, option
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.text.unknown import HELP, MAX_UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,8 @@ class ModelArguments:
         f"Pooling: {', '.join(POOLINGS)}; add `dense` for a linear layer on top. Default: the base's own, else cls.",
     )
     dense_metric: str = option("cos", f"Similarity of vectors: {', '.join(SIMILARITIES)}.")
-    query_max_length: int = option(256, "Maximum tokens of a query, including its instruction.")
-    key_max_length: int = option(256, "Maximum tokens of a key, including its instruction.")
+    query_max_length: int = option(256, "Maximum tokens of a query, including its instruction.", number=LENGTH)
+    key_max_length: int = option(256, "Maximum tokens of a key, including its instruction.", number=LENGTH)
     truncation_side: str = option("right", "Side on which longer texts are truncated: right or left.")
     config_name: str | None = option(None, "Model configuration, if it differs from the base.")
     tokenizer_name: str | None = option(None, "Tokenizer, if it differs from the base.")
@@ -38,38 +39,40 @@ class ModelArguments:
     packing: bool = option(
         True, "Skip padding tokens where the base and the device allow it; this turns attention dropout off."
     )
-    pad_to_multiple_of: int | None = option(None, "Pad to a multiple of this length where texts are not packed.")
+    pad_to_multiple_of: int | None = option(
+        None, "Pad to a multiple of this length where texts are not packed.", number=COUNT
+    )
     sub_batch_size: int | None = option(
         None,
         "GradCache: encode this many texts at a time, in two passes; memory no longer grows with the batch size.",
+        number=COUNT,
     )
-    matryoshka_dims: list[int] | None = option(None, "Embedding sizes to train for (Matryoshka), e.g. 1024 512 256 64.")
-    matryoshka_weights: list[float] | None = option(None, "Loss weight of each of --matryoshka_dims. Default: equal.")
+    matryoshka_dims: list[int] | None = option(
+        None, "Embedding sizes to train for (Matryoshka), e.g. 1024 512 256 64.", number=COUNT
+    )
+    matryoshka_weights: list[float] | None = option(
+        None, "Loss weight of each of --matryoshka_dims. Default: equal.", number=POSITIVE
+    )
 
-    lora_rank: int | None = option(None, "Train LoRA adapters of this rank; they are merged when saved.")
-    lora_alpha: float = option(16.0, "LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.")
-    lora_dropout: float = option(0.1, "Dropout on the input of LoRA adapters.")
+    max_unknown: float = option(MAX_UNKNOWN, f"{HELP} 1: never.", number=SHARE)
+    lora_rank: int | None = option(None, "Train LoRA adapters of this rank; they are merged when saved.", number=COUNT)
+    lora_alpha: float = option(
+        16.0, "LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.", number=POSITIVE
+    )
+    lora_dropout: float = option(0.1, "Dropout on the input of LoRA adapters.", number=real(0, below=1))
     target_modules: list[str] | None = option(
         None, "Names of the layers that get LoRA adapters. Default: all linear layers."
     )
 
     def __post_init__(self) -> None:
         """Reject invalid values."""
-        if self.lora_rank is not None:
-            at_least("lora_rank", self.lora_rank, 1)
-        above_zero("lora_alpha", self.lora_alpha)
-        if not 0 <= self.lora_dropout < 1:
-            raise reject("--lora_dropout", self.lora_dropout, "a probability in [0, 1)")
+        check_numbers(self)
         choose("dense_metric", self.dense_metric, tuple(SIMILARITIES))
         choose("truncation_side", self.truncation_side, ("right", "left"))
         for method in self.pooling_method or ():
             choose("pooling_method", method, (*POOLINGS, "dense"))
         if len([m for m in self.pooling_method or () if m != "dense"]) > 1:
             raise reject("--pooling_method", " ".join(self.pooling_method or ()), "one method, optionally with `dense`")
-        for name in ("query_max_length", "key_max_length"):
-            at_least(name, getattr(self, name), 3)
-        for name in ("pad_to_multiple_of", "sub_batch_size"):
-            at_least(name, getattr(self, name), 1)
         self.check_matryoshka()
         if not self.query_encoder:
             raise reject("--query_encoder", self.query_encoder, "a hub name or a folder")
@@ -77,10 +80,10 @@ class ModelArguments:
     def check_matryoshka(self) -> None:
         """Reject dimensions and weights that do not match."""
         dims, weights = self.matryoshka_dims or [], self.matryoshka_weights or []
-        if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
-            raise reject("--matryoshka_dims", dims, "different numbers above 0")
-        if weights and (len(weights) != len(dims) or not all(0 < weight < math.inf for weight in weights)):
-            raise reject("--matryoshka_weights", weights, f"a number above 0 for each of {len(dims)} --matryoshka_dims")
+        if len(set(dims)) < len(dims):
+            raise reject("--matryoshka_dims", dims, "numbers that differ")
+        if weights and len(weights) != len(dims):
+            raise reject("--matryoshka_weights", weights, f"a number for each of {len(dims)} --matryoshka_dims")
 
     @property
     def dimensions(self) -> dict[int, float] | None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from zh_embedder.config.evaluation import CUTOFFS, METRICS
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.numbers import real
 from zh_embedder.core.spellings import TRAINING, with_cutoffs
 from zh_embedder.text.prefix import as_prefix
 
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f")
+WARMUP_RATIO = real(0, below=1)
 NOTHING = (*FALSE, "none", "null", "-1", "no", "")
 
 # Accepted without effect: what they choose is always so, or is not needed here.
@@ -53,6 +55,7 @@ class Translation:
     argv: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     given: set[str] = field(default_factory=set)  # names of the flags in `argv`
+    typed: dict[str, str] = field(default_factory=dict)  # our name of a flag -> how it was spelt
     own: frozenset[str] = frozenset()  # names that the user typed in our spelling: they win over old ones
 
     def add(self, name: str, *values: str) -> None:
@@ -68,6 +71,7 @@ class Translation:
         else:
             self.add(name, *values)
             self.notes.append(note)
+            self.typed[name] = old
 
 
 Value = Sequence[str]
@@ -92,12 +96,7 @@ def one(name: str, values: Value) -> str:
 def warmup_ratio(values: Value, out: Translation) -> None:
     """Translate the ratio: in transformers 5 `warmup_steps` below 1 is a share of all steps."""
     text = one("warmup_ratio", values)
-    try:
-        ratio = float(text)
-    except ValueError:
-        raise reject("--warmup_ratio", text, "a share of all steps in [0, 1)") from None
-    if not 0 <= ratio < 1:
-        raise reject("--warmup_ratio", text, "a share of all steps in [0, 1)")
+    WARMUP_RATIO.read("--warmup_ratio", text)
     note = f"--warmup_ratio {text} is --warmup_steps {text} (below 1: a share of all steps)"
     out.replace("warmup_ratio", "warmup_steps", text, note=note)
 

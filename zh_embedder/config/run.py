@@ -12,15 +12,19 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from zh_embedder.config.inherited_flags import INHERITED, MAY_BE_EMPTY
 from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.extension_locks import clear_locks
 from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
-from zh_embedder.core.options import AUTO, HelpFormatter, Parser, above_zero, at_least, choose, option
+from zh_embedder.core.numbers import COUNT, NOT_NEGATIVE, POSITIVE, Number, steps, whole
+from zh_embedder.core.options import AUTO, HelpFormatter, Parser, any_text, as_typed, check_numbers, choose, option
 from zh_embedder.core.parallel import cores
 from zh_embedder.core.ranks import local_ranks
 from zh_embedder.core.spellings import SPELLINGS
 
 MOST_WORKERS = 4  # per rank, unless the flag says more
+MOST_PROCESSES = 1024  # or threads, of one rank: more than any machine has cores
 NO_FOLDER = (None, "trainer_output")  # transformers' value where --output_dir is not given
 
 
@@ -28,12 +32,12 @@ NO_FOLDER = (None, "trainer_output")  # transformers' value where --output_dir i
 class RunArguments(TrainingArguments):
     """Training run: these flags and all of transformers' TrainingArguments."""
 
-    per_device_train_batch_size: int = option(16, "Queries per step on each device.")
-    learning_rate: float = option(5e-6, "Peak learning rate.")
-    warmup_steps: float = option(0.1, "Warm-up steps; below 1, a share of all steps.")
-    weight_decay: float = option(0.01, "Weight decay.")
-    save_steps: float = option(2000, "Steps between checkpoints; below 1, a share of all steps.")
-    logging_steps: float = option(100, "Steps between log lines; below 1, a share of all steps.")
+    per_device_train_batch_size: int = option(16, "Queries per step on each device.", number=COUNT)
+    learning_rate: float = option(5e-6, "Peak learning rate.", number=POSITIVE)
+    warmup_steps: float = option(0.1, "Warm-up steps; below 1, a share of all steps.", number=steps(0))
+    weight_decay: float = option(0.01, "Weight decay.", number=NOT_NEGATIVE)
+    save_steps: float = option(2000, "Steps between checkpoints; below 1, a share of all steps.", number=steps(above=0))
+    logging_steps: float = option(100, "Steps between log lines; below 1, a share of all steps.", number=steps(above=0))
     logging_nan_inf_filter: bool = option(False, "No effect: steps with a non-finite loss are skipped anyway.")
     report_to: list[str] | None = option(["tensorboard"], "Where to report metrics: tensorboard, wandb, ..., or none.")
     dtype: str = option(
@@ -42,25 +46,30 @@ class RunArguments(TrainingArguments):
     dataloader_num_workers: int | None = option(
         None,
         f"Processes that prepare batches. Default: 0 on a CPU, else 1 to {MOST_WORKERS} by the cores per rank.",
+        number=whole(0, MOST_PROCESSES),
     )
     dataloader_persistent_workers: bool = option(True, "Keep these processes alive between epochs.")
-    cpu_threads: int | None = option(None, "CPU threads per rank. Default: its share of the cores.")
-    early_exit_steps: int | None = option(None, "Stop after this many steps, without changing the schedule.")
-    early_stopping_patience: int | None = option(
-        None, "Stop after this many evaluations in a row without a better --metric_for_best_model."
+    cpu_threads: int | None = option(
+        None, "CPU threads per rank. Default: its share of the cores.", number=whole(1, MOST_PROCESSES)
     )
-    early_stopping_threshold: float = option(0.0, "Minimum improvement that counts for --early_stopping_patience.")
+    early_exit_steps: int | None = option(
+        None, "Stop after this many steps, without changing the schedule.", number=COUNT
+    )
+    early_stopping_patience: int | None = option(
+        None,
+        "Stop after this many evaluations in a row without a better --metric_for_best_model.",
+        number=COUNT,
+    )
+    early_stopping_threshold: float = option(
+        0.0, "Minimum improvement that counts for --early_stopping_patience.", number=NOT_NEGATIVE
+    )
     overwrite: bool = option(False, "Replace the run in --output_dir.")
     tensorboard_dir: str | None = option(None, "Folder for TensorBoard files. Default: a new one in OUTPUT_DIR/runs.")
 
     def __post_init__(self) -> None:
         """Choose device and precision, then let transformers check its own."""
         self.notes: list[str] = []
-        above_zero("learning_rate", self.learning_rate)
-        at_least("seed", self.seed, 0)
-        at_least("cpu_threads", self.cpu_threads, 1)
-        at_least("early_stopping_patience", self.early_stopping_patience, 1)
-        at_least("early_stopping_threshold", self.early_stopping_threshold, 0)
+        check_numbers(self, INHERITED)
         choose("dtype", self.dtype, (AUTO, *DTYPES))
         refuse_unused(self)
         if accelerator() is None:
@@ -74,6 +83,8 @@ class RunArguments(TrainingArguments):
             raise UserError("--fsdp: needs an accelerator; on the CPU transformers would silently run DDP instead")
         if self.tensorboard_dir:
             os.environ["TENSORBOARD_LOGGING_DIR"] = self.tensorboard_dir
+        if self.deepspeed:
+            clear_locks()  # it may compile as soon as ranks meet
         super().__post_init__()
         if self._n_gpu > 1:
             self.notes.append(
@@ -153,7 +164,18 @@ class RunParser(Parser, HfArgumentParser):
     """transformers' parser, with our one kind of message."""
 
     def __init__(self, classes: Sequence[Any], **options: Any) -> None:
-        HfArgumentParser.__init__(self, list(classes), **options)
+        Parser.__init__(self, list(classes), **options)
+
+    def add_argument(
+        self, *names: Any, number: Number | None = None, may_be_empty: bool = False, **options: Any
+    ) -> Any:
+        """Add a flag; its numbers are those that its field declares, or the table has for transformers' own."""
+        name = str(names[0]).removeprefix("--")
+        if number := number or INHERITED.get(name):
+            options["type"] = number
+        elif may_be_empty or name in MAY_BE_EMPTY:
+            options["type"] = any_text
+        return super().add_argument(*names, **options)
 
 
 def make_parser(classes: Sequence[Any], *, prog: str, description: str, example: str) -> RunParser:
@@ -205,7 +227,11 @@ def read_flags(
     given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
     for name, value in defaults(given).items():
         translated.add(name, value)
-    return Flags(parse_groups(parser, translated.argv), given, list(translated.notes))
+    try:
+        groups = parse_groups(parser, translated.argv)
+    except UserError as error:
+        raise as_typed(error, translated.typed) from None
+    return Flags(groups, given, list(translated.notes))
 
 
 def check_folder(train: RunArguments) -> None:

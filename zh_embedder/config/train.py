@@ -5,13 +5,13 @@ Parsed and checked before anything is loaded, and frozen afterwards.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zh_embedder.config.evaluation import ALONE, EvalArguments, evaluation_defaults
+from zh_embedder.config.inherited_flags import INHERITED
 from zh_embedder.config.model import ModelArguments
 from zh_embedder.config.run import (
     RunArguments,
@@ -22,7 +22,8 @@ from zh_embedder.config.run import (
     settings_json,
 )
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.options import AUTO, above_zero, as_number, at_least, choose, option
+from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, NOT_NEGATIVE, POSITIVE, SHARE, real, whole
+from zh_embedder.core.options import AUTO, check_numbers, choose, option
 from zh_embedder.core.ranks import launched
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 from zh_embedder.data.plan import PLANS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 TOKEN_CACHE = (AUTO, "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
+GROUP_SIZE = whole(1, 10_000)
 PROGRAM = "run_dense.py"
 EXAMPLE = """example:
   torchrun --nproc_per_node=2 run_dense.py --output_dir data/outputs/icl \\
@@ -67,26 +69,36 @@ class DataArguments:
     default_task: str | None = option(
         None, "Task of records without one; also the `query` and `document` prompts of an export."
     )
-    query_instruction: str | None = option(None, "Query instruction for records without a task.")
+    query_instruction: str | None = option(None, "Query instruction for records without a task.", may_be_empty=True)
     prompt_format: str = option("{}{}", "Template that joins a record's own `prompt` and its query, query last.")
-    key_instruction: str | None = option(None, "Key instruction for records without a task.")
+    key_instruction: str | None = option(None, "Key instruction for records without a task.", may_be_empty=True)
     use_train_config: bool = option(False, "Apply the version's `training` settings of each task.")
     inbatch_same_dataset: str | None = option(
-        None, f"Take each step from one dataset: {', '.join(PLANS)}. Default: steps mix datasets."
+        None,
+        f"Take each step from one dataset: {', '.join(PLANS)}. Default: steps mix datasets.",
+        may_be_empty=True,
     )
     task_temperature: float = option(
-        1.0, "Steps per task, proportional to its records to this power; 1: proportional, 0: equal for all tasks."
+        1.0,
+        "Steps per task, proportional to its records to this power; 1: proportional, 0: equal for all tasks.",
+        number=SHARE,
     )
-    train_group_size: int = option(8, "Keys per query: 1 positive, the rest negatives.")
+    train_group_size: int = option(8, "Keys per query: 1 positive, the rest negatives.", number=GROUP_SIZE)
     select_positive: str = option("first", f"Which positive to use: {', '.join(SELECT_POSITIVE)}.")
     select_negative: str = option("random", f"Which negatives to use: {', '.join(SELECT_NEGATIVE)}.")
-    random_negatives: int = option(0, "Number of negatives to draw from other records of the dataset.")
-    max_sample_num: int | None = option(None, "Maximum number of records per dataset.")
-    teacher_scores_min: float | None = option(None, "Drop records whose highest teacher score is below this.")
-    teacher_scores_margin: float | None = option(None, "Drop records whose teacher scores span less than this.")
-    shuffle_ratio: float = option(0.0, "Probability of shuffling the thirds of a positive over 100 characters.")
-    small_threshold: int = option(0, "Merge datasets of a folder and task that have fewer records.")
-    drop_threshold: int = option(0, "Drop merged datasets that have fewer records.")
+    random_negatives: int = option(0, "Number of negatives to draw from other records of the dataset.", number=AMOUNT)
+    max_sample_num: int | None = option(None, "Maximum number of records per dataset.", number=COUNT)
+    teacher_scores_min: float | None = option(
+        None, "Drop records whose highest teacher score is below this.", number=FINITE
+    )
+    teacher_scores_margin: float | None = option(
+        None, "Drop records whose teacher scores span less than this.", number=FINITE
+    )
+    shuffle_ratio: float = option(
+        0.0, "Probability of shuffling the thirds of a positive over 100 characters.", number=SHARE
+    )
+    small_threshold: int = option(0, "Merge datasets of a folder and task that have fewer records.", number=AMOUNT)
+    drop_threshold: int = option(0, "Drop merged datasets that have fewer records.", number=AMOUNT)
 
     def __post_init__(self) -> None:
         """Reject invalid values."""
@@ -97,19 +109,8 @@ class DataArguments:
         choose("inbatch_same_dataset", self.inbatch_same_dataset, tuple(PLANS))
         choose("select_positive", self.select_positive, SELECT_POSITIVE)
         choose("select_negative", self.select_negative, SELECT_NEGATIVE)
-        at_least("train_group_size", self.train_group_size, 1)
-        if self.max_sample_num is not None:
-            at_least("max_sample_num", self.max_sample_num, 1)
-        for name in ("teacher_scores_min", "teacher_scores_margin"):
-            if (value := getattr(self, name)) is not None and not math.isfinite(value):
-                raise reject(f"--{name}", value, "a finite number")
-        if not 0 <= self.task_temperature <= 1:
-            raise reject("--task_temperature", self.task_temperature, "a number in [0, 1]")
-        at_least("small_threshold", self.small_threshold, 0)
-        at_least("drop_threshold", self.drop_threshold, 0)
-        if not 0 <= self.shuffle_ratio <= 1:
-            raise reject("--shuffle_ratio", self.shuffle_ratio, "a probability in [0, 1]")
-        if not 0 <= self.random_negatives < max(1, self.train_group_size):
+        check_numbers(self)
+        if self.random_negatives >= self.train_group_size:
             raise reject(
                 "--random_negatives", self.random_negatives, f"0 to {self.train_group_size - 1}: the group's negatives"
             )
@@ -119,23 +120,37 @@ class DataArguments:
 class TrainArguments(RunArguments):
     """Training: these flags and all of transformers' TrainingArguments."""
 
-    cos_temperature: float = option(0.01, "Temperature: divides cosine scores (not inner products or distances).")
-    contrastive_weight: float = option(0.2, "Weight of InfoNCE in datasets that also have teacher scores; 0: off.")
-    distill_weight: float = option(1.0, "Weight of distillation in datasets that also train InfoNCE; 0: off.")
+    cos_temperature: float = option(
+        0.01, "Temperature: divides cosine scores (not inner products or distances).", number=POSITIVE
+    )
+    contrastive_weight: float = option(
+        0.2, "Weight of InfoNCE in datasets that also have teacher scores; 0: off.", number=NOT_NEGATIVE
+    )
+    distill_weight: float = option(
+        1.0, "Weight of distillation in datasets that also train InfoNCE; 0: off.", number=NOT_NEGATIVE
+    )
     loss: list[str] | None = option(
         None,
         f"Losses to use instead of the two weights above; each dataset takes those that fit it: {', '.join(LOSSES)}.",
     )
     false_negative_margin: str | None = option(
-        None, "Leave keys out of InfoNCE that outscore the positive by more than this: 0.1, or 10%% of its score."
+        None,
+        "Leave keys out of InfoNCE that outscore the positive by more than this: 0.1, or 10%% of its score.",
+        may_be_empty=True,
     )
     teacher_temperature: str = option(  # a number once it is parsed, or auto
-        1.0, "Divides teacher scores; auto: chosen per dataset to reach --teacher_entropy."
+        1.0,
+        "Divides teacher scores; auto: chosen per dataset to reach --teacher_entropy.",
+        number=real(above=0, also={AUTO: "chosen per dataset"}),
     )
     teacher_entropy: float = option(
-        ENTROPY, "Target entropy for --teacher_temperature auto, as a share of the maximum."
+        ENTROPY,
+        "Target entropy for --teacher_temperature auto, as a share of the maximum.",
+        number=real(above=0, below=1),
     )
-    student_temperature: float = option(1.0, "Divides the student's scores in distillation, after --cos_temperature.")
+    student_temperature: float = option(
+        1.0, "Divides the student's scores in distillation, after --cos_temperature.", number=POSITIVE
+    )
     stable_distill: bool = option(False, "Use LLM-Embedder's ranked distillation instead of KL divergence.")
     kd_loss_type: str = option("kl_div", f"Distillation loss: {', '.join(KD_LOSSES)}.")
     knowledge_distillation: bool | None = option(
@@ -145,19 +160,10 @@ class TrainArguments(RunArguments):
 
     def __post_init__(self) -> None:
         """Reject invalid values; then choose device and precision, and run the checks of transformers."""
-        for name in ("cos_temperature", "student_temperature"):
-            above_zero(name, getattr(self, name))
-        if self.teacher_temperature != AUTO:
-            self.teacher_temperature = as_number("teacher_temperature", self.teacher_temperature)  # type: ignore[assignment]
-            above_zero("teacher_temperature", self.teacher_temperature)  # type: ignore[arg-type]
-        if not 0 < self.teacher_entropy < 1:
-            raise reject("--teacher_entropy", self.teacher_entropy, "a number between 0 and 1")
+        check_numbers(self, INHERITED)
         self.false_negative_limit()
         for name in self.loss or ():
             choose("loss", name, tuple(LOSSES))
-        for name in ("contrastive_weight", "distill_weight"):
-            at_least(name, getattr(self, name), 0)
-        at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
         choose("kd_loss_type", self.kd_loss_type, KD_LOSSES)
         super().__post_init__()
 
@@ -166,9 +172,8 @@ class TrainArguments(RunArguments):
         text = (self.false_negative_margin or "").strip()
         if text.lower() in ("", "none"):
             return {}
-        value = as_number("false_negative_margin", text.removesuffix("%"))
-        at_least("false_negative_margin", value, 0)
-        return {"false_negative_percent" if text.endswith("%") else "false_negative_margin": value}
+        value = NOT_NEGATIVE.read("--false_negative_margin", text.removesuffix("%"))
+        return {"false_negative_percent" if text.endswith("%") else "false_negative_margin": float(value)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def best_dtype(device_type: str) -> torch.dtype:
     return torch.bfloat16 if gains else torch.float32
 
 
-def dtype_name(asked: str, device: torch.device, *, flag: str = "dtype") -> str:
+def dtype_name(asked: str, device: torch.device, *, flag: str = "--dtype") -> str:
     """Return the precision by its name: as asked, or for auto the fastest on the device that loses no range.
 
     Raises:
@@ -56,7 +56,7 @@ def dtype_name(asked: str, device: torch.device, *, flag: str = "dtype") -> str:
     return asked if asked != "auto" else next(n for n, dtype in DTYPES.items() if dtype is best_dtype(device.type))
 
 
-def resolve_dtype(asked: str, device: torch.device, *, flag: str = "dtype") -> torch.dtype:
+def resolve_dtype(asked: str, device: torch.device, *, flag: str = "--dtype") -> torch.dtype:
     """Return the precision of a name; see `dtype_name`."""
     return DTYPES[dtype_name(asked, device, flag=flag)]
 

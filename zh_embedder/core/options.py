@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import re
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Sequence
-from dataclasses import field
+from argparse import Action, ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field, fields
 from typing import Any, NoReturn
 
-from zh_embedder.core.errors import UserError, closest, reject, unknown_name
+from zh_embedder.core.errors import UserError, closest, unknown_name
+from zh_embedder.core.numbers import Number
 
 AUTO = "auto"  # value of a flag that leaves the choice to the program
+NUMBER, FLAG_NAME, MAY_BE_EMPTY = "number", "flag", "may_be_empty"  # keys of a field's metadata
+NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)  # such a word is a value, not a flag
 FLAG = re.compile(r"--([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
-# What a flag expects, by the name of its type.
-NUMBERS = {
-    "int": "a whole number",
-    "positive": "a whole number above 0",
-    "float": "a number",
-}
 
 
 class Parser(ArgumentParser):
     """argparse's parser, with one line for a user's mistake: where, what was found, what is right."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._negative_number_matcher = NEGATIVE
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:  # type: ignore[override]
         """Parse as argparse does, but refuse an unknown flag first: what it leaves out follows from it."""
@@ -41,6 +41,14 @@ class Parser(ArgumentParser):
             if not (self.allow_abbrev and any(option.startswith(f"--{found[1]}") for option in known)):
                 raise unknown_flag(found[1], known)
 
+    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
+        """Read the words of one flag as argparse does, but no empty text: as a path it is the working directory."""
+        if action.type in (None, str) and action.choices is None:
+            for word in arg_strings:
+                if not word.strip() or "\0" in word:
+                    raise ArgumentError(action, f"got {word!r}, expected a text that is not empty")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message in our form."""
         raise self.mistake(message)
@@ -58,8 +66,7 @@ class Parser(ArgumentParser):
             choices = next((action.choices for action in self._actions if flag in names_of(action)), None)
             return unknown_name(flag, found[1].strip("'\""), map(str, choices or ()))
         if found := re.fullmatch(r"invalid (\w+) value: (.+)", what, re.DOTALL):
-            kind = NUMBERS.get(found[1], f"a {found[1].replace('_', ' ')} value")
-            return UserError(f"{flag}: got {found[2]}, expected {kind}")
+            return UserError(f"{flag}: got {found[2]}, expected a {found[1].replace('_', ' ')} value")
         if found := re.fullmatch(r"expected (.+?) arguments?", what):
             got = "got none, " if found[1] in ("one", "at least one") else ""
             return UserError(f"{flag}: {got}expected {found[1]} value{'' if got else 's'}")
@@ -79,13 +86,19 @@ def unknown_flag(name: str, known: Iterable[str]) -> UserError:
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):
-    """Show the default of each flag that has one, and leave descriptions and examples unwrapped."""
+    """Show range and default of each flag that has them, and leave descriptions and examples unwrapped."""
 
     def _get_help_string(self, action: Action) -> str:
-        text, default = action.help or "", default_text(action.default)
-        return (
-            text if not default or not action.option_strings or "default: " in text.lower() else f"{text} ({default})"
-        )
+        text = action.help or ""
+        default = default_text(action.default)
+        if not action.option_strings or "default: " in text.lower():
+            default = ""
+        return f"{text} ({notes})" if (notes := "; ".join(filter(None, (range_text(action), default)))) else text
+
+
+def range_text(action: Action) -> str:
+    """Return the numbers that a flag takes, as its help shows them; empty where it takes all, or none."""
+    return action.type.range if isinstance(action.type, Number) else ""
 
 
 def default_text(default: object) -> str:
@@ -96,34 +109,69 @@ def default_text(default: object) -> str:
     return f"default: {' '.join(map(str, values))}".replace("%", "%%")
 
 
-def option(default: Any, text: str) -> Any:
-    """Declare a flag with its help text; a list default is copied."""
+def option(default: Any, text: str, *, number: Number | None = None, may_be_empty: bool = False) -> Any:
+    """Declare a flag as the field of a dataclass; a list default is copied.
+
+    Args:
+        default: of the flag.
+        text: help.
+        number: what it takes, if it takes numbers.
+        may_be_empty: whether an empty text means something.
+    """
+    metadata = {"help": text, NUMBER: number, MAY_BE_EMPTY: may_be_empty}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def limited(default: Any, number: Number, *, flag: str | None = None) -> Any:
+    """Declare a field of a library dataclass that takes numbers, with the flag's name where it is another."""
+    return field(default=default, metadata={NUMBER: number, FLAG_NAME: flag})
+
+
+def number_of(cls: type, name: str) -> Number:
+    """Return the numbers that a field takes: argparse's `type` of its flag."""
+    number = next(one.metadata[NUMBER] for one in fields(cls) if one.name == name)
+    if not isinstance(number, Number):
+        raise TypeError(f"{cls.__name__}.{name} declares no numbers")
+    return number
+
+
+def check_numbers(values: Any, inherited: Mapping[str, Number] | None = None) -> None:
+    """Refuse numbers of a dataclass that its fields do not take.
+
+    Args:
+        values: the dataclass.
+        inherited: numbers of fields that another library has declared.
+
+    Raises:
+        UserError: with the flag's name.
+    """
+    for one in fields(values):
+        number = one.metadata.get(NUMBER) or (inherited or {}).get(one.name)
+        if number is not None:
+            number.check(f"--{one.metadata.get(FLAG_NAME) or one.name}", getattr(values, one.name))
+
+
+def any_text(text: str) -> str:
+    """Type of a flag to which an empty text means something."""
+    return text
+
+
+def as_typed(error: UserError, typed: Mapping[str, str]) -> UserError:
+    """Name a flag in an error as the user spelt it.
+
+    Args:
+        error: as it was raised; changed in place.
+        typed: our name of a flag -> how it was typed, where that differs.
+    """
+    found = re.match(r"--([A-Za-z]\w*)", message := str(error))
+    if found and (spelt := typed.get(found[1])):
+        error.args = (f"--{spelt}{message[found.end() :]}", *error.args[1:])
+    return error
 
 
 def choose(flag: str, value: str | None, known: Sequence[str]) -> None:
     """Refuse a value that is not in a table, with the nearest one offered; None is a choice not made."""
     if value is not None and value not in known:
         raise unknown_name(f"--{flag}", value, known)
-
-
-def at_least(flag: str, value: float | None, low: float) -> None:
-    """Refuse a number below `low`, and what is no number."""
-    if value is not None and not low <= value < math.inf:
-        raise reject(f"--{flag}", value, f"{low} or more")
-
-
-def as_number(flag: str, text: str) -> float:
-    """Read a number out of a flag that may also say something else."""
-    try:
-        return float(text)
-    except ValueError:
-        raise reject(f"--{flag}", text, "a number") from None
-
-
-def above_zero(flag: str, value: float) -> None:
-    """Refuse a number that is not positive and finite."""
-    if not 0 < value < math.inf:
-        raise reject(f"--{flag}", value, "a number above 0")

@@ -123,6 +123,13 @@ def respell(command: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return at_cutoffs, list(dict.fromkeys([*notes, *note]))
 
 
+def spelt(command: str, argv: Sequence[str]) -> dict[str, str]:
+    """Return how the flags of a command line were typed, by our name, where that differs."""
+    renamed = SPELLINGS.get(command, {})
+    flags = [found[1].replace("-", "_") for word in argv if (found := FLAG.fullmatch(word))]
+    return {renamed[flag]: flag for flag in flags if flag in renamed}
+
+
 def join_cutoffs(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Write LLM-Embedder's `--metrics ndcg --cutoffs 10` as `--metrics ndcg@10`; returns the note too."""
     flags = [place for place, word in enumerate(words) if FLAG.fullmatch(word)]

@@ -96,7 +96,7 @@ def of_kind(kind: str) -> list[Metric]:
     return [metric for metric in TABLE if kind in metric.kinds]
 
 
-def parse(name: str, kind: str | None = None, *, flag: str = "metric") -> Named:
+def parse(name: str, kind: str | None = None, *, flag: str = "--metrics") -> Named:
     """Read a metric's name, such as `ndcg@10`.
 
     Args:

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from zh_embedder.config.run import RunArguments, check_folder, check_measured, make_parser, read_flags, settings_json
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.options import above_zero, as_number, at_least, choose, option
+from zh_embedder.core.numbers import COUNT, POSITIVE, real, whole
+from zh_embedder.core.options import check_numbers, choose, option
 from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.pretraining.model import OBJECTIVES
 
 if TYPE_CHECKING:
     from zh_embedder.config.run import RunParser
 
+WINDOW = whole(8)  # tokens
+MASKED = real(above=0, below=1)
+VALIDATION_SHARE = real(0, below=1)
 TEXT_DOCUMENTS = ("lines", "paragraphs")
 PROGRAM = "python -m zh_embedder.pretrain"
 EXAMPLE = """example:
@@ -43,34 +47,31 @@ class CorpusArguments:
     text_documents: str = option(
         "lines", "What a document is in .txt files: each of the lines, or paragraphs between blank lines."
     )
-    corpus_share: float = option(1.0, "Read only this share of the documents, for trial runs.")
+    corpus_share: float = option(
+        1.0, "Read only this share of the documents, for trial runs.", number=real(above=0, high=1)
+    )
     dataset_cache_dir: str | None = option(None, "Cache folder for prepared data. Default: ~/.cache/zh_embedder.")
     objective: str = option("mlm", "; ".join(f"{name}: {text}" for name, text in OBJECTIVES.items()) + ".")
     max_seq_length: int | None = option(
-        None, "Tokens per window, including special tokens. Default: 512, or the base's maximum if lower."
+        None,
+        "Tokens per window, including special tokens. Default: 512, or the base's maximum if lower.",
+        number=WINDOW,
     )
-    mlm_probability: float = option(0.15, "Share of tokens to predict.")
+    mlm_probability: float = option(0.15, "Share of tokens to predict.", number=MASKED)
     whole_word_mask: bool = option(True, "Mask whole words, as segmented by jieba.")
     user_dict: str | None = option(None, "File of extra words for jieba: word, and optionally frequency and tag.")
-    decoder_mlm_probability: float = option(0.5, "Share of tokens to mask for RetroMAE's decoder.")
-    tokens_per_device: int = option(8192, "Tokens per step on each device.")
-    validation_share: float = option(0.005, "Share of the documents to hold out for evaluation; 0: no evaluation.")
-    validation_tokens: int = option(200_000, "Maximum number of tokens to evaluate on.")
+    decoder_mlm_probability: float = option(0.5, "Share of tokens to mask for RetroMAE's decoder.", number=MASKED)
+    tokens_per_device: int = option(8192, "Tokens per step on each device.", number=COUNT)
+    validation_share: float = option(
+        0.005, "Share of the documents to hold out for evaluation; 0: no evaluation.", number=VALIDATION_SHARE
+    )
+    validation_tokens: int = option(200_000, "Maximum number of tokens to evaluate on.", number=COUNT)
 
     def __post_init__(self) -> None:
         """Reject invalid values."""
         choose("objective", self.objective, tuple(OBJECTIVES))
         choose("text_documents", self.text_documents, TEXT_DOCUMENTS)
-        for name in ("mlm_probability", "decoder_mlm_probability"):
-            if not 0 < getattr(self, name) < 1:
-                raise reject(f"--{name}", getattr(self, name), "a share between 0 and 1")
-        if not 0 < self.corpus_share <= 1:
-            raise reject("--corpus_share", self.corpus_share, "a share above 0, at most 1")
-        if not 0 <= self.validation_share < 1:
-            raise reject("--validation_share", self.validation_share, "a share in [0, 1)")
-        at_least("max_seq_length", self.max_seq_length, 8)
-        for name in ("tokens_per_device", "validation_tokens"):
-            at_least(name, getattr(self, name), 1)
+        check_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +83,14 @@ class BaseArguments:
         "Base to continue from: a hub name or a folder. With --from_scratch: source of configuration and tokenizer.",
     )
     from_scratch: bool = option(False, "Start from random weights.")
-    hidden_size: int = option(256, "From scratch: hidden size.")
-    num_layers: int = option(4, "From scratch: number of layers.")
-    num_heads: int = option(4, "From scratch: number of attention heads.")
+    hidden_size: int = option(256, "From scratch: hidden size.", number=COUNT)
+    num_layers: int = option(4, "From scratch: number of layers.", number=COUNT)
+    num_heads: int = option(4, "From scratch: number of attention heads.", number=COUNT)
     intermediate_size: int | None = option(
-        None, "From scratch: width of feed-forward layers. Default: 4 * hidden_size."
+        None, "From scratch: width of feed-forward layers. Default: 4 * hidden_size.", number=COUNT
     )
-    max_positions: int = option(512, "From scratch: maximum tokens of a text.")
-    dropout: float = option(0.1, "From scratch: hidden dropout.")
+    max_positions: int = option(512, "From scratch: maximum tokens of a text.", number=WINDOW)
+    dropout: float = option(0.1, "From scratch: hidden dropout.", number=real(0, below=1))
     tokenizer_name: str | None = option(
         None, "Tokenizer: a folder or hub name. Default: the base's; from scratch, single characters."
     )
@@ -108,11 +109,7 @@ class BaseArguments:
     def __post_init__(self) -> None:
         """Reject invalid values."""
         choose("pooling_method", self.pooling_method, tuple(POOLINGS))
-        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
-            at_least(name, getattr(self, name), 1)
-        at_least("max_positions", self.max_positions, 8)
-        if not 0 <= self.dropout < 1:
-            raise reject("--dropout", self.dropout, "a probability in [0, 1)")
+        check_numbers(self)
         if self.hidden_size % self.num_heads:
             raise reject("--num_heads", self.num_heads, f"a divisor of --hidden_size {self.hidden_size}")
 
@@ -129,15 +126,15 @@ class PretrainRunArguments(RunArguments):
     """Training: these flags and all of transformers' TrainingArguments."""
 
     per_device_train_batch_size: int = option(
-        16, "Windows per step on each device; if given, replaces --tokens_per_device."
+        16, "Windows per step on each device; if given, replaces --tokens_per_device.", number=COUNT
     )
-    learning_rate: float = option(1e-4, "Peak learning rate; 5e-4 to 1e-3 for small models from scratch.")
-    num_train_epochs: float = option(1.0, "Passes over the corpus, unless --max_steps is given.")
+    learning_rate: float = option(
+        1e-4, "Peak learning rate; 5e-4 to 1e-3 for small models from scratch.", number=POSITIVE
+    )
+    num_train_epochs: float = option(1.0, "Passes over the corpus, unless --max_steps is given.", number=POSITIVE)
 
     def __post_init__(self) -> None:
         """Reject engines that shard the word embeddings; then run the checks of every run."""
-        above_zero("num_train_epochs", self.num_train_epochs)
-        at_least("per_device_train_batch_size", self.per_device_train_batch_size, 1)
         for name in ("deepspeed", "fsdp", "torch_compile"):
             if getattr(self, name):
                 raise UserError(f"--{name}: is not supported in pretraining; use torchrun")
@@ -173,7 +170,7 @@ def parser(program: str = PROGRAM) -> RunParser:
 
 def evaluation_defaults(given: Mapping[str, str | None]) -> dict[str, str]:
     """Return transformers flags that evaluation needs and that were not given: at step 0, ten times, and at the end."""
-    if as_number("validation_share", given.get("validation_share") or "1") == 0:
+    if VALIDATION_SHARE.read("--validation_share", given.get("validation_share") or "0.5") == 0:
         return {}
     defaults = {
         "eval_strategy": "steps",

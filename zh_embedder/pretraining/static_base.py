@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +21,17 @@ from torch import Tensor
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
-from zh_embedder.core.options import at_least
 from zh_embedder.data.text_files import spread
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.spec import EncoderSpec
+from zh_embedder.pretraining.shape import IDLE, Shape
 from zh_embedder.text.tokens import tokenize
 
 logger = logging.getLogger(__name__)
 
-IDLE = slice(0, 20)  # dimensions that the last normalisation leaves out. Of these:
-REST = slice(0, 2)  # what a piece does not weigh, with opposite signs
+REST = slice(0, 2)  # of the IDLE dimensions: what a piece does not weigh, with opposite signs
 PASSAGE = 300  # characters of a passage in which a piece counts once
 LEAST, MOST = 0.02, 0.6  # weight of a piece that is in every text, and of one that is in none
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
-    """Sizes of a base, and the seed of its random weights."""
-
-    hidden_size: int = 320  # of a new base; one that gets layers keeps its own
-    num_layers: int = 0
-    num_heads: int = 5
-    intermediate_size: int = 768
-    max_positions: int = 512
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        least = {
-            "num_layers": 0,
-            "hidden_size": 2 * IDLE.stop,
-            "num_heads": 1,
-            "intermediate_size": 1,
-            "max_positions": 3,
-        }
-        for name, limit in least.items():
-            at_least(name, getattr(self, name), limit)
 
 
 def passages(paths: Sequence[Path], count: int) -> Iterator[str]:
@@ -132,13 +107,16 @@ def make_backbone(tokenizer: Any, hidden: int, shape: Shape) -> Any:
     """
     from transformers import BertConfig, BertModel
 
-    if hidden % shape.num_heads:
-        raise reject("--num_heads", shape.num_heads, f"a divisor of the width, {hidden}")
+    heads = shape.num_heads
+    if hidden % heads:
+        if shape.num_layers:
+            raise reject("--num_heads", heads, f"a divisor of the width, {hidden}")
+        heads = 1  # without layers nothing has heads, but whoever reads the configuration may check them
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
+        num_attention_heads=heads,
         intermediate_size=shape.intermediate_size,
         max_position_embeddings=shape.max_positions,
         type_vocab_size=1,

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, read_json, write_json
+from zh_embedder.core.numbers import NOT_NEGATIVE, SHARE
 from zh_embedder.core.progress import Bar
 from zh_embedder.search.vector_store import NO_KEY
 from zh_embedder.text.words import Segmenter, segmenter
 
 K1, B = 0.82, 0.68  # LLM-Embedder's
+K1_RANGE, B_RANGE = NOT_NEGATIVE, SHARE
 FORMAT = 1
 SETTINGS, OWN_WORDS = "bm25.json", "dictionary.txt"
 
@@ -74,7 +76,7 @@ class BM25:
             UserError: hits is below 1.
         """
         if hits < 1:
-            raise reject("hits", hits, "at least 1")
+            raise reject("--hits", hits, "at least 1")
         shape = (len(queries), min(hits, self.keys))
         scores, indices = np.full(shape, -np.inf, np.float32), np.full(shape, NO_KEY, np.int64)
         with Bar(len(queries), shown=show_progress) as bar:
@@ -134,10 +136,8 @@ def build_bm25(
     """
     import bm25s
 
-    if not 0 <= k1 < float("inf"):
-        raise reject("k1", k1, f"0 or more (LLM-Embedder: {K1})")
-    if not 0 <= b <= 1:
-        raise reject("b", b, f"a number from 0 to 1 (LLM-Embedder: {B})")
+    K1_RANGE.check("--k1", k1)
+    B_RANGE.check("--b", b)
     cut = segmenter(words, dictionary)
     tokens = number_words(texts, cut, show_progress=show_progress)
     found = None

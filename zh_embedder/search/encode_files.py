@@ -22,7 +22,8 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.hashing import weights_hash
 from zh_embedder.core.machine import DTYPES, dtype_name, prepare
-from zh_embedder.core.options import at_least, choose
+from zh_embedder.core.numbers import COUNT
+from zh_embedder.core.options import check_numbers, choose, limited
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, own_rank
 from zh_embedder.data.text_files import Reader, find_texts
@@ -59,10 +60,10 @@ class EncodeOptions:
     prompt: str | None = None  # in front of the texts, instead of a task's instruction
     field: str | None = None  # of the text; by default the first there is of `text_files.FIELDS`
     with_title: bool | None = None  # the title in front of the text; by default of keys, as in evaluation
-    max_length: int | None = None  # tokens; by default the model's
-    tokens_per_batch: int = TOKENS_PER_BATCH
+    max_length: int | None = limited(None, COUNT)  # tokens; by default the model's
+    tokens_per_batch: int = limited(TOKENS_PER_BATCH, COUNT)
     dtype: str = "auto"
-    shard_size: int = SHARD_SIZE
+    shard_size: int = limited(SHARD_SIZE, COUNT)
     file_format: str = "npy"
     vector_dtype: str = "float32"
     overwrite: bool = False  # start anew; else shards that are there are kept
@@ -78,8 +79,7 @@ class EncodeOptions:
         choose("dtype", self.dtype, ("auto", *DTYPES))
         choose("format", self.file_format, FILE_FORMATS)
         choose("vector_dtype", self.vector_dtype, VECTOR_DTYPES)
-        for name in ("max_length", "tokens_per_batch", "shard_size"):
-            at_least(name, getattr(self, name), 1)
+        check_numbers(self)
 
 
 def encode_files(

@@ -127,7 +127,7 @@ def check(hits: int, metric: str) -> None:
     if metric not in SIMILARITIES:
         raise unknown_name("metric", metric, SIMILARITIES)
     if hits < 1:
-        raise reject("hits", hits, "at least 1")
+        raise reject("--hits", hits, "at least 1")
 
 
 def check_width(keys: Rows, width: int) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zh_embedder.core.errors import UserError, nearest_path, reject
+from zh_embedder.core.files import remove_empty
 from zh_embedder.core.ranks import first_rank, started_ranks
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from zh_embedder.training.base_trainer import BaseTrainer
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 2.0  # seconds for which a run waits for the folder: ranks and workers of one that was killed end within 1
 
 
 def begin(args: Run) -> None:
@@ -36,6 +41,39 @@ def check_world(args: Run) -> None:
             f"WORLD_SIZE is {started} but transformers sees {args.train.world_size} ranks: they would train "
             "unconnected models. Start with torchrun, and check that the accelerator is visible to every rank"
         )
+
+
+@contextmanager
+def own_folder(args: Run) -> Iterator[None]:
+    """Be the only run that writes in --output_dir, all ranks together; a folder that stays empty goes again.
+
+    The first rank holds the lock to the end of the run.
+
+    Raises:
+        UserError: another run writes there, or nothing can be written there; every rank raises it.
+    """
+    from zh_embedder.core.distributed import found_by_first
+    from zh_embedder.core.outputs import Output, Places, check_outputs, only_writer
+
+    flag, run = "--output_dir", Path(str(args.train.output_dir))
+    with ExitStack() as held:
+
+        def take() -> None:
+            check_outputs(Places([Output(flag=flag, path=run, folder=True, kept=True)]))
+            give_up = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    held.enter_context(only_writer(flag, run))
+                    break
+                except UserError:
+                    if time.monotonic() > give_up:
+                        raise
+                    time.sleep(PATIENCE / 10)
+            if not run.exists():
+                held.callback(remove_empty, [run])
+
+        found_by_first(take)
+        yield
 
 
 def find_resume(args: Run) -> Path | None:
