@@ -9,14 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
-from data_tools.converting.format_types import (
-    Head,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    distinct,
-)
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document, text_lines
 from data_tools.converting.values import Raw, as_list, as_object, as_text, pick, pick_name, pick_text
