@@ -30,10 +30,10 @@ DOORS = {  # the only modules that lie loose
 OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "tqdm": {"core.progress"},
     "yaml": {"config.instructions", "teaching.teachers", "generating.prompts", "generating.documents"},
-    "datasets": {"data.records", "data.record_tables", "converting.tables"},
+    "datasets": {"data.records", "data.record_tables", "converting.arrow_tables"},
     "pyarrow": {
         *("data.records", "data.sources", "data.record_tables", "data.token_cache"),
-        *("converting.source_text", "converting.tables", "shared.record_files", "evaluation.set_files"),
+        *("converting.arrow_tables", "shared.record_files", "evaluation.set_files"),
     },
     "filelock": {"data.record_tables", "search.vector_store", "generating.ledger"},
     "tokenizers": {"bases.vocabulary", "bases.tokenizer_backend"},

@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
+from data_tools.converting.format_types import (
+    Head,
+    ReadOptions,
+    Record,
+    Source,
+    SourceItem,
+    distinct,
+)
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document, text_lines
 from data_tools.converting.values import Raw, as_list, as_object, as_text, pick, pick_name, pick_text
@@ -65,7 +73,7 @@ def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterato
 
 
 def answers_of(value: Any, where: str) -> list[str]:
-    """Return the answers of a question: objects with their text (which may be a list, as in the hub's copies), or texts."""
+    """Return the answers of a question: texts, objects with a text, or one with a list of them, as on the hub."""
     if isinstance(value, dict):
         value = as_list(pick(value, ("text",), where), f"{where}: text")
     answers = [] if value is None else as_list(value, where)

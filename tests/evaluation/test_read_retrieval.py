@@ -51,7 +51,7 @@ def test_a_beir_folder_is_read(tmp_path, compress, inside):
         queries={"q0": "问零", "q1": "问一"},
         keys={"d0": "答零", "d1": "题目 答一", "d2": ""},
         qrels={"q0": {"d0": 1, "d1": 2}, "q1": {"d1": 0}},
-        left_out=(LeftOut("empty_keys", 1, "d2"), LeftOut("no_relevant", 1, "q1")),
+        left_out=(LeftOut("no_relevant", 1, "q1"), LeftOut("empty_keys", 1, "d2")),
     )
 
 
@@ -124,7 +124,7 @@ def test_a_wrong_line_is_refused_by_file_and_line(tmp_path, broken, message):
 def test_a_file_that_is_not_utf8_is_refused_by_line(tmp_path):
     folder = write_set(tmp_path)
     (folder / "corpus.jsonl").write_bytes(lines(KEYS).encode("gb18030"))
-    with pytest.raises(UserError, match=r"corpus\.jsonl:1: not UTF-8 \(byte 23\), it looks like GB18030"):
+    with pytest.raises(UserError, match=r"corpus\.jsonl:1: not UTF-8 \(byte 23\), it may be Big5 or GB18030"):
         read_retrieval_set(folder)
 
 

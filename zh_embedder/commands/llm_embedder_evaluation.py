@@ -26,6 +26,7 @@ from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.hashing import texts_hash
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
+from zh_embedder.data.schema import text_list
 from zh_embedder.evaluation.collations import Rows, keys_found, keys_scored, mined_negatives
 from zh_embedder.evaluation.find_keys import (
     at_random,
@@ -44,6 +45,7 @@ from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.set_files import find_sets, name_of, read_rows
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet
+from zh_embedder.evaluation.unknown_texts import check_sets
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.report.page import write_report
@@ -70,6 +72,9 @@ def evaluate(args: Arguments) -> list[Outcome]:
     check(args)
     watched = read_watched(args.eval, [], data_root=args.data.data_root)
     model = load(args) if needs_model(args) else None
+    if model is not None:
+        sides = [(encoder.tokenizer, side) for side, encoder in enumerate((model.query, model.key))]
+        check_sets(sides, watched.every, limit=args.model.max_unknown, base=model.name)
     outcomes = []
     for data in watched.every:
         if isinstance(data, RetrievalSet):
@@ -238,6 +243,9 @@ def read_result(args: Arguments, data: RetrievalSet) -> Run:
     if not path.is_file():
         raise UserError(f"--load_result: {path} is not there, expected what --save_result writes")
     run: dict[str, dict[str, float]] = read_json(path)
+    hits = list(run.values()) if isinstance(run, dict) else [None]
+    if not all(isinstance(own, dict) and all(isinstance(s, int | float) for s in own.values()) for own in hits):
+        raise UserError(f"--load_result: {path}: expected what --save_result writes: query -> key -> score")
     if strange := next((key for hits in run.values() for key in hits if key not in data.keys), None):
         raise reject(f"--load_result: {path}", strange, f"keys of {data.name}")
     return without_own(data, run, args.eval.hits)
@@ -293,7 +301,8 @@ def read_answers(source: Path) -> dict[str, list[str]]:
     path = source if source.is_file() else next(iter(sorted(source.rglob("*queries.jsonl*"))), source)
     if not path.is_file():
         return {}
-    return {str(raw.get("query", raw.get("text"))): raw.get("answers") or [] for _, raw in read_rows(path, "{...}")}
+    rows = read_rows(path, "{...}")
+    return {str(raw.get("query", raw.get("text"))): text_list(raw, "answers", where) for where, raw in rows}
 
 
 def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]) -> None:

@@ -8,20 +8,28 @@ of them in data/ with the judgements in a folder of their own beside it, NAME-qr
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.evaluation.set_files import BEIR, FLAG_EMBEDDING, PARQUET, find, has
+from zh_embedder.evaluation.set_files import (
+    BEIR,
+    FLAG_EMBEDDING,
+    PARQUET,
+    PARTS,
+    files,
+    find,
+    has,
+    has_parquet,
+    of_part,
+    split_of,
+)
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("test", "dev", "validation", "valid", "val")  # the first that is there is measured
 JUDGED = (".tsv", ".jsonl", PARQUET)
-PIECE = re.compile(r"-\d{5}-of-\d{5}.*")  # of a Parquet file in several pieces: dev-00000-of-00001-930bf3b8.parquet
-PARTS = ("queries", "corpus")
 
 Groups = dict[str, list[Path]]  # name of a split -> its files
 
@@ -58,11 +66,6 @@ def beir_judged(folder: Path) -> list[Path]:
     return chosen(found, folder / "qrels")
 
 
-def has_parquet(folder: Path) -> bool:
-    """Whether a folder keeps queries and corpus as Parquet files."""
-    return all(of_part(folder, part) for part in PARTS)
-
-
 def parquet_layout(folder: Path) -> Layout:
     """Return the files of a folder as it comes from a hub."""
     places = (folder / "qrels", folder / "data", folder / "default", folder.with_name(f"{folder.name}-qrels") / "data")
@@ -79,12 +82,6 @@ def parquet_layout(folder: Path) -> Layout:
     return Layout(queries, corpus, own)
 
 
-def of_part(folder: Path, part: str) -> list[Path]:
-    """Return the Parquet files of the queries or of the corpus."""
-    loose = [file for place in (folder, folder / "data") for file in files(place, (PARQUET,)) if split_of(file) == part]
-    return files(folder / part, (PARQUET,)) or loose
-
-
 def of_split(found: Groups, split: str, part: str) -> list[Path]:
     """Return the files of the split that is measured; where files are not by split, all of them."""
     if split in found:
@@ -92,24 +89,6 @@ def of_split(found: Groups, split: str, part: str) -> list[Path]:
     if len(found) == 1:
         return next(iter(found.values()))
     raise UserError(f"{part}: got files of {', '.join(found)}, expected some of {split}, which the judgements are of")
-
-
-def files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Return the files of a folder with one of these suffixes, plain or compressed, sorted."""
-    if not folder.is_dir():
-        return []
-    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [path for path in names if plain(path).suffix in suffixes]
-
-
-def plain(path: Path) -> Path:
-    """Return a path without the suffix of its compression."""
-    return path.with_suffix("") if path.suffix in (".gz", ".zst") else path
-
-
-def split_of(path: Path) -> str:
-    """Return the split that a file's name says: dev of dev.tsv and of dev-00000-of-00001.parquet."""
-    return PIECE.sub("", plain(path).stem)
 
 
 def groups(paths: Iterable[Path]) -> Groups:

@@ -9,9 +9,8 @@ from typing import Any
 
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.sources import read_lines
-from zh_embedder.evaluation.layouts import plain
 from zh_embedder.evaluation.left_out import Tally
-from zh_embedder.evaluation.set_files import KEY_IDS, QUERY_IDS, identity, read_rows
+from zh_embedder.evaluation.set_files import KEY_IDS, QUERY_IDS, identity, plain, read_rows
 
 TABLE = ".tsv"
 SCORES = ("relevance", "score", "label", "rel")  # under which a line has its relevance

@@ -9,7 +9,6 @@ from typing import Any
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
-from zh_embedder.evaluation.layouts import has_parquet
 from zh_embedder.evaluation.left_out import Tally
 from zh_embedder.evaluation.read_labelled import read_labels, read_pairs
 from zh_embedder.evaluation.read_reranking import read_queries, read_ranked
@@ -27,6 +26,7 @@ from zh_embedder.evaluation.set_files import (
     TRAIN,
     find,
     has,
+    has_parquet,
     lines_of,
     name_of,
 )

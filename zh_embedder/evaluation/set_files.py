@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from zh_embedder.data.sources import read_lines
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
 FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
 PARQUET = ".parquet"
+PARTS = ("queries", "corpus")  # of a retrieval set, as its Parquet files or their folders are called
+PIECE = re.compile(r"-\d{5}-of-\d{5}.*")  # of a Parquet file in several pieces: dev-00000-of-00001-930bf3b8.parquet
 LINE_IDS = ("_id", "id")  # of a query and of a key: BEIR's name first, since its lines may have an `id` of their own
 QUERY_IDS = ("qid", "query-id", "query_id")  # of a judgement
 KEY_IDS = ("docid", "pid", "corpus-id", "corpus_id", "doc_id", "doc-id")
@@ -48,7 +51,11 @@ def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) 
 def is_set(folder: Path) -> bool:
     """Whether a folder, or its `test/`, is a set of some kind."""
     names = (BEIR[0], FLAG_EMBEDDING[0])
-    return has(folder, TEST) or any(has(place, name) for place in (folder, folder / "test") for name in names)
+    return (
+        has(folder, TEST)
+        or has_parquet(folder)
+        or any(has(place, name) for place in (folder, folder / "test") for name in names)
+    )
 
 
 def below(folder: Path) -> Iterator[Path]:
@@ -72,6 +79,35 @@ def find(folder: Path, name: str, expected: Sequence[str]) -> Path:
 def has(folder: Path, name: str) -> bool:
     """Whether a folder holds a file, plain or compressed."""
     return any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz", ".zst"))
+
+
+def has_parquet(folder: Path) -> bool:
+    """Whether a folder keeps queries and corpus as Parquet files."""
+    return all(of_part(folder, part) for part in PARTS)
+
+
+def of_part(folder: Path, part: str) -> list[Path]:
+    """Return the Parquet files of the queries or of the corpus."""
+    loose = [file for place in (folder, folder / "data") for file in files(place, (PARQUET,)) if split_of(file) == part]
+    return files(folder / part, (PARQUET,)) or loose
+
+
+def files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Return the files of a folder with one of these suffixes, plain or compressed, sorted."""
+    if not folder.is_dir():
+        return []
+    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [path for path in names if plain(path).suffix in suffixes]
+
+
+def plain(path: Path) -> Path:
+    """Return a path without the suffix of its compression."""
+    return path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+
+
+def split_of(path: Path) -> str:
+    """Return the split that a file's name says: dev of dev.tsv and of dev-00000-of-00001.parquet."""
+    return PIECE.sub("", plain(path).stem)
 
 
 def name_of(path: Path) -> str:
