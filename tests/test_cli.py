@@ -200,7 +200,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
         (["versions", "missing.yaml"], "error: --version: no such file: missing.yaml"),
         (["export", "./nowhere", "out"], "error: export: got './nowhere', expected a folder that is there"),
         (["evaluate", "m", "--data", "./nowhere"], "error: --data: no such file or folder: nowhere"),
-        (["evaluate", "./nowhere", "--data", "DEMO"], "error: from_pretrained: got './nowhere', expected a folder"),
+        (["evaluate", "./nowhere", "--data", "DEMO"], "error: MODEL: got './nowhere', expected a folder"),
         (
             ["evaluate", "m", "--data", "DEMO", "--metrics", "ndgc@10"],
             "error: --metrics: got 'ndgc@10', expected one of ndcg",

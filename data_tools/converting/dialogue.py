@@ -11,21 +11,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
     SourceItem,
-    as_list,
-    as_object,
-    as_text,
     distinct,
-    pick,
 )
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document
+from data_tools.converting.values import Raw, as_list, as_object, as_part, pick
 from zh_embedder.core.errors import reject
 
 PIECE = 6  # characters of a long fact that a reply must hold in a row to count as repeating it
@@ -76,12 +73,15 @@ def read_kdconv(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
 def kdconv_turn(raw: Raw, speaker: str, where: str) -> Turn:
     """Read a message of KdConv."""
     facts = []
-    for attribute in raw.get("attrs") or []:
+    place = f"{where}: attrs"
+    for attribute in as_list(raw.get("attrs") or [], place):
         names = ("name", "attrname", "attrvalue")
-        entity, name, value = (as_text(pick(as_object(attribute, where), (n,), where)).strip() for n in names)
+        entity, name, value = (as_part(pick(as_object(attribute, where), (n,), where), place).strip() for n in names)
         if value not in NO_VALUE:
             facts.append((entity, ATTRIBUTES.get(name, name), value))
-    return Turn(speaker, as_text(pick(raw, ("message",), where)).strip(), tuple(dict.fromkeys(facts)))
+    return Turn(
+        speaker, as_part(pick(raw, ("message",), where), f"{where}: message").strip(), tuple(dict.fromkeys(facts))
+    )
 
 
 def read_crosswoz(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
@@ -98,20 +98,22 @@ def read_crosswoz(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
 def crosswoz_turn(raw: Raw, entities: dict[str, str], where: str) -> Turn:
     """Read a message of CrossWOZ; `entities` keeps, domain by domain, the one place that is being talked about."""
     speaker = "用户" if raw.get("role") == "usr" else "系统"
-    acts = [as_list(act, where) for act in raw.get("dialog_act") or []]
-    informed = [act for act in acts if len(act) == 4 and act[0] in ("Inform", "Recommend")]
-    for domain in {as_text(act[1]) for act in informed}:
-        names = distinct([as_text(act[3]) for act in informed if act[1] == domain and act[2] == "名称"])
+    place = f"{where}: dialog_act"
+    acts = [as_list(act, place) for act in as_list(raw.get("dialog_act") or [], place)]
+    told = [act for act in acts if len(act) == 4 and act[0] in ("Inform", "Recommend")]
+    informed = [tuple(as_part(part, place).strip() for part in act[1:]) for act in told]
+    for domain in dict.fromkeys(act[0] for act in informed):
+        names = distinct([act[2] for act in informed if act[0] == domain and act[1] == "名称"])
         if names:
             entities[domain] = names[0] if len(names) == 1 else ""
     facts = [fact for act in informed if (fact := crosswoz_fact(act, entities)) is not None]
-    text = as_text(pick(raw, ("content",), where)).strip()
+    text = as_part(pick(raw, ("content",), where), f"{where}: content").strip()
     return Turn(speaker, text, tuple(dict.fromkeys(facts)) if speaker == "系统" else (), certain=True)
 
 
-def crosswoz_fact(act: Sequence[object], entities: dict[str, str]) -> tuple[str, str, str] | None:
+def crosswoz_fact(act: Sequence[str], entities: dict[str, str]) -> tuple[str, str, str] | None:
     """Return what an act informs of; its entity is the domain where no single place is talked about."""
-    domain, slot, value = (as_text(part).strip() for part in act[1:])
+    domain, slot, value = act
     if value in NO_VALUE:
         return None
     return domain if slot == "名称" else entities.get(domain) or domain, slot, value

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zh_embedder.core.errors import UserError, nearest
+from data_tools.converting.values import Raw
 from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, SEED, whole
 from zh_embedder.core.options import check_numbers, limited
 
 Record = dict[str, Any]
-Raw = Mapping[str, Any]
 HUB = "hf:"  # in front of the name of a data set on the hub
 
 
@@ -59,6 +58,7 @@ class ReadOptions:
     qrels: str | None = None
     negatives: str | None = None
     answers: str | None = None
+    labels: Sequence[str] = ()  # what the numbers of inference classes are called
     min_relevance: int = limited(1, whole())
     threshold: float = limited(1.0, FINITE)
     turns: int = limited(4, AMOUNT)
@@ -96,52 +96,12 @@ class Format:
     carries_task: bool = False  # records name their own task
     is_folder: bool = False  # a source is a folder, not each file in it
     is_it: Callable[[Head], bool] = lambda head: False
+    write_evaluation: Callable[[Source, ReadOptions, Path], str] | None = None  # for --output_eval
 
 
 def identity(source: Source, *parts: object) -> str:
     """Return a stable id: the source's name, then what the source calls the item (or its position)."""
     return "-".join([source.name, *map(str, parts)])
-
-
-def pick(raw: Raw, names: Sequence[str], where: str) -> Any:
-    """Return the value under the first of these names that an object has.
-
-    Raises:
-        UserError: it has none of them; the nearest of its own names is offered.
-    """
-    for name in names:
-        if name in raw:
-            return raw[name]
-    hint = nearest(names[0], map(str, raw)) or ";"
-    found = ", ".join(map(repr, list(raw)[:8])) or "an empty object"
-    raise UserError(f"{where}: {names[0]}: is missing{hint} found {found}, expected {' or '.join(names)}")
-
-
-def as_list(value: Any, where: str) -> list[Any]:
-    """Return a list.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if not isinstance(value, list):
-        raise UserError(f"{where}: got {type(value).__name__} {str(value)[:60]!r}, expected a list")
-    return value
-
-
-def as_object(value: Any, where: str) -> Raw:
-    """Return an object.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: got {type(value).__name__} {str(value)[:60]!r}, expected an object")
-    return value
-
-
-def as_text(value: Any) -> str:
-    """Return a cell as text; what a source leaves out is an empty text, which is dropped and counted later."""
-    return "" if value is None else str(value)
 
 
 def distinct(values: Sequence[str]) -> list[str]:

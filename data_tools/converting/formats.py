@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from data_tools.converting import dialogue, labelled, pairs, qa, records, tables, tools
+from data_tools.converting import dialogue, labelled, llama_index, pairs, passages, qa, records, tables, tools
 from data_tools.converting.format_types import Format, Head
 
 DIALOGUE_SHAPES = ("convsearch", "chat", "history")
@@ -38,6 +38,15 @@ _ROWS = (
         read=qa.read_msmarco,
         is_folder=True,
         is_it=qa.is_msmarco,
+    ),
+    Format(
+        name="llama_index",
+        about="llama-index's EmbeddingQAFinetuneDataset; --output_eval DIR writes it as an evaluation set as well",
+        example='{"queries": {"q1": "..."}, "corpus": {"d1": "..."}, "relevant_docs": {"q1": ["d1"]}}',
+        unit="queries",
+        read=llama_index.read_llama_index,
+        write_evaluation=llama_index.write_evaluation,
+        is_it=llama_index.is_llama_index,
     ),
     Format(
         name="pairs",
@@ -110,6 +119,25 @@ _ROWS = (
         is_it=tools.is_tool_calls,
     ),
     Format(
+        name="tevatron",
+        about="Tevatron's and DPR's records: a query with passages, whose titles go in front of their texts",
+        example='{"query": "...", "positive_passages": [{"docid": "1", "title": "...", "text": "..."}], '
+        '"negative_passages": [...]}',
+        unit="records",
+        read=passages.read_passages,
+        is_it=passages.is_passages,
+    ),
+    Format(
+        name="ms_swift",
+        about="ms-swift's records of embedding models: a query, positives and negatives as chat messages",
+        example='{"messages": [{"role": "user", "content": "..."}], "positive_messages": [[{"role": "user", '
+        '"content": "..."}]], "negative_messages": [...]}',
+        unit="records",
+        read=passages.read_messages,
+        shapes=("groups", "pairs"),
+        is_it=passages.is_messages_record,
+    ),
+    Format(
         name="flagembedding",
         about="FlagEmbedding's records",
         example='{"query": "...", "pos": ["..."], "neg": ["..."], "pos_scores": [1.0], "neg_scores": [0.1]}',
@@ -128,7 +156,7 @@ _ROWS = (
     ),
     Format(
         name="sentence_transformers",
-        about="columns of sentence-transformers in jsonl, csv, tsv, parquet or hf:NAME",
+        about="columns of sentence-transformers in jsonl, csv, tsv, Parquet, a `save_to_disk` folder or hf:NAME",
         example='{"anchor": "...", "positive": "...", "negative_1": "..."}',
         unit="rows",
         read=tables.read_known,
@@ -136,7 +164,7 @@ _ROWS = (
     ),
     Format(
         name="columns",
-        about="any table with --columns (csv, tsv, jsonl, parquet, hf:NAME; UTF-8 or GB18030); numbers where no header",
+        about="any table with --columns (csv, tsv, jsonl, Parquet, saved folder, hf:NAME); numbers where no header",
         example="--columns query=title+ask pos=answer group=department",
         unit="rows",
         read=tables.read_columns,

@@ -6,22 +6,24 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
     SourceItem,
-    as_text,
     identity,
-    pick,
 )
 from data_tools.converting.pairs import is_number, renamed
 from data_tools.converting.source_text import text_lines
-from data_tools.converting.tables import rows
+from data_tools.converting.tables import classes, header_names, rows, with_classes
+from data_tools.converting.values import EMPTY_LABELS, Raw, as_text, is_empty, pick_name, pick_text, picked
 from zh_embedder.core.errors import UserError
+from data_tools.converting.values import EMPTY_LABELS, Raw, as_text, is_empty, pick_name, pick_text, picked
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.sources import kind
+from zh_embedder.text.prefix import template_fields
 
 TEXT = ("sentence", "text", "content", "review", "title")
 LABEL = ("label_desc", "label_des", "label_text", "label", "category", "labels")
@@ -52,23 +54,33 @@ def read_labelled(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
 def labelled(source: Source, options: ReadOptions) -> Iterator[Labelled]:
     """Yield the texts of a source."""
     for number, (where, raw) in enumerate(labelled_rows(source, options), start=1):
-        name = identity(source, raw.get("id", number))
-        yield Labelled(where, name, as_text(pick(raw, TEXT, where)), as_text(pick(raw, LABEL, where)).strip())
+        name = identity(source, pick_name(raw, ("id",), where, number))
+        label = label_of(raw, where)
+        yield Labelled(where, name, pick_text(raw, TEXT, where), label)
+
+
+def label_of(raw: Raw, where: str) -> str:
+    """Return the label of a row, empty where its cell is."""
+    name = picked(raw, LABEL, where)
+    label = as_text(raw[name], f"{where}: {name}").strip()
+    return "" if is_empty(label, EMPTY_LABELS) else label
 
 
 def labelled_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Raw]]:
     """Yield rows; of lines without a header, `text <tab> label` or `id <tab> text <tab> label`."""
     plain = not source.is_hub and kind(source.path) in (".tsv", ".txt") and not options.columns
     if not plain:
+        named = classes(source, options)
         for where, row in rows(source, options):
-            yield where, renamed(row, options.columns, where)
+            yield where, renamed(with_classes(row, named), options.columns, where)
         return
     names: list[str] | None = None
     for where, line in text_lines(source.path, options.encoding):
         cells = line.split("\t")
         if names is None:
-            names = [cell.strip() for cell in cells]
-            if options.header or (options.header is None and set(names) & set(LABEL)):
+            stripped = {cell.strip() for cell in cells}
+            if options.header or (options.header is None and stripped & set(LABEL)):
+                names = header_names(cells, where)
                 continue
             names = ["id", "text", "label"] if len(cells) == 3 and is_number(cells[0]) else ["text", "label"]
         if len(cells) != len(names):
@@ -114,12 +126,18 @@ def group_of(row: int, found: list[Labelled], pools: dict[str, list[int]], optio
 
 def example(one: Labelled, options: ReadOptions) -> str:
     """Lay an example out through the template."""
-    try:
-        return options.template.format(text=one.text, label=one.label)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"--template: got {options.template!r}, expected {{text}} and {{label}} in it: {error}"
-        ) from None
+    return options.template.format(text=one.text, label=one.label)
+
+
+def check_template(template: str) -> str:
+    """Return --template.
+
+    Raises:
+        UserError: it has other fields than text and label, or not both.
+    """
+    if set(template_fields(template, flag="--template")) != {"text", "label"}:
+        raise reject("--template", template, "{text} and {label} in it, and no other field")
+    return template
 
 
 def is_labelled(head: Head) -> bool:

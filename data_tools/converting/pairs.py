@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct, identity
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
     SourceItem,
-    as_text,
     distinct,
     identity,
-    pick,
 )
+from data_tools.converting.record_cleaning import score_of
 from data_tools.converting.source_text import open_text, text_lines
-from data_tools.converting.tables import rows
-from zh_embedder.core.errors import UserError, reject
+from data_tools.converting.tables import check_scores, class_number, classes, header_names, rows, with_classes
+from data_tools.converting.values import Raw, as_text, is_empty, pick, pick_name, pick_text, picked
+from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.data.sources import kind
 
 FIRST = ("sentence1", "text_a", "text1", "question1", "q1", "query1", "s1", "premise", "sentence_A")
@@ -29,10 +29,11 @@ NAME = ("id", "pair_id", "idx")
 PREMISE_ID = ("prem_id", "premise_id", "promptID")
 ENTAILS, NEUTRAL, CONTRADICTS = "entailment", "neutral", "contradiction"
 LABELS = {
-    **dict.fromkeys((ENTAILS, "entailed", "entail", "蕴含", "0"), ENTAILS),
-    **dict.fromkeys((NEUTRAL, "中立", "1"), NEUTRAL),
-    **dict.fromkeys((CONTRADICTS, "contradictory", "contradict", "矛盾", "2"), CONTRADICTS),
+    **dict.fromkeys((ENTAILS, "entailed", "entail", "蕴含"), ENTAILS),
+    **dict.fromkeys((NEUTRAL, "中立"), NEUTRAL),
+    **dict.fromkeys((CONTRADICTS, "contradictory", "contradict", "矛盾"), CONTRADICTS),
 }
+LABEL_NAMES = ("label", "gold_label", "label_text", "label_desc", "label_name")
 INFERENCE_SCORES = {ENTAILS: 1.0, NEUTRAL: 0.5, CONTRADICTS: 0.0}
 
 
@@ -60,15 +61,17 @@ class Gathered:
 
 def read_pairs(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Pairs with a score, from JSON Lines, or lines of two sentences and a score with or without a header."""
+    if "score" not in options.columns:
+        check_pair_scores(source, options)
     pairs = ((where, raw, number) for number, (where, raw) in enumerate(pair_rows(source, options), start=1))
     if options.shape == "groups":
         yield from grouped_pairs(source, options, pairs)
         return
     for where, raw, number in pairs:
-        name = identity(source, pick(raw, NAME, where) if any(n in raw for n in NAME) else number)
+        name = identity(source, pick_name(raw, NAME, where, number))
         record: Record = {
-            "text1": as_text(pick(raw, FIRST, where)),
-            "text2": as_text(pick(raw, SECOND, where)),
+            "text1": pick_text(raw, FIRST, where),
+            "text2": pick_text(raw, SECOND, where),
             "score": pick(raw, SCORE, where),
             "id": name,
             "group": name,
@@ -76,17 +79,29 @@ def read_pairs(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
         yield SourceItem(where, record)
 
 
+def check_pair_scores(source: Source, options: ReadOptions) -> None:
+    """Refuse labels that may be classes.
+
+    Raises:
+        UserError: they may be.
+    """
+    _, first = next(pair_rows(source, options), ("", {}))
+    column = next((name for name in SCORE if name in first), "")
+    check_scores(source.spec, column, (row.get(column) for _, row in pair_rows(source, options)))
+
+
 def grouped_pairs(source: Source, options: ReadOptions, pairs: Iterable[tuple[str, Raw, int]]) -> Iterator[SourceItem]:
     """Make groups of pairs: what scores --threshold or more is a positive of its first sentence, else a negative."""
     found: dict[str, Gathered] = {}
     for where, raw, number in pairs:
-        first, second = as_text(pick(raw, FIRST, where)), as_text(pick(raw, SECOND, where))
-        own = found.setdefault(first, Gathered(first, where, identity(source, number)))
+        first, second = pick_text(raw, FIRST, where), pick_text(raw, SECOND, where)
         score = pick(raw, SCORE, where)
-        try:
-            (own.pos if float(score) >= options.threshold else own.neg).append(second)
-        except (TypeError, ValueError):
-            raise reject(f"{where}: score", score, "a number") from None
+        if is_empty(as_text(score, f"{where}: score")):
+            yield SourceItem(where, reason="no score")
+            continue
+        own = found.setdefault(first, Gathered(first, where, identity(source, number)))
+        score = score_of(score, where)
+        (own.pos if score >= options.threshold else own.neg).append(second)
         own.lines += 1
     yield from (own.item("its first sentence has no pair that scores --threshold") for own in found.values())
 
@@ -116,8 +131,8 @@ def pair_lines(source: Source, options: ReadOptions) -> Iterator[tuple[str, Raw]
     for where, line in text_lines(source.path, options.encoding):
         cells = [cell for cell in line.split(separator) if separator == "\t" or cell]
         if names is None:
-            names = [cell.strip() for cell in cells]
-            if options.header or (options.header is None and not is_number(names[-1])):
+            if options.header or (options.header is None and not is_number(cells[-1])):
+                names = header_names(cells, where)
                 continue
             names = layout(len(cells), where)
         if len(cells) != len(names):
@@ -168,33 +183,33 @@ def read_inference(source: Source, options: ReadOptions) -> Iterator[SourceItem]
         yield from inference_pairs(source, options)
         return
     found: dict[str, Gathered] = {}
-    for number, (where, raw) in enumerate(pair_rows(source, options), start=1):
-        label = label_of(raw, where)
+    for number, (where, raw) in enumerate(inference_rows(source, options), start=1):
+        label = label_of(raw, where, options.labels)
         if label is None or label == NEUTRAL:
             yield SourceItem(
                 where, reason="no gold label" if label is None else "neutral: neither positive nor negative"
             )
             continue
-        premise = as_text(pick(raw, FIRST, where))
-        known = next((raw[name] for name in PREMISE_ID if name in raw), number)
+        premise = pick_text(raw, FIRST, where)
+        known = pick_name(raw, PREMISE_ID, where, number)
         own = found.setdefault(premise, Gathered(premise, where, identity(source, known)))
-        (own.pos if label == ENTAILS else own.neg).append(as_text(pick(raw, SECOND, where)))
+        (own.pos if label == ENTAILS else own.neg).append(pick_text(raw, SECOND, where))
         own.lines += 1
     yield from (own.item("its premise entails nothing") for own in found.values())
 
 
 def inference_pairs(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield scored pairs, grouped by premise."""
-    for number, (where, raw) in enumerate(pair_rows(source, options), start=1):
-        label = label_of(raw, where)
+    for number, (where, raw) in enumerate(inference_rows(source, options), start=1):
+        label = label_of(raw, where, options.labels)
         if label is None:
             yield SourceItem(where, reason="no gold label")
             continue
-        known = next((raw[name] for name in ("id", *PREMISE_ID) if name in raw), number)
-        premise = next((raw[name] for name in PREMISE_ID if name in raw), number)
+        known = pick_name(raw, ("id", *PREMISE_ID), where, number)
+        premise = pick_name(raw, PREMISE_ID, where, number)
         record: Record = {
-            "text1": as_text(pick(raw, FIRST, where)),
-            "text2": as_text(pick(raw, SECOND, where)),
+            "text1": pick_text(raw, FIRST, where),
+            "text2": pick_text(raw, SECOND, where),
             "score": INFERENCE_SCORES[label],
             "id": identity(source, known),
             "group": identity(source, premise),
@@ -202,22 +217,62 @@ def inference_pairs(source: Source, options: ReadOptions) -> Iterator[SourceItem
         yield SourceItem(where, record)
 
 
-def label_of(raw: Raw, where: str) -> str | None:
+def inference_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Raw]]:
+    """Yield (place, row) of pairs, with the names of their classes where the table holds them."""
+    named = classes(source, options)
+    for where, row in pair_rows(source, options):
+        yield where, with_classes(row, named)
+
+
+def label_of(raw: Raw, where: str, names: Sequence[str]) -> str | None:
     """Return a pair's label in our words; None where the annotators did not agree.
 
+    Args:
+        raw: the row.
+        where: its place, for messages.
+        names: what --labels calls the numbers 0, 1, ...
+
     Raises:
-        UserError: it is another word.
+        UserError: it is another word, or a number without a name: data sets count their classes differently.
     """
-    label = as_text(pick(raw, ("label", "gold_label"), where)).strip().lower()
-    if label in ("-", "", "-1"):
+    known = [name for name in LABEL_NAMES if name in raw]
+    words = {name: as_text(raw[name], f"{where}: {name}").strip().lower() for name in known}
+    word = next((name for name in known if words[name] in LABELS), None)
+    if word is not None:
+        return LABELS[words[word]]
+    name = picked(raw, LABEL_NAMES, where)
+    if words[name] in ("-", "-1", "-1.0") or is_empty(words[name]):
         return None
-    if label not in LABELS:
-        raise reject(f"{where}: label", label, f"{ENTAILS}, {NEUTRAL} or {CONTRADICTS}")
-    return LABELS[label]
+    number = class_number(raw[name])
+    if number is None:
+        raise reject(f"{where}: {name}", raw[name], f"{ENTAILS}, {NEUTRAL} or {CONTRADICTS}")
+    if not names:
+        raise UserError(
+            f"{where}: {name}: got the number {number}, whose meaning differs between data sets, expected --labels "
+            f"with the names of 0, 1 and 2: {ENTAILS},{NEUTRAL},{CONTRADICTS} (SNLI, XNLI) or "
+            f"{NEUTRAL},{ENTAILS},{CONTRADICTS} (CLUE)"
+        )
+    if not 0 <= number < len(names):
+        raise reject(f"{where}: {name}", raw[name], f"a number of 0 to {len(names) - 1}, as --labels names them")
+    return LABELS[names[number]]
+
+
+def read_labels(value: str | None) -> tuple[str, ...]:
+    """Read --labels: the names of 0, 1, ... between commas.
+
+    Raises:
+        UserError: a name is unknown, or there twice.
+    """
+    names = tuple(name.strip().lower() for name in value.split(",")) if value is not None else ()
+    for name in names:
+        if name not in LABELS:
+            raise unknown_name("--labels", name, LABELS)
+    if len({LABELS[name] for name in names}) < len(names) or (names and len(names) < 2):
+        raise reject("--labels", value, f"different names such as {ENTAILS},{NEUTRAL},{CONTRADICTS}")
+    return names
 
 
 def is_inference(head: Head) -> bool:
     """Recognise inference pairs: by their label, or by the names of their columns."""
-    words = {word for word in LABELS if not word.isdigit()}
     label = str(head.first.get("label") or head.first.get("gold_label") or "").lower()
-    return label in words or {"premise", "hypothesis"} <= head.first.keys() or {"premise", "hypo"} <= head.first.keys()
+    return label in LABELS or {"premise", "hypothesis"} <= head.first.keys() or {"premise", "hypo"} <= head.first.keys()

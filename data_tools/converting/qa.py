@@ -6,26 +6,25 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
     SourceItem,
-    as_list,
-    as_object,
-    as_text,
     distinct,
-    pick,
 )
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document, text_lines
+from data_tools.converting.values import Raw, as_list, as_object, as_text, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError, nearest
-from zh_embedder.evaluation.read_retrieval import read_qrels, read_texts, text_of
-from zh_embedder.evaluation.set_files import identity, read_rows
+from zh_embedder.evaluation.read_qrels import read_qrels
+from zh_embedder.evaluation.read_retrieval import read_texts
+from zh_embedder.evaluation.set_files import LINE_IDS, identity, read_rows
+from zh_embedder.text.prefix import line_text
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +43,43 @@ def read_squad(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
         where = f"{source.path}: article {number + 1}"
         article = as_object(raw, where)
         paragraphs = as_list(article.get("paragraphs", [article]), f"{where}: paragraphs")
-        known = article.get("id") or article.get("context_id") or article.get("title")
-        for index, paragraph in enumerate(paragraphs):
-            group = make_id(source, known or as_object(paragraph, where).get("id") or number + 1)
-            yield from questions(source, as_object(paragraph, where), group, f"{where}: paragraph {index + 1}")
+        known = pick_name(article, ("id", "context_id", "title"), where, "")
+        for index, raw_paragraph in enumerate(paragraphs):
+            place = f"{where}: paragraph {index + 1}"
+            paragraph = as_object(raw_paragraph, place)
+            group = make_id(source, known or pick_name(paragraph, ("id",), place, number + 1))
+            yield from questions(source, paragraph, group, place)
 
 
 def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterator[SourceItem]:
     """Yield an item for each question of a passage."""
-    passage = as_text(pick(paragraph, ("context", "context_text"), where))
+    passage = pick_text(paragraph, ("context", "context_text"), where)
     for number, raw in enumerate(as_list(pick(paragraph, ("qas",), where), f"{where}: qas")):
         place = f"{where}: question {number + 1}"
         asked = as_object(raw, place)
         if asked.get("is_impossible"):
             yield SourceItem(place, reason="the passage holds no answer (is_impossible)")
             continue
-        name = asked.get("id") or asked.get("query_id") or f"{group}-{number + 1}"
-        answers = [as_text(a.get("text") if isinstance(a, dict) else a) for a in asked.get("answers") or []]
+        name = pick_name(asked, ("id", "query_id"), place, f"{group}-{number + 1}")
+        answers = answers_of(asked.get("answers"), f"{place}: answers")
         record: Record = {
-            "query": as_text(pick(asked, ("question", "query_text"), place)),
+            "query": pick_text(asked, ("question", "query_text"), place),
             "pos": [passage],
             "answers": distinct([answer for answer in answers if answer.strip()]),
             "id": make_id(source, name),
             "group": group,
         }
         yield SourceItem(place, record)
+
+
+def answers_of(value: Any, where: str) -> list[str]:
+    """Return the answers of a question: texts, objects with a text, or one with a list of them, as on the hub."""
+    if isinstance(value, dict):
+        value = as_list(pick(value, ("text",), where), f"{where}: text")
+    answers = [] if value is None else as_list(value, where)
+    return [
+        as_text(one.get("text") if isinstance(one, dict) else one, f"{where}[{i}]") for i, one in enumerate(answers)
+    ]
 
 
 def is_squad(head: Head) -> bool:
@@ -133,16 +144,16 @@ def with_mined(negatives: dict[str, list[str]], relevant: Mapping[str, list[str]
 def read_beir(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Query -> judged passages of a BEIR folder: queries.jsonl, corpus.jsonl, qrels/SPLIT.tsv or qrels.tsv."""
     folder = source.path
-    queries, _ = read_texts(existing(folder, ("queries.jsonl", "queries.jsonl.gz", "queries.jsonl.zst")))
+    queries = read_texts(existing(folder, ("queries.jsonl", "queries.jsonl.gz", "queries.jsonl.zst"))).texts
     path = Path(options.qrels) if options.qrels else beir_qrels(folder, options.split)
-    relevant, negatives = divide(read_qrels(path), options.min_relevance)
+    relevant, negatives = divide(read_qrels(path).qrels, options.min_relevance)
     with_mined(negatives, relevant, options.negatives)
     wanted = needed(relevant, negatives)
     keys: dict[str, str] = {}
     corpus = existing(folder, ("corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst"))
     for where, raw in read_rows(corpus, '{"_id": ..., "text": ...}'):
-        if (name := identity(raw, where, "id", "_id")) in wanted:
-            keys[name] = text_of(raw, where)
+        if (name := identity(raw, where, *LINE_IDS)) in wanted:
+            keys[name] = line_text(raw, where)
     yield from judged_items(source, Judged(queries, keys, relevant, negatives), str(folder))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from data_tools.converting.format_types import Record, SourceItem
+from data_tools.converting.values import EMPTY_CELLS, EMPTY_LABELS, is_empty
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.names import check_name
 
 Clean = Callable[[str], str]
 SINGLE = ("query", "text1", "text2", "text", "prompt")  # fields that hold a text
@@ -64,6 +67,7 @@ class Finisher:
     min_chars: int = 1
     task: str | None = None  # of records that name none
     override: bool = False  # or of all
+    tasks: set[str] = field(default_factory=set)  # that may become names of files
 
     def __call__(self, item: SourceItem) -> Finished:
         """Finish one record."""
@@ -77,28 +81,40 @@ class Finisher:
             if name in record:
                 notes += self.filter_list(record, name)
         if "query" in record and not record.get("pos") and not record.get("history"):
-            return Finished(None, "no positive is left" if "pos" in record else "no positive")
+            return Finished(None, no_positive(notes) if "pos" in record else "no positive")
         if "score" in record and (reason := self.number(record, item.where)):
             return Finished(None, reason)
         if self.task is not None and (self.override or not record.get("task")):
             record["task"] = self.task
-        if not record.get("task"):
-            raise UserError(f"{item.where}: task: is missing, expected --task NAME")
+        self.check_task(record, item.where)
         for name in ("neg", "answers"):
             if not record.get(name):
                 record.pop(name, None)
         return Finished(record, "", tuple(notes))
 
     def too_short(self, record: Record) -> str:
-        """Return why a record has no query (or no pair, or no text)."""
+        """Return why a record has no query (or no pair, or no text with a label)."""
+        label = record.get("label", 0)
+        if label is None or (isinstance(label, str) and is_empty(label, EMPTY_LABELS)):
+            return "no label"
         for name in NEEDED:
             if name in record and isinstance(record[name], str):
                 size = len(record[name].strip())
                 if size == 0:
                     return f"{name} is empty"
+                if is_empty(record[name]):
+                    return f"{name} is an empty cell ({record[name].strip()})"
                 if size < self.min_chars:
                     return f"{name} is under {self.min_chars} characters"
         return ""
+
+    def check_task(self, record: Record, where: str) -> None:
+        """Refuse a record without a task, or with one that cannot be the name of a file or folder."""
+        task = record.get("task")
+        if not task:
+            raise UserError(f"{where}: task: is missing, expected --task NAME")
+        if isinstance(task, str) and task not in self.tasks:
+            self.tasks.add(check_name("--task" if task == self.task else f"{where}: task", task, what="a task"))
 
     def filter_list(self, record: Record, name: str) -> list[str]:
         """Leave texts out of a list that are empty, too short, there already or, of negatives, positive; say which."""
@@ -106,10 +122,13 @@ class Finisher:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return []  # validation says what is wrong, and where
         least = 1 if name == "answers" else self.min_chars
+        empty = EMPTY_LABELS if name == "answers" else EMPTY_CELLS
         known = set(record["pos"]) if name == "neg" and isinstance(record.get("pos"), list) else set()
         keep, notes = [], []
         for index, text in enumerate(texts):
-            if len(text.strip()) < least:
+            if text.strip() in empty:
+                notes.append(f"{name} texts that are empty cells ({text.strip()}) left out")
+            elif len(text.strip()) < least:
                 notes.append(f"{name} texts under {least} characters left out")
             elif text in known:
                 notes.append(f"{name} texts that are positives or twice there left out")
@@ -123,13 +142,28 @@ class Finisher:
     def number(self, record: Record, where: str) -> str:
         """Turn a score into a number; returns why there is none."""
         score = record["score"]
-        if score is None or (isinstance(score, str) and not score.strip()):
+        if score is None or (isinstance(score, str) and is_empty(score)):
             return "no score"
-        try:
-            record["score"] = float(score)
-        except (TypeError, ValueError):
-            raise reject(f"{where}: score", score, "a number") from None
-        return ""
+        record["score"] = score_of(score, where)
+        return "no score" if math.isnan(record["score"]) else ""
+
+
+def no_positive(notes: Sequence[str]) -> str:
+    """Say why a record has no positive, by what was left out of its texts."""
+    empty = sorted({note.removesuffix(" left out") for note in notes if note.startswith("pos texts that are empty")})
+    return f"no positive is left: {', '.join(empty)}" if empty else "no positive is left"
+
+
+def score_of(value: object, where: str) -> float:
+    """Return a score as a number.
+
+    Raises:
+        UserError: it is none, or beyond all numbers.
+    """
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise reject(f"{where}: score", value, "a number") from None
 
 
 def realign(record: Record, name: str, keep: list[int]) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
+from data_tools.converting.source_text import objects
+from data_tools.converting.values import Raw, pick_name, pick_text, texts_of
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
     SourceItem,
-    as_text,
     identity,
-    pick,
 )
-from data_tools.converting.source_text import objects
+from data_tools.converting.tables import json_rows
+from data_tools.converting.values import Raw, pick_name, pick_text, texts_of
 from zh_embedder.data.schema import CARRIED_FIELDS, GROUP_FIELDS
 
 KEPT = (*GROUP_FIELDS, *CARRIED_FIELDS)
@@ -34,15 +35,14 @@ def read_llm_embedder(source: Source, options: ReadOptions) -> Iterator[SourceIt
 
 def kept(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield records with an id and a group; fields that no record has are left out and counted."""
-    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
+    for number, (where, raw) in enumerate(json_rows(source, options), start=1):
         record: Record = {name: value for name, value in raw.items() if name in KEPT and value is not None}
-        record["query"] = as_text(pick(raw, ("query",), where))
+        record["query"] = pick_text(raw, ("query",), where)
         for side in ("pos", "neg"):
             if isinstance(record.get(side), str):  # FlagEmbedding's readers take a bare string for a list
-                record[side] = [record[side]]
-        own = next((as_text(raw[name]) for name in NAMES if raw.get(name) is not None), str(number))
-        record["id"] = identity(source, own)
-        record["group"] = as_text(raw["group"]) if raw.get("group") is not None else record["id"]
+                record[side] = texts_of(record[side], f"{where}: {side}")
+        record["id"] = identity(source, pick_name(raw, NAMES, where, number))
+        record["group"] = pick_name(raw, ("group",), where, record["id"])
         extra = sorted(name for name in raw if name not in (*KEPT, *NAMES))
         yield SourceItem(where, record, note=f"records without their fields {', '.join(extra)}" if extra else "")
 

@@ -13,15 +13,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.converting.format_types import Head, Raw, Record
-from zh_embedder.core.errors import UserError, nearest_path
-from zh_embedder.data.schema import check_surrogates
+from data_tools.converting.arrow_tables import is_arrow, schema_of
+from data_tools.converting.format_types import Head, Record
+from data_tools.converting.values import Raw, shown
+from zh_embedder.core.errors import UserError, nearest_path, reading
+from zh_embedder.data.schema import check_surrogates, parse_object
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
+from zh_embedder.text.encodings import NAMES, chinese_encoding
 
 logger = logging.getLogger(__name__)
 
-ENCODINGS = ("utf-8-sig", "gb18030")  # tried in this order: hardly any GB18030 text is valid UTF-8 too
+UTF8 = "utf-8-sig"
+CHINESE_ENCODINGS = ("gb18030", "big5")  # tried after it: hardly any of their texts are valid UTF-8 too
+SAMPLE_BYTES = 1 << 20  # that tell them apart
 BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "unicode-escape")
+OBJECT = "{...}, an object on each line, or one array of them"
 HEAD_CHARACTERS = 1 << 16
 
 
@@ -34,52 +41,90 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}{nearest_path(path)}")
+    with reading(path):
+        yield from unpacked(path)
+
+
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """Yield the stream of a plain, .gz or .zst file, or of the one file in a .zip."""
     if path.suffix != ".zip":
         with open_bytes(path) as stream:
             yield stream
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
-            if len(names) != 1:
-                raise UserError(f"{path}: holds {len(names)} files ({', '.join(names[:5])}), expected one: unzip it")
-            with archive.open(names[0]) as stream:
-                yield stream
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
+        if len(names) != 1:
+            raise UserError(f"{path}: holds {len(names)} files ({', '.join(names[:5])}), expected one: unzip it")
+        try:
+            stream = archive.open(names[0])
+        except (NotImplementedError, RuntimeError) as error:  # a compression that Python lacks, or a password
+            raise UserError(f"{path}: cannot be read: {error}, expected it unzipped") from None
+        with stream:
+            yield stream
 
 
 def decodes(path: Path, encoding: str) -> UnicodeDecodeError | None:
     """Return why a file is not in an encoding, or None."""
     decoder = codecs.getincrementaldecoder(encoding)()
-    try:
-        with opened(path) as stream:
+    with opened(path) as stream:
+        try:
             while block := stream.read(BLOCK_BYTES):
                 decoder.decode(block)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        return error
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            return error
     return None
 
 
 @lru_cache(maxsize=64)
 def find_encoding(path: Path) -> str:
-    """Return a file's encoding: UTF-8, UTF-16 with its mark, or GB18030, which is logged.
+    """Return a file's encoding: UTF-8, UTF-16 with its mark, GB18030 or Big5; all but the first are logged.
 
     Raises:
-        UserError: it is none of them.
+        UserError: it is none of them, may be either of the last two, or is UTF-8 with damaged bytes.
     """
     with opened(path) as stream:
         start = stream.read(2)
     if start in BOMS:
         logger.info("%s: read as UTF-16, by its first two bytes", path)
         return BOMS[start]
-    for encoding in ENCODINGS:
-        if decodes(path, encoding) is None:
-            if encoding != ENCODINGS[0]:
-                logger.info("%s: read as %s, it is not UTF-8", path, encoding.upper())
-            return encoding
-    raise UserError(f"{path}: encoding: neither UTF-8 nor GB18030, expected one of them, or --encoding NAME")
+    if decodes(path, UTF8) is None:
+        return UTF8
+    check_damage(path)
+    with opened(path) as stream:
+        found = chinese_encoding(stream.read(SAMPLE_BYTES))
+    valid = [encoding for encoding in CHINESE_ENCODINGS if decodes(path, encoding) is None]
+    if found in valid:
+        logger.info("%s: read as %s, it is not UTF-8", path, NAMES[found])
+        return found
+    if valid:
+        names = " or ".join(NAMES[encoding] for encoding in valid)
+        raise UserError(f"{path}: encoding: may be {names}, expected UTF-8, or --encoding {' or '.join(valid)}")
+    raise UserError(f"{path}: encoding: neither UTF-8, GB18030 nor Big5, expected one of them, or --encoding NAME")
+
+
+def check_damage(path: Path) -> None:
+    """Refuse a file of UTF-8 with a few damaged bytes, which may well be valid in another encoding.
+
+    Raises:
+        UserError: most lines that are not ASCII are UTF-8; the message names the first that is not.
+    """
+    good = bad = 0
+    first = ""
+    with opened(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.isascii():
+                continue
+            try:
+                line.decode(UTF8)
+                good += 1
+            except UnicodeDecodeError as error:
+                bad += 1
+                shown = line[error.start : error.start + 4].hex(" ")
+                first = first or f"{path}:{number}: not UTF-8 at byte {error.start + 1} of the line ({shown})"
+    if good > bad:
+        more = f", as {bad - 1:,} more of its lines" if bad > 1 else ""
+        raise UserError(f"{first}{more}; {good:,} other lines are: expected the damaged bytes put right")
 
 
 @contextmanager
@@ -94,15 +139,30 @@ def open_text(path: Path, encoding: str = "auto", *, newline: str | None = None)
     Raises:
         UserError: the name is unknown, or the file is not in that encoding.
     """
+    name = find_encoding(path) if encoding == "auto" else check_encoding(encoding)
+    with opened(path) as raw:
+        try:
+            with io.TextIOWrapper(raw, encoding=name, newline=newline) as stream:
+                yield stream
+        except UnicodeError as error:
+            raise UserError(f"{path}: encoding: not {name} ({error}), expected --encoding auto or another") from None
+
+
+def check_encoding(name: str) -> str:
+    """Return Python's name of an encoding of text.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     try:
-        name = find_encoding(path) if encoding == "auto" else codecs.lookup(encoding).name
-    except LookupError:
-        raise UserError(f"--encoding: unknown name {encoding!r}, expected auto, utf-8, gb18030, big5, ...") from None
-    try:
-        with opened(path) as raw, io.TextIOWrapper(raw, encoding=name, newline=newline) as stream:
-            yield stream
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: encoding: not {name} ({error.reason}), expected --encoding auto or another") from None
+        found = codecs.lookup(name)
+        found.incrementaldecoder().decode(b"", final=True)
+        known = isinstance("".encode(name), bytes) and found.name not in NOT_OF_FILES
+    except (LookupError, ValueError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"--encoding: unknown name {name!r}, expected auto, utf-8, gb18030, big5, ...")
+    return found.name
 
 
 def text_lines(path: Path, encoding: str) -> Iterator[tuple[str, str]]:
@@ -151,13 +211,7 @@ def objects(path: Path, encoding: str) -> Iterator[tuple[str, Record]]:
         return
     for where, line in text_lines(path, encoding):
         if not line.isspace():
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{where}: not valid JSON: {error}, expected an object on each line, or one array"
-                ) from None
-            yield where, checked(value, where)
+            yield where, parse_object(line, where, OBJECT)
 
 
 def checked(value: Any, where: str) -> Record:
@@ -167,19 +221,17 @@ def checked(value: Any, where: str) -> Record:
         UserError: it is something else.
     """
     if not isinstance(value, dict):
-        raise UserError(f"{where}: got {type(value).__name__} {str(value)[:60]!r}, expected an object")
+        raise UserError(f"{where}: got {shown(value)}, expected an object")
     check_surrogates(value, where)
     return value
 
 
-def head(path: Path, encoding: str) -> Head:
+def head(path: Path, encoding: str, split: str | None) -> Head:
     """Look at the beginning of a source."""
+    if is_arrow(path):
+        return Head(path, first=dict.fromkeys(schema_of(path, split).names, ""))
     if path.is_dir():
         return Head(path, names=frozenset(str(p.relative_to(path)) for p in path.rglob("*")))
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return Head(path, first=dict.fromkeys(pq.read_schema(path).names, ""))
     with open_text(path, encoding) as stream:
         text = stream.read(HEAD_CHARACTERS)
     return Head(path, text, first_object(text))
@@ -191,7 +243,7 @@ def first_object(text: str) -> Raw:
     if start[:1] in "{[" and start:
         try:
             value, _ = json.JSONDecoder().raw_decode(start.lstrip("[ \r\n\t"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
     line = start.split("\n", 1)[0].strip()

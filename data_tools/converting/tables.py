@@ -1,30 +1,35 @@
-"""Table readers: rows with named columns from JSON Lines, CSV, TSV, parquet or the hub, turned into records."""
+"""Table readers: rows with named columns from JSON Lines, CSV, TSV, Arrow or the hub, turned into records."""
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_tools.converting.format_types import (
-    HUB,
-    Head,
-    Raw,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    as_text,
-    distinct,
-    identity,
+from data_tools.converting.arrow_tables import (
+    Classes,
+    arrow_rows,
+    hub_classes,
+    hub_rows,
+    is_arrow,
+    saved_classes,
+    schema_of,
 )
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
 from data_tools.converting.source_text import objects, open_text
+from data_tools.converting.values import Raw, as_part, is_empty, pick_name, text_of, texts_of, unread
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.data.sources import kind
 
 FIELDS = ("query", "pos", "neg", "text1", "text2", "score", "text", "label", "id", "group", "answers", "task")
+NAMES = ("id", "group", "task")
+KEYS = ("pos", "neg")
+NUMBER = re.compile(r"-?[0-9]{1,9}")
+CLASS_COLUMNS = ("label", "gold_label", "labels")
 SHAPES = {"groups": ("query", "pos"), "pairs": ("text1", "text2", "score"), "labels": ("text", "label")}
 
 # sentence-transformers' columns, the more telling first; of these names their documentation makes its examples
@@ -53,6 +58,8 @@ class Plain(csv.excel_tab):
     quoting = csv.QUOTE_NONE
 
 
+END = "\x00end of the file\x00"  # a line of its own, unless a quote is open
+SHOWN = 60
 DIALECTS: dict[str, type[csv.Dialect]] = {".csv": Quoted, ".tsv": Plain, ".txt": Plain}
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -65,36 +72,86 @@ def rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
         UserError: the file is of another kind, or a row has another number of cells than the header.
     """
     if source.is_hub:
-        yield from hub_rows(source, options)
+        yield from hub_rows(source.spec, options.split)
+        return
+    if is_arrow(source.path):
+        schema_of(source.path, options.split)
+        yield from arrow_rows(source.path, options.split)
         return
     suffix = kind(source.path.with_suffix("") if source.path.suffix == ".zip" else source.path)
     if suffix in DIALECTS:
         yield from separated_rows(source.path, options, DIALECTS[suffix])
-    elif suffix == ".parquet":
-        yield from parquet_rows(source.path)
     elif suffix in (".jsonl", ".json"):
         yield from objects(source.path, options.encoding)
     else:
         raise reject("INPUT", source.spec, "a .jsonl, .json, .csv, .tsv, .txt or .parquet file, or hf:NAME")
 
 
+def json_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
+    """Yield (place, row) of a format that is published as JSON, and copied to Parquet and the hub.
+
+    Raises:
+        UserError: something in it is no object.
+    """
+    if source.is_hub or is_arrow(source.path):
+        yield from rows(source, options)
+    else:
+        yield from objects(source.path, options.encoding)
+
+
+def classes(source: Source, options: ReadOptions) -> Classes:
+    """Return what the numbers in a table's columns are called, where the table itself says so."""
+    if source.is_hub:
+        return hub_classes(source.spec, options.split)
+    return saved_classes(source.path, options.split) if is_arrow(source.path) else {}
+
+
+def with_classes(row: Raw, named: Classes) -> Raw:
+    """Return a row with the names of its classes; a number below 0 means none."""
+    own = {column: class_name(row.get(column), names) for column, names in named.items()}
+    return dict(row) | own if own else row
+
+
+def class_name(value: Any, names: Sequence[str]) -> str | None:
+    """Return what a numbered class is called."""
+    if isinstance(value, str):
+        return value
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+
 def separated_rows(path: Path, options: ReadOptions, dialect: type[csv.Dialect]) -> Iterator[tuple[str, Record]]:
     """Yield rows of a CSV (quoted) or TSV (unchanged, quotes being characters there)."""
+    names: list[str] | None = None
+    for where, cells in separated_lines(path, options, dialect):
+        if names is None:
+            names = column_names(cells, options, where)
+            if options.header is not False and not by_number(options):
+                continue
+        yield where, as_row(cells, names, where)
+
+
+def separated_lines(path: Path, options: ReadOptions, dialect: type[csv.Dialect]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (place, cells) of each line that has any.
+
+    Raises:
+        UserError: it is no CSV, or a quote is never closed: all that follows would be one cell.
+    """
     csv.field_size_limit(sys.maxsize)
     with open_text(path, options.encoding, newline="") as stream:
-        reader = csv.reader(stream, dialect=dialect)
-        names: list[str] | None = None
+        reader = csv.reader(chain(stream, [END]), dialect=dialect)
+        first, cells = 1, [""]
         try:
             for cells in reader:
-                if not cells:
-                    continue
-                if names is None:
-                    names = column_names(cells, options)
-                    if options.header is not False and not by_number(options):
-                        continue
-                yield f"{path}:{reader.line_num}", as_row(cells, names, f"{path}:{reader.line_num}")
+                if cells == [END]:
+                    return
+                if cells and END not in cells[-1]:
+                    yield f"{path}:{reader.line_num}", cells
+                    first = reader.line_num + 1
         except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
+        raise reject(
+            f"{path}:{first}", cells[-1].removesuffix(END)[:SHOWN], 'a closing " for the quote that opens in this row'
+        )
 
 
 def by_number(options: ReadOptions) -> bool:
@@ -103,11 +160,24 @@ def by_number(options: ReadOptions) -> bool:
     return options.header is not True and bool(parts) and all(part.isdigit() for part in parts)
 
 
-def column_names(cells: Sequence[str], options: ReadOptions) -> list[str]:
+def column_names(cells: Sequence[str], options: ReadOptions, where: str) -> list[str]:
     """Name the columns: by the header, or by their numbers from 1."""
     if options.header is False or by_number(options):
         return [str(number) for number in range(1, len(cells) + 1)]
-    return [cell.strip() for cell in cells]
+    return header_names(cells, where)
+
+
+def header_names(cells: Sequence[str], where: str) -> list[str]:
+    """Return the names in a header.
+
+    Raises:
+        UserError: two columns have the same one.
+    """
+    names = [cell.strip() for cell in cells]
+    twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
+    if twice is not None:
+        raise UserError(f"{where}: column {twice!r} is there twice, expected different names, or --no_header")
+    return names
 
 
 def as_row(cells: Sequence[str], names: Sequence[str], where: str) -> Record:
@@ -115,48 +185,6 @@ def as_row(cells: Sequence[str], names: Sequence[str], where: str) -> Record:
     if len(cells) != len(names):
         raise UserError(f"{where}: got {len(cells)} columns, expected {len(names)} ({', '.join(names)[:80]})")
     return dict(zip(names, cells, strict=True))
-
-
-def parquet_rows(path: Path) -> Iterator[tuple[str, Record]]:
-    """Yield rows of a parquet file, some thousands in memory at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}:row {number}", row
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: cannot be read as parquet: {error}") from None
-
-
-def hub_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
-    """Yield rows of a data set on the hub: `hf:NAME` or `hf:NAME:SUBSET`, with --split (train)."""
-    name, _, subset = source.spec.removeprefix(HUB).partition(":")
-    split = options.split or "train"
-    try:
-        from datasets import load_dataset
-
-        table = load_dataset(name, subset or None, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{source.spec}: cannot be loaded: {str(error).splitlines()[0][:200]}. Without a network (or with "
-            "HF_HUB_OFFLINE=1) only data sets in the cache load: download the files elsewhere (`hf download "
-            f"--repo-type dataset {name}`) and give their paths"
-        ) from None
-    names = {column: kind.names for column, kind in table.features.items() if hasattr(kind, "names")}
-    for number, row in enumerate(table):
-        yield (
-            f"{source.spec}:row {number}",
-            row | {column: label_name(row[column], own) for column, own in names.items()},
-        )
-
-
-def label_name(value: int | None, names: Sequence[str]) -> str | None:
-    """Return what a numbered label is called; numbers below 0 mean none."""
-    return names[value] if value is not None and value >= 0 else None
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
@@ -177,13 +205,54 @@ def read_known(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
 def mapped(source: Source, options: ReadOptions, columns: dict[str, str]) -> Iterator[SourceItem]:
     """Make a record of every row."""
     shape: str | None = None
+    named = classes(source, options)
+    recognise = not columns
     for number, (where, row) in enumerate(rows(source, options), start=1):
         if shape is None:
             columns = columns or recognised(row, where)
             shape = shape_of(columns)
-            columns.update(numbered_negatives(columns, row))
             check_columns(columns, row, where)
-        yield SourceItem(where, to_record(row, columns, shape, identity(source, number), options))
+            if recognise and shape == "pairs":
+                score = columns["score"]
+                check_scores(source.spec, score, (row.get(score) for _, row in rows(source, options)))
+            named = {column: names for column, names in named.items() if columns.get("score") != column}
+        own = columns | numbered_negatives(columns, row)
+        record = to_record(Row(with_classes(row, named), where, options.join), own, shape, identity(source, number))
+        left = {name for field in KEYS for part in parts_of(own.get(field, ""), row) for name in unread(row.get(part))}
+        note = f"records whose keys have the fields {', '.join(sorted(left))}, left out" if left else ""
+        yield SourceItem(where, record, note=note)
+
+
+def check_scores(spec: str, column: str, values: Iterable[Any]) -> None:
+    """Refuse labels that may be the classes of inference pairs: whole numbers of 0 to 2, with 2 among them.
+
+    Raises:
+        UserError: they may be; --columns score=COLUMN says that they are scores.
+    """
+    if column not in CLASS_COLUMNS:
+        return
+    found = set()
+    for value in values:
+        number = class_number(value)
+        if (number is None and not is_empty(str(value))) or (number is not None and number > 2):
+            return
+        found.add(number)
+    if 2 in found:
+        raise UserError(
+            f"{spec}: {column}: holds only whole numbers up to 2, which may be scores or classes of inference pairs. "
+            "Expected --from nli --labels with the names of 0, 1 and 2, such as entailment,neutral,contradiction; or, "
+            f"for scores, --columns text1=... text2=... score={column}"
+        )
+
+
+def class_number(value: Any) -> int | None:
+    """Return the number of a class, which pandas may have written as `1.0`; None where it is none."""
+    if isinstance(value, str):
+        text = value.strip().removesuffix(".0")
+        return int(text) if NUMBER.fullmatch(text) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
+        return None
+    return int(value)
 
 
 def recognised(row: Raw, where: str) -> dict[str, str]:
@@ -237,36 +306,47 @@ def parts_of(value: str, row: Raw) -> list[str]:
     return [part for piece in value.split(",") for part in ([piece] if piece in row else piece.split("+"))]
 
 
-def cell(row: Raw, value: str, join: str) -> Any:
-    """Return the value of a column, or of several joined."""
-    if value in row:
-        return row[value]
-    return join.join(text for text in (as_text(row[part]) for part in value.split("+")) if text.strip())
+class Row(NamedTuple):
+    """A row of a table, its place, and what columns are joined with."""
+
+    cells: Raw
+    where: str
+    join: str
+
+    def cell(self, value: str) -> Any:
+        """Return the value of a column, or of several joined; what a row of JSON leaves out is empty."""
+        if value in self.cells or "+" not in value:
+            return self.cells.get(value)
+        parts = [as_part(self.cells.get(part), f"{self.where}: {part}") for part in value.split("+")]
+        return self.join.join(part for part in parts if part)
+
+    def texts(self, value: str) -> list[str]:
+        """Return the texts of one or several columns, each a text or a list."""
+        names = [value] if value in self.cells else value.split(",")
+        return [text for name in names for text in texts_of(self.cell(name), f"{self.where}: {name}")]
 
 
-def texts(row: Raw, value: str, join: str) -> list[str]:
-    """Return the texts of one or several columns, each a text or a list."""
-    names = [value] if value in row else value.split(",")
-    found = [cell(row, name, join) for name in names]
-    return distinct([as_text(t) for one in found for t in (one if isinstance(one, list) else [one]) if t is not None])
-
-
-def to_record(row: Raw, columns: Raw, shape: str, name: str, options: ReadOptions) -> Record:
+def to_record(row: Row, columns: Raw, shape: str, name: str) -> Record:
     """Make a record of one row."""
-    own = cell(row, columns["id"], options.join) if "id" in columns else name
     record: Record = {}
     for field in SHAPES[shape]:
         value = columns[field]
-        record[field] = texts(row, value, options.join) if field == "pos" else cell(row, value, options.join)
+        if field == "pos":
+            record[field] = row.texts(value)
+            continue
+        found = row.cell(value)
+        is_number = isinstance(found, int) and not isinstance(found, bool)
+        as_it_is = field == "score" or (field == "label" and is_number)
+        record[field] = found if as_it_is else text_of(found, f"{row.where}: {value}")
     if shape == "groups":
-        record["query"] = as_text(record["query"])
         for field in ("neg", "answers"):
-            if field in columns and (found := texts(row, columns[field], options.join)):
+            if field in columns and (found := row.texts(columns[field])):
                 record[field] = found
-    record["id"] = as_text(own)
-    record["group"] = as_text(cell(row, columns["group"], options.join)) if "group" in columns else record["id"]
-    if "task" in columns:
-        record["task"] = as_text(row[columns["task"]])
+    own = {field: row.cell(columns[field]) for field in NAMES if field in columns}
+    record["id"] = pick_name(own, ("id",), row.where, name)
+    record["group"] = pick_name(own, ("group",), row.where, record["id"])
+    if task := pick_name(own, ("task",), row.where, ""):
+        record["task"] = task
     return record
 
 

@@ -7,21 +7,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import (
     Head,
-    Raw,
     ReadOptions,
     Record,
     Source,
     SourceItem,
-    as_list,
-    as_object,
-    as_text,
     distinct,
-    pick,
 )
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import objects, parse
+from data_tools.converting.values import Raw, as_list, as_object, as_part, pick, pick_name, pick_text
+from data_tools.converting.tables import json_rows
+from data_tools.converting.values import Raw, as_list, as_object, as_part, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError
 
 SPEAKER = re.compile(r"^(user|system|assistant)\s*[:：]\s*", re.MULTILINE)
@@ -34,27 +33,27 @@ def read_acebench(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     path = Path(options.answers) if options.answers else source.path.parent / ANSWERS / source.path.name
     if not path.is_file():
         raise UserError(f"{source.path}: no answers at {path}, expected them there, or --answers FILE")
-    gold = {as_text(pick(raw, ("id",), where)): raw for where, raw in objects(path, options.encoding)}
+    gold = {pick_text(raw, ("id",), where): raw for where, raw in objects(path, options.encoding)}
     for where, raw in objects(source.path, options.encoding):
-        name = as_text(pick(raw, ("id",), where))
+        name = pick_text(raw, ("id",), where)
         if name not in gold:
             yield SourceItem(where, reason=f"no answer in {path.name}")
             continue
         truth = pick(gold[name], ("ground_truth",), f"{path}: {name}")
         called = [key for part in (truth if isinstance(truth, list) else [truth]) for key in as_object(part, where)]
-        request = last_request(as_text(pick(raw, ("question",), where)))
+        request = last_request(pick_text(raw, ("question",), where))
         tools = as_list(pick(raw, ("function",), where), f"{where}: function")
         yield tool_item(make_id(source, name), request, described(tools, where), called, where)
 
 
 def read_tool_calls(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Query, tools and answers in one object, as in xlam: tools and answers are lists, or JSON of them."""
-    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
+    for number, (where, raw) in enumerate(json_rows(source, options), start=1):
         tools = described(listed(pick(raw, ("tools", "functions"), where), f"{where}: tools"), where)
         calls = listed(pick(raw, ("answers", "tool_calls"), where), f"{where}: answers")
-        called = [as_text(pick(function_of(as_object(call, where)), ("name",), where)) for call in calls]
-        name = make_id(source, raw.get("id", number))
-        yield tool_item(name, as_text(pick(raw, ("query", "question"), where)), tools, called, where)
+        called = [pick_text(function_of(as_object(call, where)), ("name",), where) for call in calls]
+        name = make_id(source, pick_name(raw, ("id",), where, number))
+        yield tool_item(name, pick_text(raw, ("query", "question"), where), tools, called, where)
 
 
 def listed(value: Any, where: str) -> list[Any]:
@@ -73,7 +72,8 @@ def described(tools: list[Any], where: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for raw in tools:
         tool = function_of(as_object(raw, where))
-        name, about = as_text(pick(tool, ("name",), where)).strip(), as_text(tool.get("description")).strip()
+        name = pick_text(tool, ("name",), where).strip()
+        about = as_part(tool.get("description"), f"{where}: description").strip()
         found[name] = f"{name}：{about}" if about else name
     return found
 

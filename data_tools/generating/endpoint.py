@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -90,23 +91,27 @@ class Reply:
     cut: bool  # it ended because of `max_tokens`
 
 
-def connect(settings: EndpointSettings) -> AsyncOpenAI:
-    """Make the client.
+def check_endpoint(settings: EndpointSettings) -> None:
+    """Refuse settings with which no request can be made, before documents are read.
 
     Raises:
-        UserError: the address is none, or a key is needed and is not there.
+        UserError: the client is not installed, the address is none, or a key is needed and is not there.
     """
-    try:
-        from openai import AsyncOpenAI
-    except ImportError:
-        raise UserError("generate_queries: needs the `openai` client: pip install 'zh-embedder[documents]'") from None
-
-    quiet()
+    if find_spec("openai") is None:
+        raise UserError("generate_queries: needs the `openai` client: pip install 'zh-embedder[documents]'")
     if settings.url is not None and urlsplit(settings.url).scheme not in ("http", "https"):
         raise reject("--base_url", settings.url, "an address such as http://127.0.0.1:8000/v1")
-    key = os.environ.get(settings.key_name)
-    if not key and not is_near(settings.url):
+    if not os.environ.get(settings.key_name) and not is_near(settings.url):
         raise UserError(f"{settings.key_name}: is not set in the environment, expected the key of {settings.place}")
+
+
+def connect(settings: EndpointSettings) -> AsyncOpenAI:
+    """Make the client; raises as `check_endpoint`."""
+    check_endpoint(settings)
+    from openai import AsyncOpenAI
+
+    quiet()
+    key = os.environ.get(settings.key_name)
     return AsyncOpenAI(
         base_url=settings.url, api_key=key or "none", timeout=settings.timeout, max_retries=settings.retries
     )
@@ -157,8 +162,19 @@ async def ask(client: AsyncOpenAI, settings: EndpointSettings, messages: Sequenc
 
 def said(error: Exception) -> str:
     """Return an endpoint's answer, in one line."""
+    # The causes of others repeat the address, which may hold a password.
+    system = next((one for one in causes(error) if isinstance(one, OSError) and one.strerror), None)
     cause = f" ({type(error.__cause__).__name__})" if error.__cause__ is not None else ""
+    cause = f" ({system.strerror})" if system is not None else cause
     return " ".join(f"{type(error).__name__}: {error}{cause}".split())[:300]
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield what led to an error, the nearest first."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 async def send(client: AsyncOpenAI, settings: EndpointSettings, messages: Sequence[Mapping[str, str]]) -> Reply:

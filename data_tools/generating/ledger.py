@@ -100,7 +100,9 @@ class Ledger:
         self.keep(entry)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; one in which nothing was written goes."""
         self.stream.close()
+        if not self.path.stat().st_size:
+            self.path.unlink()
         self.lock.release()
         Path(self.lock.lock_file).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from data_tools.generating.documents import read_documents
-from data_tools.generating.endpoint import EndpointSettings, characters
+from data_tools.generating.endpoint import EndpointSettings, characters, check_endpoint
 from data_tools.generating.filters import (
     FilterLimits,
     GeneratedQuery,
@@ -29,7 +29,7 @@ from data_tools.generating.round_trip import load_retriever, ranks_of
 from data_tools.generating.sample_page import write_page
 from data_tools.shared.record_files import write_records
 from zh_embedder.core.counts import counted
-from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.core.files import beside_file
 
 logger = logging.getLogger(__name__)
@@ -69,19 +69,6 @@ def draw_passages(passages: Sequence[Passage], options: GenerateOptions) -> Sequ
         return passages
     rows = random.Random(options.seed).sample(range(len(passages)), options.limit)
     return [passages[row] for row in sorted(rows)]
-
-
-def check_places(options: GenerateOptions) -> None:
-    """Refuse to write where documents are read: the next start would take what this one wrote for documents.
-
-    Raises:
-        UserError: an output lies in a folder of DOCUMENTS.
-    """
-    folders = [path.resolve() for spec in options.documents if (path := Path(spec).expanduser()).is_dir()]
-    for flag, place in (("--output", options.output), ("--corpus", options.corpus)):
-        for folder in folders:
-            if place is not None and place.expanduser().resolve().is_relative_to(folder):
-                raise reject(flag, str(place), f"a place outside of {folder}, whose files are read as documents")
 
 
 def say_default(tasks: Sequence[str], known: Sequence[str]) -> None:
@@ -130,7 +117,8 @@ def generate(options: GenerateOptions) -> None:
     Raises:
         UserError: anything that the user can fix.
     """
-    check_places(options)
+    if not options.dry_run:
+        check_endpoint(options.endpoint)
     prompts = read_prompts(options.prompts)
     say_default(options.tasks, tuple(prompts.tasks))
     limits = replace(options.filters, refuse=prompts.refuse)

@@ -52,7 +52,7 @@ from zh_embedder.core.ranks import own_device, world
 from zh_embedder.evaluation.model import KEY, Model
 from zh_embedder.search.bm25 import K1, B, build_bm25, load_bm25
 from zh_embedder.search.encode_files import EncodeOptions, encode_files
-from zh_embedder.search.faiss_index import FLAT, build, load_index, save_index
+from zh_embedder.search.faiss_index import FLAT, build, load_index, make, save_index
 from zh_embedder.search.vector_store import SHARD_SIZE, open_vectors
 
 logger = logging.getLogger(__name__)
@@ -122,10 +122,12 @@ def mine(job: Job) -> None:
     """
     first = start_ranks() == 0
     known = scan(job.files, show_progress=first)
+    # Whatever can be wrong with the flags comes out before anything is written or encoded.
+    model, scorer = load_model(job), load_scorer(job)
+    check_search(job, model)
     if first:
         start(job)
     in_turn(lambda: write_pools(job, known) if first else None)
-    model = load_model(job)
     roots = {task: pool_folder(job, number) for number, task in enumerate(known.tasks)}
     folders = {task: vectors_folder(job, roots[task], task, model) for task in known.tasks}
     if model is not None:
@@ -139,7 +141,7 @@ def mine(job: Job) -> None:
         pools,
         audited_numbers(known.records, job.audit, job.settings.seed),
         model,
-        load_scorer(job),
+        scorer,
         job.query_prompt,
     )
     mine_blocks(job, tools)
@@ -147,6 +149,18 @@ def mine(job: Job) -> None:
     if first:
         finish(job, known)
     wait_for_all()
+
+
+def check_search(job: Job, model: Model | None) -> None:
+    """Refuse settings of the search that only its index would notice.
+
+    Raises:
+        UserError: words, dictionary, BM25's numbers or the factory are wrong.
+    """
+    if job.settings.method in WITH_WORDS:
+        build_bm25([], words=job.words, dictionary=job.user_dict, k1=job.k1, b=job.b)
+    if job.settings.method in WITH_VECTORS and job.factory != FLAT and model is not None:
+        make(job.factory, model.query.dimension, model.query.spec.metric)
 
 
 def start(job: Job) -> None:
@@ -165,11 +179,12 @@ def start(job: Job) -> None:
             for name in now
             if there.get(name) != as_json(now[name])
         ]
-        if differences:
+        if differences and any(job.folder.glob("pool-[0-9][0-9]/texts/*")):
             listed = "\n".join(differences)
             raise UserError(f"{job.folder}: holds the work of another run; --overwrite starts anew:\n{listed}")
-        done = len(list((job.folder / "blocks").glob("*.jsonl")))
-        logger.info("mine_negatives: continues where an earlier run stopped: %s done", counted(done, "block"))
+        if not differences:
+            done = len(list((job.folder / "blocks").glob("*.jsonl")))
+            logger.info("mine_negatives: continues where an earlier run stopped: %s done", counted(done, "block"))
     write_json(path, now)
 
 
@@ -204,7 +219,7 @@ def finish(job: Job, known: PositiveIndex) -> None:
     path = job.output.with_name(f"{job.output.name}.audit.html")
     beside_file(path, write_audit(f"{job.output.name}: {job.settings.method}", summary, entries))
     write_json(path.with_suffix(".json"), summary)
-    logger.info("mine_negatives: %s", as_line_of(summary))
+    logger.info("mine_negatives: %s", said(summary))
     logger.info("mine_negatives: %s, audit in %s", job.output, path)
     if warning:
         logger.warning("mine_negatives: %s", warning)
@@ -214,9 +229,13 @@ def finish(job: Job, known: PositiveIndex) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def as_line_of(summary: Mapping[str, Any]) -> str:
-    """Lay counts out as JSON."""
-    return json.dumps(summary, ensure_ascii=False)
+def said(summary: Mapping[str, Any]) -> str:
+    """Lay the counts of a summary out in a line, those that are 0 left out; its warning has a line of its own."""
+    refused = ", ".join(f"{name} {count:,}" for name, count in summary["refused"].items())
+    names = ("records_with_fewer", "records_without_negatives", "records_whose_teacher_scores_went")
+    rest = [f"{name.replace('_', ' ')}: {summary[name]:,}" for name in names if summary[name]]
+    first = f"{counted(summary['taken'], 'negative')} for {counted(summary['records'], 'record')}"
+    return "; ".join([first, *([f"refused: {refused}"] if refused else []), *rest])
 
 
 # ---- pools ----------------------------------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ def make_file(
     count = write_records(target, rows)
     tasks = Counter(task for _, (task, _, _) in kept)
     dropped = f", {len(sample.kept) - count:,} dropped for the evaluation sets" if forbidden else ""
+    if not count:
+        logger.warning("%s: no pairs: its texts have too few sentences%s", path.name, dropped)
     by_task = ", ".join(f"{task} {number:,}" for task, number in tasks.most_common())
     logger.info(
         "%s: %s found, %d drawn%s: %s", path.name, counted(sample.seen, "pair"), len(sample.kept), dropped, by_task
@@ -115,6 +117,9 @@ def make_pairs(options: PairOptions) -> int:
         UserError: anything that the user can fix.
     """
     targets = options.targets()
+    for path in targets:
+        if next(documents(path), None) is None:
+            raise reject(str(path), "no texts", "a text a line, or JSON Lines with `text`")
     forbidden = evaluation_shingles(options.without, options.shared) if options.without else None
     total = sum(
         make_file(path, target, options.recipe, seed=options.seed, max_pairs=options.max_pairs, forbidden=forbidden)

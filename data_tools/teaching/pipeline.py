@@ -18,7 +18,7 @@ from data_tools.teaching.score_summary import advice, histogram
 from data_tools.teaching.teachers import TEACHERS, Item, Teacher, TeacherSettings
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
-from zh_embedder.core.errors import UserError
+from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.hashing import model_hash, sha256_of, text_hash
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import group_row
@@ -60,6 +60,7 @@ def score(options: ScoreOptions) -> None:
         UserError: anything that the user can fix.
     """
     first = start_ranks() == 0
+    check_records(options)
     teacher = TEACHERS[options.method].load(options.teacher)
     identity, kept = options.identity, options.cache_file
     in_turn(lambda: take_over(kept) if first else None)
@@ -68,6 +69,28 @@ def score(options: ScoreOptions) -> None:
             score_share(options.files, teacher, identity, cache, options)
         wait_for_all()
     in_turn(lambda: finish(options.files, kept, teacher, identity, options) if first else None)
+
+
+def check_records(options: ScoreOptions) -> None:
+    """Refuse records that cannot be scored before the model is loaded and anything is written.
+
+    Raises:
+        UserError: a record is wrong, or there is none.
+    """
+    wrong: list[str] = []
+    records = failures = 0
+    for path in options.files:
+        for where, raw in read_records(path, show_progress=False):
+            records += 1
+            try:
+                items_of(raw, where, answers=options.method == "language_model")
+            except UserError as error:
+                failures += 1
+                wrong += [str(error)] if len(wrong) < MAX_SHOWN else []
+    if wrong:
+        raise summarise(wrong, total=failures)
+    if not records:
+        raise UserError(f"FILES: no records in {', '.join(map(str, options.files[:MAX_SHOWN]))}")
 
 
 def name_of(teacher: str, prompt: str, item: Item) -> bytes:

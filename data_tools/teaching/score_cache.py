@@ -7,9 +7,12 @@ OUT.scores.sqlite.rank-1   what rank 1 scores; goes into the file above at the e
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
+
+from zh_embedder.core.errors import UserError, reading, reject
 
 SUFFIX = ".scores.sqlite"  # behind the name of the records
 TABLE = "CREATE TABLE IF NOT EXISTS scores (name BLOB PRIMARY KEY, score REAL) WITHOUT ROWID"
@@ -21,25 +24,49 @@ class Cache:
     """Scores in one file, and those of an older one that is only read."""
 
     def __init__(self, path: Path, older: Path | None = None) -> None:
+        """Open it, made where missing.
+
+        Raises:
+            UserError: the file is no cache of scores, or cannot be written.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.base = sqlite3.connect(path)
-        self.base.execute(TABLE)
+        self.path = path
+        with self.naming():
+            self.base = sqlite3.connect(path)
+            self.base.execute(TABLE)
+            columns = [row[1] for row in self.base.execute("PRAGMA table_info(scores)")]
+        if columns != ["name", "score"]:
+            raise reject(str(path), f"a database with {', '.join(columns)} in `scores`", "a cache of scores")
         self.readable = [self.base]
         if older is not None:
-            self.readable.append(sqlite3.connect(f"file:{older}?mode=ro", uri=True))
+            self.readable.append(sqlite3.connect(f"file:{quote(str(older))}?mode=ro", uri=True))
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Name the file in what SQLite says of it.
+
+        Raises:
+            UserError: `PATH: what is wrong`.
+        """
+        try:
+            with reading(self.path):
+                yield
+        except UserError as error:
+            raise UserError(f"{error}; remove the file to score anew, or name another one with --cache") from None
 
     def get(self, names: Sequence[bytes]) -> dict[bytes, float]:
         """Scores of those names that are known."""
         found = {}
-        for name in names:
-            rows = (base.execute(ASK, (name,)).fetchone() for base in self.readable)
-            if (row := next(filter(None, rows), None)) is not None:
-                found[name] = float(row[0])
+        with self.naming():
+            for name in names:
+                rows = (base.execute(ASK, (name,)).fetchone() for base in self.readable)
+                if (row := next(filter(None, rows), None)) is not None:
+                    found[name] = float(row[0])
         return found
 
     def put(self, scores: Mapping[bytes, float]) -> None:
         """Keep scores, all or none of them."""
-        with self.base:
+        with self.naming(), self.base:
             self.base.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", scores.items())
 
     def close(self) -> None:

@@ -155,7 +155,7 @@ ON = {"word_embedding_dimension": 8, **OFF}
 )
 def test_a_pooling_that_we_lack_is_refused_and_a_flag_may_stand_in_its_place(tmp_path, pooling):
     folder = write_files(tmp_path, {**BGE_LARGE_ZH, "1_Pooling/config.json": pooling})
-    with pytest.raises(UserError, match=rf"1_Pooling/config\.json: .* not one of {', '.join(POOLINGS)}: "):
+    with pytest.raises(UserError, match=r"1_Pooling/config\.json: .*expected (one of cls, mean|true: a mean)"):
         read_layout(folder, poolings=POOLINGS)
     layout = read_layout(folder, poolings=POOLINGS, pooling="mean")
     assert (layout.pooling, layout.max_length) == ("mean", 512)
@@ -166,7 +166,9 @@ def test_a_pooling_that_we_lack_is_refused_and_a_flag_may_stand_in_its_place(tmp
 )
 def test_a_stage_that_we_lack_is_refused(tmp_path, types):
     folder = write_files(tmp_path, {**BGE_LARGE_ZH, "modules.json": stages(*types)})
-    with pytest.raises(UserError, match=f"modules.json: got the stages {' -> '.join(types)}, expected at most one"):
+    with pytest.raises(
+        UserError, match=f"modules.json: got the stages {' -> '.join(types)}, expected Transformer and Pooling"
+    ):
         read_layout(folder, poolings=POOLINGS)
 
 

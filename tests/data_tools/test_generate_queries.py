@@ -142,7 +142,8 @@ def test_requests_run_side_by_side_and_the_output_does_not_depend_on_how_many(do
             written.append(output.read_bytes())
             assert server.most_busy <= count
             assert count == 1 or server.most_busy > 1
-        output.with_name("q.jsonl.ledger.jsonl").unlink()
+        for path in (output, output.with_name("q.jsonl.ledger.jsonl")):
+            path.unlink()
     assert written[0] == written[1]
 
 
@@ -309,7 +310,6 @@ def test_without_a_key_only_a_server_nearby_is_asked(docs, monkeypatch, capsys):
     with Endpoint(answer) as server:
         assert rows(generate(docs, server.url)) == EXPECTED
     for url in ("https://models.example.com/v1", ""):
-        (docs.parent / "q.jsonl.ledger.jsonl").unlink(missing_ok=True)
         generate(docs, url, expect=2)
         assert "OPENAI_API_KEY: is not set in the environment" in capsys.readouterr().err
     generate(docs, "models.example.com", expect=2)
@@ -566,10 +566,10 @@ def test_flags_that_cannot_be_are_refused(docs, capsys, flags, message):
 def test_outputs_do_not_lie_where_documents_are_read(docs, capsys):
     for flags in (
         ["--output", str(docs / "q.jsonl")],
-        ["--output", "q.jsonl", "--corpus", str(docs / "new" / "c.jsonl")],
+        ["--output", str(docs.parent / "q.jsonl"), "--output_corpus", str(docs / "new" / "c.jsonl")],
     ):
         assert main([str(docs), *flags, "--model", "m"]) == 2
-        assert "expected a place outside of" in capsys.readouterr().err
+        assert f"lies in the input {docs}, expected a place outside it" in capsys.readouterr().err
 
 
 def test_a_wrong_retriever_is_said_before_anything_is_asked(docs, capsys):

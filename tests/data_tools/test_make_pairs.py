@@ -174,3 +174,11 @@ def test_max_pairs_and_overwriting(tmp_path, corpus, capsys):
 def test_wrong_numbers_are_refused(tmp_path, corpus, capsys, flags):
     assert make(tmp_path, corpus, *flags)[0] == 2
     assert flags[0] in capsys.readouterr().err
+
+
+def test_a_corpus_without_texts_is_refused_before_anything_is_written(tmp_path, capsys):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n\n", "utf-8")
+    assert main([str(corpus), "--output_dir", str(tmp_path / "pairs")]) == 2
+    assert f"{corpus}: got 'no texts', expected " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]

@@ -79,7 +79,10 @@ def test_old_negatives_stay_in_front_where_asked_for(tmp_path):
     rows[0]["neg"] = ["旧的负例"]
     assert mine(tmp_path, "--method", "random", *SMALL, "--keep_neg", rows=rows)[0]["neg"][0] == "旧的负例"
     corpus = write(tmp_path / "corpus.jsonl", [{"text": f"段落{i}"} for i in range(60)])
-    assert "旧的负例" not in mine(tmp_path, "--method", "random", *SMALL, "--corpus", corpus, rows=rows)[0]["neg"]
+    assert (
+        "旧的负例"
+        not in mine(tmp_path, "--method", "random", *SMALL, "--corpus", corpus, "--overwrite", rows=rows)[0]["neg"]
+    )
 
 
 def test_positives_of_the_same_query_in_any_file_are_never_negatives(tmp_path, tiny_bert):
@@ -115,7 +118,7 @@ def test_a_corpus_is_mined_title_in_front_and_copies_count_once(tmp_path):
 def test_too_few_are_filled_with_random_keys_that_pass_the_same_rules(tmp_path, tiny_bert):
     flags = ("--model", tiny_bert, "--range", 0, 3, "--negatives", 8)
     assert all(len(row["neg"]) <= 3 for row in mine(tmp_path, *flags))
-    for row in mine(tmp_path, *flags, "--fill"):
+    for row in mine(tmp_path, *flags, "--fill", "--overwrite"):
         assert len(row["neg"]) == 8
         assert not set(row["neg"]) & set(row["pos"])
 
@@ -255,7 +258,7 @@ def test_a_model_that_scores_all_alike_is_warned_about_in_the_log_and_in_the_aud
     mine(tmp_path, *flags)
     assert logged == []
     assert "warning" not in json.loads((tmp_path / "out.jsonl.audit.json").read_text("utf-8"))
-    found = mine(tmp_path, *flags, "--percent", 0.95)
+    found = mine(tmp_path, *flags, "--percent", 0.95, "--overwrite")
     short, none = sum(len(r["neg"]) < 5 for r in found), sum(not r["neg"] for r in found)
     (said,) = logged
     assert f"{short / 120:.0%} of the records have fewer than 5 negatives ({none / 120:.0%} of all have none)" in said
@@ -319,3 +322,21 @@ def test_two_ranks_write_what_one_does(tmp_path, tiny_bert):
     for ranks, name in ((0, "one.jsonl"), (2, "two.jsonl")):
         finish(start([*forked(ranks), *command(source, tmp_path / name, tiny_bert)], tmp_path))
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--words", "nix"), "words: unknown name 'nix'"),
+        (("--user_dict", "nowhere.txt"), "nowhere.txt: No such file"),
+        (("--b", "2"), "b: got 2.0, expected "),
+        (("--cross_encoder", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_wrong_flag_leaves_nothing_that_refuses_the_corrected_command(tmp_path, capsys, flags, message):
+    source, out = write(tmp_path / "in.jsonl", records()), tmp_path / "out.jsonl"
+    command = [str(source), "--output", str(out), "--method", "bm25", *map(str, SMALL)]
+    assert main([*command, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    assert main(command) == 0

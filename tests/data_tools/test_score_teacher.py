@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 import torch
@@ -346,3 +348,32 @@ def test_the_histogram_counts_and_the_temperature_gives_the_entropy_asked_for():
     said = advice(sample, 0.5)
     assert entropy_shares(sample, float(said.split()[1])).mean() == pytest.approx(0.5, abs=1e-3)
     assert "no temperature" in advice([[1.0, 1.0]], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"garbage, and more than a header of it" * 9, "the database cannot be used: file is not a database"),
+        ("CREATE TABLE scores (id INTEGER, mark REAL)", "got 'a database with id, mark in `scores`', expected a cache"),
+    ],
+)
+def test_a_file_that_is_no_cache_of_scores_is_named(tmp_path, content, message):
+    path = tmp_path / "kept.sqlite"
+    if isinstance(content, str):
+        with closing(sqlite3.connect(path)) as base:
+            base.execute(content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        Cache(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_records_are_checked_before_the_teacher_is_loaded(tmp_path, capsys):
+    empty, wrong = tmp_path / "empty.jsonl", tmp_path / "wrong.jsonl"
+    empty.write_text("\n", "utf-8")
+    wrong.write_text('{"query": "问"}\n', "utf-8")
+    for path, message in ((empty, f"FILES: no records in {empty}"), (wrong, f"{wrong}:1: ")):
+        assert main([str(path), "--output", str(tmp_path / "out.jsonl"), "--model", "nowhere"]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl", "wrong.jsonl"]

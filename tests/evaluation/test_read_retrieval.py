@@ -8,9 +8,16 @@ import pytest
 
 from tests.jsonl import as_lines as lines
 from zh_embedder.core.errors import UserError
+from zh_embedder.evaluation.left_out import LeftOut
 from zh_embedder.evaluation.read_retrieval import read_eval_data, read_retrieval_set
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import RetrievalSet
+
+
+def counts(data) -> dict[str, tuple[int, str]]:
+    """What a set leaves out: kind -> how many, and an example."""
+    return {found.kind: (found.count, found.example) for found in data.left_out}
+
 
 QUERIES = [{"id": "q0", "text": "问零", "task": "qa"}, {"id": "q1", "text": "问一", "task": "qa"}]
 KEYS = [
@@ -44,13 +51,15 @@ def test_a_beir_folder_is_read(tmp_path, compress, inside):
         queries={"q0": "问零", "q1": "问一"},
         keys={"d0": "答零", "d1": "题目 答一", "d2": ""},
         qrels={"q0": {"d0": 1, "d1": 2}, "q1": {"d1": 0}},
+        left_out=(LeftOut("no_relevant", 1, "q1"), LeftOut("empty_keys", 1, "d2")),
     )
 
 
-def test_queries_that_nobody_judged_are_left_out_and_judged_ones_stay(tmp_path):
+def test_queries_without_judgement_and_judged_ones_that_are_not_there_are_left_out_and_counted(tmp_path):
     found = read_retrieval_set(write_set(tmp_path, qrels="q1\td1\t1\nq7\td0\t1\n"))
     assert found.queries == {"q1": "问一"}
-    assert found.qrels == {"q1": {"d1": 1}, "q7": {"d0": 1}}  # q7 counts, as a query without results
+    assert found.qrels == {"q1": {"d1": 1}}  # a judged query that is not there does not count, as in BEIR
+    assert counts(found) == {"unknown_queries": (1, "q7"), "unjudged_queries": (1, "q0"), "empty_keys": (1, "d2")}
 
 
 def test_blank_lines_and_a_mark_at_the_start_do_no_harm(tmp_path):
@@ -87,7 +96,7 @@ FIRST = lines(QUERIES[:1])
     [
         ({"queries": FIRST + "{'id': 1}\n"}, "queries.jsonl:2: not valid JSON at character 2: "),
         ({"queries": FIRST + '{"id": "q1"}\n'}, "queries.jsonl:2: text: got None, expected a string"),
-        ({"queries": '{"text": "问"}\n'}, "queries.jsonl:1: id: got None, expected a string"),
+        ({"queries": '{"text": "问"}\n'}, "queries.jsonl:1: _id: got None, expected a string"),
         ({"queries": '{"id": true, "text": "问"}\n'}, "queries.jsonl:1: id: got True, expected a string or a whole"),
         ({"queries": FIRST + "[]\n"}, "queries.jsonl:2: a JSON array, expected JSON Lines"),
         ({"queries": FIRST + "\n" + FIRST}, "queries.jsonl:3: id: got 'q0', expected one that no line before has"),
@@ -101,8 +110,8 @@ FIRST = lines(QUERIES[:1])
         ({"qrels": QRELS + "q1\td1\tscore\n"}, "qrels.tsv:5: got 'q1\\td1\\tscore', expected query-id"),
         ({"qrels": "q1\td1\t0.5\n"}, "qrels.tsv:1: got 'q1\\td1\\t0.5', expected query-id"),
         ({"qrels": "q1\t0\td1\t1\n"}, "qrels.tsv:1: got 'q1\\t0\\td1\\t1', expected query-id"),  # TREC's four columns
-        ({"qrels": "query-id\tcorpus-id\tscore\n"}, ": qrels.tsv: no judgements"),
-        ({"qrels": ""}, ": qrels.tsv: no judgements"),
+        ({"qrels": "query-id\tcorpus-id\tscore\n"}, "qrels.tsv: got no judgements, expected lines of a query's id"),
+        ({"qrels": ""}, "qrels.tsv: got no judgements, expected lines of a query's id"),
     ],
 )
 def test_a_wrong_line_is_refused_by_file_and_line(tmp_path, broken, message):
@@ -115,7 +124,7 @@ def test_a_wrong_line_is_refused_by_file_and_line(tmp_path, broken, message):
 def test_a_file_that_is_not_utf8_is_refused_by_line(tmp_path):
     folder = write_set(tmp_path)
     (folder / "corpus.jsonl").write_bytes(lines(KEYS).encode("gb18030"))
-    with pytest.raises(UserError, match=r"corpus\.jsonl:1: not UTF-8 \(byte 23\), it looks like GB18030"):
+    with pytest.raises(UserError, match=r"corpus\.jsonl:1: not UTF-8 \(byte 23\), it may be Big5 or GB18030"):
         read_retrieval_set(folder)
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.evaluation.test_read_retrieval import write_set
 from tests.jsonl import write
 from zh_embedder.core.errors import UserError
+from zh_embedder.evaluation.left_out import LeftOut
 from zh_embedder.evaluation.means import over_queries
 from zh_embedder.evaluation.read_reranking import key_id
 from zh_embedder.evaluation.read_set import read_set
@@ -19,7 +20,11 @@ PAIRS = [
     {"text1": "丙", "text2": "丁", "score": 0, "task": "sts"},
 ]
 YES_NO = [{**pair, "score": score} for pair, score in zip(PAIRS, (1, 0), strict=True)]
-LABELS = [{"text": "好", "label": "喜", "task": "icl"}, {"text": "坏", "label": 3, "task": "icl"}]
+LABELS = [
+    {"text": "好", "label": "喜", "task": "icl"},
+    {"text": "坏", "label": 3, "task": "icl"},
+    {"text": "妙", "label": "喜", "task": "icl"},
+]
 QUERIES = [
     {"query": "问一", "pos": ["答一", "又答"], "neg": ["无关", "答二"], "task": "qa"},
     {"query": "问二", "pos": ["答二"], "neg": ["无关", "无关", "答二"], "task": "qa"},
@@ -46,26 +51,28 @@ def test_pairs_of_0_and_1_are_pair_classification_unless_it_is_said(tmp_path):
 
 def test_a_file_of_labelled_texts_is_clustering(tmp_path):
     found = read_set(write(tmp_path / "data" / "mood.jsonl", LABELS))
-    assert found == LabelSet("data/mood.jsonl", "icl", ["好", "坏"], ["喜", "3"])
+    assert found == LabelSet("data/mood.jsonl", "icl", ["好", "坏", "妙"], ["喜", "3", "喜"])
     assert found.kind == "clustering"
 
 
 def test_a_folder_of_train_and_test_is_classification_and_may_be_clustering(tmp_path):
-    write(tmp_path / "data" / "mood" / "train.jsonl", [{"text": "乐", "label": "喜"}])
+    write(tmp_path / "data" / "mood" / "train.jsonl", [{"text": "乐", "label": "喜"}, {"text": "气", "label": "怒"}])
     write(tmp_path / "data" / "mood" / "test.jsonl", LABELS)
-    expected = LabelSet("data/mood", "icl", ["好", "坏"], ["喜", "3"], ["乐"], ["喜"])
+    unknown = LeftOut("unknown_labels", 1, "3: 坏")
+    own = (["好", "坏", "妙"], ["喜", "3", "喜"])
+    expected = LabelSet("data/mood", "icl", *own, ["乐", "气"], ["喜", "怒"], left_out=(unknown,))
     assert read_set(tmp_path / "data" / "mood") == expected
     assert expected.kind == "classification"
     found = read_set(tmp_path / "data" / "mood", kind="clustering")
-    assert found == LabelSet("data/mood", "icl", ["好", "坏"], ["喜", "3"])
+    assert found == LabelSet("data/mood", "icl", *own)
 
 
 def test_a_compressed_folder_of_pairs_is_its_test_file(tmp_path):
     write(tmp_path / "data" / "sts" / "train.jsonl", PAIRS)
-    raw = write(tmp_path / "data" / "sts" / "test.jsonl", PAIRS[:1])
+    raw = write(tmp_path / "data" / "sts" / "test.jsonl", PAIRS[::-1])
     raw.with_suffix(".jsonl.gz").write_bytes(gzip.compress(raw.read_bytes()))
     raw.unlink()
-    assert read_set(tmp_path / "data" / "sts") == PairSet("data/sts", "sts", ["甲"], ["乙"], [4.5])
+    assert read_set(tmp_path / "data" / "sts") == PairSet("data/sts", "sts", ["丙", "甲"], ["丁", "乙"], [0.0, 4.5])
 
 
 def test_beir_folders_are_read_as_ever(tmp_path):
@@ -86,6 +93,7 @@ def test_queries_with_their_keys_are_reranking(tmp_path):
         keys=dict(zip(ids(*keys), keys, strict=True)),  # each text once, whoever has it
         qrels={"0": dict.fromkeys(ids("答一", "又答"), 1), "1": dict.fromkeys(ids("答二"), 1)},
         candidates={"0": ids("答一", "又答", "无关", "答二"), "1": ids("答二", "无关")},
+        left_out=(LeftOut("both_sides", 1, "1: 答二"), LeftOut("repeated_keys", 1, "1: 无关")),
     )
     assert found.kind == "reranking"
     among_all = read_set(tmp_path / "data" / "train.jsonl", kind="retrieval")
@@ -180,9 +188,9 @@ def test_the_task_is_the_lines_unless_it_is_said(tmp_path, lines):
         ([*PAIRS, {"text1": "甲", "text2": "乙"}], ":3: score: is missing, expected a number"),
         ([*PAIRS, {"text1": "甲", "text2": "乙", "score": "1"}], ":3: score: got '1', expected a finite number"),
         ([*PAIRS, *LABELS], ":3: text1: is missing"),
-        ([*LABELS, {"text": "好"}], ":3: label: is missing; found text, expected"),
-        ([*LABELS, {"text": "好", "label": 1.5}], ":3: label: got 1.5, expected a string or a whole number"),
-        ([*LABELS, {"label": "喜"}], ":3: text: is missing"),
+        ([*LABELS, {"text": "好"}], ":4: label: is missing; found text, expected"),
+        ([*LABELS, {"text": "好", "label": 1.5}], ":4: label: got 1.5, expected a string or a whole number"),
+        ([*LABELS, {"label": "喜"}], ":4: text: is missing"),
         ([*QUERIES, {"query": "问", "pos": []}], ":3: pos: got [], expected at least one text"),
         ([*QUERIES, {"query": "问", "pos": ["答"]}], ":3: neg: is missing, expected keys that `pos` is ranked among"),
         ([{"query": "问", "history": ["甲"]}], ":1: pos: is missing beside history"),

@@ -187,7 +187,7 @@ def test_mistakes_are_said_without_a_traceback_and_nothing_is_written(here, capf
     assert "--max_seq_length: got 513, expected at most 512" in refused("--max_seq_length", 513)
     assert "--tokens_per_device: got 32, expected at least 64" in refused("--tokens_per_device", 32)
     assert "no such file" in refused("--corpus", "gone.jsonl")
-    assert "not a model folder" in refused("--query_encoder", "cache")
+    assert "cache: has no config.json, expected the folder of a base" in refused("--query_encoder", "cache")
 
 
 @pytest.mark.slow

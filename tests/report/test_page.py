@@ -10,6 +10,7 @@ import pytest
 
 from tests.browser import browser, missing
 from zh_embedder.evaluation.intervals import Interval
+from zh_embedder.evaluation.left_out import LeftOut
 from zh_embedder.evaluation.measure import measure_bm25
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import LabelSet, PairSet, RetrievalSet
@@ -365,6 +366,37 @@ def test_the_data_of_a_page_holds_bars_with_intervals_changes_and_truncated_shar
     assert found["errors"][0]["totals"] == {"won": 1, "lost": 1, "failing": 1}
 
 
+def test_every_metric_of_a_set_has_its_difference_with_an_interval_and_thresholds_none():
+    data = small_set()
+    rows = {"old": ([0.0, 0.5, 0.0, 0.5], 0.3), "new": ([0.5, 1.0, 0.5, 1.0], 0.9)}
+    outcomes = [
+        replace(
+            first,
+            values={**first.values, "recall@10": sum(rows[first.model][0]) / 4, "threshold": rows[first.model][1]},
+            items={**first.items, "recall@10": {f"q{n}": value for n, value in enumerate(rows[first.model][0])}},
+        )
+        for first in small_outcomes(data)
+    ]
+    (one,) = page_data(Report("t", [SetReport(data, outcomes)], {}, {}, {}, {}))["sets"]
+    assert list(one["gains"]) == ["ndcg@10", "recall@10"]
+    assert one["gains"]["ndcg@10"] == one["change"]
+    gain = one["gains"]["recall@10"]
+    assert (gain["shown"], gain["verdict"]) == ("+0.500", "rose")
+    assert gain["difference"] == {"value": 0.5, "low": 0.5, "high": 0.5}  # each query gained as much
+
+
+def test_what_a_set_leaves_out_is_there_in_both_languages():
+    left = LeftOut("unknown_queries", 3, "x0")
+    data = replace(small_set(), left_out=(left,))
+    (one,) = page_data(Report("t", [SetReport(data, small_outcomes(data))], {}, {}, {}, {}))["sets"]
+    (found,) = one["left_out"]
+    assert found == {
+        "kind": "unknown_queries", "count": 3, "example": "x0",
+        "english": "3 judged queries are missing from the queries: they are left out of the mean (such as 'x0')",
+        "chinese": "3 个有评判的查询不在查询文件中，不计入均值（例如“x0”）",
+    }  # fmt: skip
+
+
 def test_sets_of_pairs_and_labels_have_bars_and_no_query_browser():
     gold, scores = np.array([0.0, 1.0] * 5), np.linspace(0, 1, 10)
     pairs = PairSet("pairs", "dup", ["a"] * 10, ["b"] * 10, list(gold))
@@ -622,6 +654,26 @@ class TestInABrowser:
         assert found[1] == found[2]
         assert found[2][1] != found[3][1]
         assert "--key_max_length 256 makes them equal" in one(driver, ".conditions").text
+
+    def test_what_sets_leave_out_is_seen_and_figures_below_zero_have_a_true_minus(self, driver, tmp_path):
+        hostile = LeftOut("unknown_keys", 5, "<b>q0</b> -1")
+        data = replace(small_set(), left_out=(LeftOut("unknown_queries", 3, "x0"), hostile))
+        report = small_report()
+        before, after, words = report.sets[0].outcomes
+        fallen = [before, replace(after, values={"ndcg@10": -0.25}), words]
+        opened(driver, tmp_path, replace(report, sets=[SetReport(data, fallen)]))
+        lines = one(driver, ".left-out").text.split("\n")
+        assert lines[0] == "What the sets lack"
+        assert lines[1].startswith("qa: 3 judged queries are missing from the queries")
+        assert lines[2].startswith("qa: 5 judgements name keys")
+        assert "<b>q0</b>" in lines[2]
+        for language in ("en", "zh"):
+            one(driver, f"[data-value={language}]").click()
+            shown = one(driver, "#verdict").text + one(driver, "#metrics").text
+            assert "0.500 " in shown
+            assert "−0.250" in shown
+            assert not re.search(r"(?<![\w-])-\d\.\d", shown)
+        assert one(driver, ".left-out").text.startswith("评测集的缺漏")
 
     def test_lines_are_hidden_and_shown_by_their_names(self, driver, tmp_path):
         opened(driver, tmp_path, small_report())

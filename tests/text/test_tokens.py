@@ -6,7 +6,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from zh_embedder.text.tokens import TokenBatch, concatenate, fingerprint, save_tokenizer, tokenize, tokenizer_hash
+from zh_embedder.text.tokens import (
+    TokenBatch,
+    concatenate,
+    fingerprint,
+    save_tokenizer,
+    tokenize,
+    tokenizer_hash,
+    unknown_characters,
+    unknown_share,
+)
 
 TEXTS = ["猫", "今天天气怎么样？", "请帮我查一下明天上午从北京到上海的高铁。"]
 
@@ -245,3 +254,56 @@ def test_a_tokenizer_has_the_same_hashes_after_use(tiny_bert):
     tokenizer.truncation_side = "left"
     assert tokenizer_hash(tokenizer) != before[0]
     assert fingerprint(tokenizer) != before[1]
+
+
+# ---- unknown characters ---------------------------------------------------------------------------------------------
+
+
+def backend_of(model, pre=None, **special):
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(model)
+    if pre is not None:
+        backend.pre_tokenizer = pre
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+def without_chinese(kind: str):
+    from tokenizers import models, pre_tokenizers
+
+    latin = ["[UNK]", *"abcdefg"]
+    words = {piece: place for place, piece in enumerate(latin)}
+    if kind == "one unknown piece a character":
+        split = pre_tokenizers.Split("", "isolated")
+        return backend_of(models.WordLevel(words, unk_token="[UNK]"), split, unk_token="[UNK]")
+    if kind == "one unknown piece a sentence":
+        words |= {f"##{piece}": len(words) + place for piece, place in words.items() if place}
+        return backend_of(models.WordPiece(words, unk_token="[UNK]"), unk_token="[UNK]")
+    if kind == "unknown pieces run together":
+        return backend_of(models.Unigram([(piece, -1.0) for piece in latin], unk_id=0), unk_token="[UNK]")
+    return backend_of(models.BPE({piece: place for piece, place in words.items() if place}, []))  # leaves them out
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "one unknown piece a character",
+        "one unknown piece a sentence",
+        "unknown pieces run together",
+        "unknown characters left out",
+    ],
+)
+def test_the_share_of_unknown_characters_is_the_same_however_a_tokenizer_shows_them(kind):
+    tokenizer = without_chinese(kind)
+    assert unknown_share(tokenizer, ["今天天气怎么样", "abc"]) == 0.7
+    assert unknown_share(tokenizer, ["abc", "今天"]) == 0.4
+    assert unknown_share(tokenizer, [" \n\u200b"]) == unknown_share(tokenizer, []) == 0
+    found, total = unknown_characters(tokenizer, ["今天天气", "abc"])
+    assert (found["天"], total) == (2, 7)
+
+
+def test_a_chinese_tokenizer_knows_chinese_and_not_all_of_it(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    assert unknown_share(tokenizer, TEXTS) == 0
+    assert unknown_characters(tokenizer, ["北京𠮷 E\u0301\u200d"])[0] == {"𠮷": 1}

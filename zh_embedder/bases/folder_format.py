@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import read_json, write_json
+from zh_embedder.bases.fields import Fields, as_text, read_any
+from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.files import write_json
 
 MODULES, SETTINGS, LENGTHS = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
 TOKENIZER = "tokenizer_config.json"
@@ -98,47 +99,105 @@ def read_layout(folder: Path, *, poolings: Collection[str], pooling: str | None 
         pooling: stands in place of the folder's.
 
     Raises:
-        UserError: it pools in a way that we do not have, or does with its vectors what we do not.
+        UserError: a field is wrong, it pools in a way that we do not have, or does with its vectors what we do not.
     """
-    if not (folder / MODULES).is_file():
+    if not (folder / MODULES).exists():
         return None
-    found = [(str(m["type"]).rsplit(".", 1)[-1], folder / str(m["path"])) for m in read_json(folder / MODULES)]
-    stages = dict(found)
-    if len(stages) < len(found) or not set(stages) <= set(STAGES):
-        names = " -> ".join(name for name, _ in found)
-        raise UserError(f"{folder / MODULES}: got the stages {names}, expected at most one each of {', '.join(STAGES)}")
-    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    pooling_file = stages.get("Pooling", folder / POOLING) / "config.json"
-    pools = read_json(pooling_file) if pooling_file.is_file() else {}
-    metric = {name: ours for ours, name in SIMILARITY.items()}.get(
-        settings.get("similarity_fn_name") or "cosine", "cos"
-    )
+    stages = read_stages(folder / MODULES)
+    settings = Fields.read(folder / SETTINGS)
+    pools = Fields.read(folder / stages["Pooling"] / "config.json")
+    similarity = settings.text("similarity_fn_name") or "cosine"
+    metrics = {name: ours for ours, name in SIMILARITY.items()}
+    if similarity not in metrics:
+        raise reject(settings.where("similarity_fn_name"), similarity, f"one of {', '.join(metrics)}")
+    dimension = [pools.whole(name) for name in ("word_embedding_dimension", "embedding_dimension")]
+    found = pooling_name(pools, poolings, chosen=pooling)
     return Layout(
-        pooling=pooling or pooling_name(pools, poolings, pooling_file),
-        dimension=int(pools.get("word_embedding_dimension") or pools.get("embedding_dimension") or 0),
-        metric=metric,
+        pooling=found,
+        dimension=next((value for value in dimension if value), 0),
+        metric=metrics[similarity],
         max_length=maximum_length(folder),
         normalize=NORMALIZE in stages,
         dense="Dense" in stages,
-        prompts={name: text or "" for name, text in (settings.get("prompts") or {}).items()},
+        prompts=read_prompts(settings),
     )
+
+
+def read_stages(path: Path) -> Mapping[str, str]:
+    """Read modules.json: name -> folder of each stage, in their order.
+
+    Raises:
+        UserError: there are others than ours, or in another order.
+    """
+    entries = read_any(path)
+    if not isinstance(entries, list):
+        raise reject(str(path), entries, "a list of stages")
+    found: list[tuple[str, str]] = []
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise reject(f"{path}: [{place}]", entry, "a JSON object")
+        kind, inner = (as_text(f"{path}: [{place}].{name}", entry.get(name)) for name in ("type", "path"))
+        found.append((kind.rsplit(".", 1)[-1], inner))
+        if Path(inner).is_absolute() or ".." in Path(inner).parts:
+            raise reject(f"{path}: [{place}].path", inner, "a folder inside this one")
+    names = [name for name, _ in found]
+    if names != [name for name in STAGES if name in names] or not {"Transformer", "Pooling"} <= set(names):
+        raise UserError(
+            f"{path}: got the stages {' -> '.join(names) or '(none)'}, expected Transformer and Pooling, and at most "
+            f"one each of {', '.join(STAGES[2:])} behind them: other vectors than these cannot be made here"
+        )
+    if found[0][1] not in ("", "."):
+        raise reject(f"{path}: [0].path", found[0][1], "'': the model itself must lie in the folder, not below it")
+    return dict(found)
+
+
+def read_prompts(settings: Fields) -> Mapping[str, str]:
+    """Read the prompts of a folder; its `default_prompt_name` is that of texts of no side, which have none here."""
+    prompts = {
+        name: "" if text is None else as_text(settings.where(f"prompts.{name}"), text)
+        for name, text in settings.mapping("prompts").items()
+    }
+    default = settings.text("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise reject(settings.where("default_prompt_name"), default, f"one of {', '.join(prompts) or 'the prompts'}")
+    return prompts
 
 
 def maximum_length(folder: Path) -> int:
     """Return the tokens that a folder allows a text, 0 where it does not say; the newer schema asks the tokenizer."""
-    for name, entry in ((LENGTHS, "max_seq_length"), (TOKENIZER, "model_max_length")):
-        length = read_json(folder / name).get(entry) if (folder / name).is_file() else None
+    for name, entry, low in ((LENGTHS, "max_seq_length", 1), (TOKENIZER, "model_max_length", 1)):
+        length = Fields.read(folder / name).whole(entry, low=low)
         if length and length < NO_LIMIT:
-            return int(length)
+            return length
     return 0
 
 
-def pooling_name(config: Mapping[str, object], poolings: Collection[str], path: Path) -> str:
-    """Return our name of a pooling, from the booleans of the older schema or the name of the newer one."""
-    newer = config.get("pooling_mode")
-    chosen = [name for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items() if config.get(switch)]
-    if isinstance(newer, str):
-        chosen = [NEWER_NAMES.get(newer, newer)]
-    if len(chosen) != 1 or chosen[0] not in poolings or config.get("include_prompt") is False:
-        raise UserError(f"{path}: this pooling is not one of {', '.join(poolings)}: {dict(config)}")
-    return chosen[0]
+def pooling_name(fields: Fields, poolings: Collection[str], *, chosen: str | None = None) -> str:
+    """Return our name of a pooling, from the booleans of the older schema or the name of the newer one.
+
+    Args:
+        fields: of the file.
+        poolings: those that we have.
+        chosen: stands in place of the file's.
+
+    Raises:
+        UserError: it is none of ours, or leaves the prompt out of the mean.
+    """
+    found = [name for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items() if fields.flag(switch, default=False)]
+    newer = fields.values.get("pooling_mode")
+    if newer is not None:
+        names = [
+            as_text(fields.where("pooling_mode"), name) for name in (newer if isinstance(newer, list) else [newer])
+        ]
+        found = [NEWER_NAMES.get(name, name) for name in names]
+    with_prompt = fields.flag("include_prompt", default=True)
+    if chosen is not None:
+        return chosen
+    if not with_prompt:
+        raise reject(fields.where("include_prompt"), False, "true: a mean over the text without its prompt is not made")
+    if len(found) != 1 or found[0] not in poolings:
+        raise UserError(
+            f"{fields.path}: got the pooling {' + '.join(found) or '(none)'}, expected one of {', '.join(poolings)}; "
+            "--pooling_method takes another in its place"
+        )
+    return found[0]

@@ -31,8 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", type=any_text, help="text to prepend instead of a task's instruction")
     parser.add_argument("--field", help=f"name of the text field (default: the first of {', '.join(FIELDS)})")
-    parser.add_argument(
-        "--with_title", action="store_true", help="prepend the `title` field, if there is one, to the text"
+    title = parser.add_mutually_exclusive_group()
+    title.add_argument(
+        "--with_title",
+        action="store_true",
+        default=None,
+        help="prepend the `title` field, if there is one, to the text (default: to keys, as evaluate and mine do)",
+    )
+    title.add_argument(
+        "--no_title", action="store_false", dest="with_title", default=None, help="leave the `title` field out"
     )
     parser.add_argument(
         "--max_length",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zh_embedder.commands.evaluate import report_of, show
+from zh_embedder.commands.evaluate import left_out_notes, report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
 from zh_embedder.config.instructions import read_version
 from zh_embedder.core.counts import counted
@@ -26,8 +26,18 @@ from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.hashing import texts_hash
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
+from zh_embedder.data.schema import text_list
 from zh_embedder.evaluation.collations import Rows, keys_found, keys_scored, mined_negatives
-from zh_embedder.evaluation.find_keys import at_random, find_keys, rerank, retrieve, run_of
+from zh_embedder.evaluation.find_keys import (
+    at_random,
+    find_keys,
+    rerank,
+    retrieve,
+    run_of,
+    with_room,
+    without_own,
+)
+from zh_embedder.evaluation.left_out import left_out
 from zh_embedder.evaluation.means import over_queries
 from zh_embedder.evaluation.measure import measure_model
 from zh_embedder.evaluation.model import KEY, QUERY, Model, Vectors
@@ -35,6 +45,7 @@ from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.set_files import find_sets, name_of, read_rows
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet
+from zh_embedder.evaluation.unknown_texts import check_sets
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.report.page import write_report
@@ -61,6 +72,9 @@ def evaluate(args: Arguments) -> list[Outcome]:
     check(args)
     watched = read_watched(args.eval, [], data_root=args.data.data_root)
     model = load(args) if needs_model(args) else None
+    if model is not None:
+        sides = [(encoder.tokenizer, side) for side, encoder in enumerate((model.query, model.key))]
+        check_sets(sides, watched.every, limit=args.model.max_unknown, base=model.name)
     outcomes = []
     for data in watched.every:
         if isinstance(data, RetrievalSet):
@@ -166,7 +180,8 @@ def dense(args: Arguments, data: RetrievalSet, model: Model) -> Run:
             raise UserError("--load_index: an index cannot score a query's own keys, expected --load_encode")
         return rerank(model, data, queries, keys)
     if keys is None or own.save_index or own.faiss_index_factory != FLAT:
-        return run_of(data, *index_of(args, data, model, keys).search(queries, own.hits))
+        index = index_of(args, data, model, keys)
+        return without_own(data, run_of(data, *index.search(queries, with_room(data, own.hits))), own.hits)
     rank, ranks = model.share()
     return retrieve(model, data, queries, keys[rank::ranks], hits=own.hits)
 
@@ -228,9 +243,12 @@ def read_result(args: Arguments, data: RetrievalSet) -> Run:
     if not path.is_file():
         raise UserError(f"--load_result: {path} is not there, expected what --save_result writes")
     run: dict[str, dict[str, float]] = read_json(path)
+    hits = list(run.values()) if isinstance(run, dict) else [None]
+    if not all(isinstance(own, dict) and all(isinstance(s, int | float) for s in own.values()) for own in hits):
+        raise UserError(f"--load_result: {path}: expected what --save_result writes: query -> key -> score")
     if strange := next((key for hits in run.values() for key in hits if key not in data.keys), None):
         raise reject(f"--load_result: {path}", strange, f"keys of {data.name}")
-    return run
+    return without_own(data, run, args.eval.hits)
 
 
 def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | None) -> Outcome:
@@ -239,7 +257,8 @@ def outcome_of(args: Arguments, data: RetrievalSet, run: Run, model: Model | Non
     name = model.name if model is not None else args.eval.retrieval_method
     kind = "reranking" if args.eval.eval_method == "rerank" else "retrieval"
     role = Role.BASE if args.eval.retrieval_method == "dense" else Role.BASELINE
-    return Outcome(name, data.name, data.task, kind, over_queries(items), items=items, run=run, role=role)
+    values, left = over_queries(items), data.left_out
+    return Outcome(name, data.name, data.task, kind, values, items=items, run=run, left_out=left, role=role)
 
 
 def write(args: Arguments, data: RetrievalSet, run: Run) -> None:
@@ -282,15 +301,18 @@ def read_answers(source: Path) -> dict[str, list[str]]:
     path = source if source.is_file() else next(iter(sorted(source.rglob("*queries.jsonl*"))), source)
     if not path.is_file():
         return {}
-    return {str(raw.get("query", raw.get("text"))): raw.get("answers") or [] for _, raw in read_rows(path, "{...}")}
+    rows = read_rows(path, "{...}")
+    return {str(raw.get("query", raw.get("text"))): text_list(raw, "answers", where) for where, raw in rows}
 
 
 def finish(args: Arguments, sets: Sequence[EvalSet], outcomes: Sequence[Outcome]) -> None:
     """Show the figures, and keep them where the flags say."""
     measured = [outcome for outcome in outcomes if outcome.values]
     if measured:
-        sys.stdout.write(show(measured))
-    rows = [{"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} for o in measured]
+        sys.stdout.write(left_out_notes(sets) + show(measured))
+    rows = [
+        {"data": o.data, "model": o.model, "kind": o.kind, "metrics": dict(o.values)} | left_out(o) for o in measured
+    ]
     if (folder := args.train.folder) is not None and measured:
         write_json(folder / METRICS_FILE, rows)
         write_report(report_of(measured, sets, settings=asdict(args.eval)), folder / REPORT_FILE)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """List the metrics, or explain one."""
     if args.name:
-        named = parse(args.name, where="metric")
+        named = parse(args.name, flag="metric")
         rows = [metric for metric in TABLE if metric.name == named.metric.name]
         sys.stdout.write("".join(f"{named} ({', '.join(row.kinds)}): {row.text}\n" for row in rows))
         return

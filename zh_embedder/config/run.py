@@ -16,6 +16,7 @@ from zh_embedder.config.inherited_checks import FILES, check_inherited, check_op
 from zh_embedder.config.inherited_flags import INHERITED, MAY_BE_EMPTY
 from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.extension_locks import clear_locks
 from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
 from zh_embedder.core.numbers import COUNT, NOT_NEGATIVE, POSITIVE, Number, steps, whole
 from zh_embedder.core.options import AUTO, HelpFormatter, Parser, any_text, as_typed, check_numbers, choose, option
@@ -83,6 +84,8 @@ class RunArguments(TrainingArguments):
             raise UserError("--fsdp: needs an accelerator; on the CPU transformers would silently run DDP instead")
         if self.tensorboard_dir:
             os.environ["TENSORBOARD_LOGGING_DIR"] = self.tensorboard_dir
+        if self.deepspeed:
+            clear_locks()  # it may compile as soon as ranks meet
         self.finish()
         if self._n_gpu > 1:
             self.notes.append(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zh_embedder.core.errors import UserError, explain
 from zh_embedder.core.ranks import world
+
+Found = TypeVar("Found")
 
 
 class _Gather(torch.autograd.Function):
@@ -74,3 +78,28 @@ def wait_for_all() -> None:
     """Wait until every rank has come here; nothing to wait for in a single process."""
     if world()[1] > 1:
         dist.barrier()
+
+
+def found_by_first(work: Callable[[], Found]) -> Found:
+    """Let the first rank do what need not be done twice, or must not; every rank returns what it found.
+
+    Raises:
+        UserError: the first rank's, on every rank, so that none waits for another.
+    """
+    rank, ranks = world()
+    if ranks == 1:
+        return work()
+    answer: list[Any] = [None, None]
+    failed: Exception | None = None
+    if rank == 0:
+        try:
+            answer[0] = work()
+        except Exception as error:
+            failed, answer[1] = error, explain(error) or f"{type(error).__name__} on the first rank: {error}"
+    dist.broadcast_object_list(answer, src=0)
+    if failed is not None:
+        raise failed
+    if answer[1] is not None:
+        raise UserError(answer[1])
+    found: Found = answer[0]
+    return found

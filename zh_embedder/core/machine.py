@@ -43,22 +43,22 @@ def best_dtype(device_type: str) -> torch.dtype:
     return torch.bfloat16 if gains else torch.float32
 
 
-def dtype_name(asked: str, device: torch.device) -> str:
+def dtype_name(asked: str, device: torch.device, *, flag: str = "--dtype") -> str:
     """Return the precision by its name: as asked, or for auto the fastest on the device that loses no range.
 
     Raises:
         UserError: it is not known, or is fp16 on a CPU.
     """
     if asked not in (*DTYPES, "auto"):
-        raise unknown_name("--dtype", asked, (*DTYPES, "auto"))
+        raise unknown_name(flag, asked, (*DTYPES, "auto"))
     if asked == "fp16" and device.type == "cpu":
-        raise reject("--dtype", asked, "auto, fp32 or bf16: fp16 needs a GPU")
+        raise reject(flag, asked, "auto, fp32 or bf16: fp16 needs a GPU")
     return asked if asked != "auto" else next(n for n, dtype in DTYPES.items() if dtype is best_dtype(device.type))
 
 
-def resolve_dtype(asked: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(asked: str, device: torch.device, *, flag: str = "--dtype") -> torch.dtype:
     """Return the precision of a name; see `dtype_name`."""
-    return DTYPES[dtype_name(asked, device)]
+    return DTYPES[dtype_name(asked, device, flag=flag)]
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from zh_embedder.core.exits import exit_code
-from zh_embedder.core.ranks import check_environment, first_rank, launched
+from zh_embedder.core.ranks import check_environment, end_with_launcher, first_rank, launched
 from zh_embedder.core.spellings import respell
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def parse_command(
 
 def run_ranked(work: Callable[[], object]) -> int:
     """Do the work of a training command, perhaps as one of many ranks; returns the exit code, as `main` does."""
+    end_with_launcher()
     start_logging()
 
     def ranked() -> None:

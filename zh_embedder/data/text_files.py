@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from zh_embedder.core.hashing import file_hash
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import check_text, parse_object
 from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
-from zh_embedder.text.prefix import full_text
+from zh_embedder.text.prefix import field_text, line_text
 
 logger = logging.getLogger(__name__)
 
 TEXT_FILE = ".txt"  # one text per line
 FIELDS = ("text", "query", "contents")  # the first that a line has, where no field was named
-ID_FIELDS = ("id", "_id")
+ID_FIELDS = ("_id", "id")  # BEIR's name first, as in evaluation
 
 
 def find_texts(specs: Sequence[str], *, flag: str = "INPUT", data_root: str | None = None) -> list[Path]:
@@ -52,6 +53,9 @@ class Reader:
     files: Sequence[Path]
     field: str | None = None  # None is the first of FIELDS that a line has
     with_title: bool = False
+    titled: list[str] = dataclasses.field(
+        default_factory=list, compare=False
+    )  # the first place where a title went in front
 
     def parse(self, line: str | UserError, where: str, *, plain: bool) -> tuple[str, str]:
         """Return the id and the text of a line.
@@ -74,13 +78,9 @@ class Reader:
             hint = nearest(name, raw) or (";" if self.field else f" (nor is {' or '.join(FIELDS[1:])});")
             found = ", ".join(map(repr, list(raw)[:8])) or "an empty object"
             raise UserError(f"{where}: {name}: is missing{hint} found {found}; --field names the field of the text")
-        text = raw[name]
-        if not isinstance(text, str):
-            raise reject(f"{where}: {name}", text, "a string")
-        title = raw.get("title") if self.with_title else None
-        if not isinstance(title, str | None):
-            raise reject(f"{where}: title", title, "a string")
-        return text_id(raw, where), full_text(text, title=title)
+        if self.with_title and not self.titled and field_text(raw.get("title"), f"{where}: title"):
+            self.titled.append(where)
+        return text_id(raw, where), line_text(raw, where, field=name, with_title=self.with_title)
 
     def check(self, path: Path, messages: list[str], *, show_progress: bool) -> tuple[int, int]:
         """Check every line of a file, adding to `messages`; returns its texts, and how many lines are wrong."""

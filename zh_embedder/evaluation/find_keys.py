@@ -56,7 +56,8 @@ def retrieve(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors, 
     rank, ranks = model.share()
     scores: NDArray[Any]
     indices: NDArray[Any]
-    most = min(hits, -(-len(data.keys) // ranks))  # columns that every rank sends
+    asked = with_room(data, hits)
+    most = min(asked, -(-len(data.keys) // ranks))  # columns that every rank sends
     scores, indices = search(queries, keys, hits=most, metric=model.query.spec.metric)
     indices = indices * ranks + rank
     if ranks > 1:
@@ -67,9 +68,9 @@ def retrieve(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors, 
             model.gathered(part).reshape(ranks, len(queries), most).transpose(1, 0, 2).reshape(len(queries), -1)
             for part in (scores, indices)
         )
-        order = np.lexsort((indices, -scores), axis=1)[:, : min(hits, len(data.keys))]
+        order = np.lexsort((indices, -scores), axis=1)[:, : min(asked, len(data.keys))]
         scores, indices = (np.take_along_axis(part, order, axis=1) for part in (scores, indices))
-    return run_of(data, scores, indices)
+    return without_own(data, run_of(data, scores, indices), hits)
 
 
 def rerank(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors) -> Run:
@@ -86,10 +87,10 @@ def rerank(model: Model, data: RetrievalSet, queries: Vectors, keys: Vectors) ->
 def by_words(data: RetrievalSet, options: BM25Options, *, hits: int) -> Run:
     """Find keys by words; of a query's own, those without a word in common come last, in the order given."""
     index = build_bm25(list(data.keys.values()), **asdict(options), show_progress=True)
-    most = hits if data.candidates is None else len(data.keys)
+    most = with_room(data, hits) if data.candidates is None else len(data.keys)
     run = run_of(data, *index.search(list(data.queries.values()), most, show_progress=True))
     if data.candidates is None:
-        return run
+        return without_own(data, run, hits)
     own = {query: [name for name in names if name in data.keys] for query, names in data.candidates.items()}
     return {query: {name: run[query].get(name, 0.0) for name in own.get(query, ())} for query in run}
 
@@ -100,9 +101,9 @@ def at_random(data: RetrievalSet, *, hits: int, seed: int) -> Run:
     run = {}
     for query in data.queries:
         among = names if data.candidates is None else list(data.candidates.get(query, ()))
-        drawn = rng.choice(len(among), size=min(hits, len(among)), replace=False)
+        drawn = rng.choice(len(among), size=min(with_room(data, hits), len(among)), replace=False)
         run[query] = {among[int(i)]: -float(rank) for rank, i in enumerate(drawn)}
-    return run
+    return without_own(data, run, hits)
 
 
 def run_of(data: RetrievalSet, scores: NDArray[Any], indices: NDArray[Any]) -> dict[str, dict[str, float]]:
@@ -112,3 +113,18 @@ def run_of(data: RetrievalSet, scores: NDArray[Any], indices: NDArray[Any]) -> d
         query: {names[i]: float(score) for score, i in zip(row, columns, strict=True) if 0 <= i < len(names)}
         for query, row, columns in zip(data.queries, scores, indices, strict=True)
     }
+
+
+def with_room(data: RetrievalSet, hits: int) -> int:
+    """Return how many keys to search for, so that enough are left where a query finds itself."""
+    return hits + bool(data.own_keys)
+
+
+def without_own(data: RetrievalSet, run: Run, hits: int) -> Run:
+    """Leave a query that is itself a key out of its own results, and the rest at most as many as asked for."""
+    if not data.own_keys:
+        return run
+    kept = {
+        query: [key for key in found if not (key == query and query in data.own_keys)] for query, found in run.items()
+    }
+    return {query: {key: run[query][key] for key in keys[:hits]} for query, keys in kept.items()}

@@ -5,6 +5,7 @@ Shapes: Q queries, K keys, D dimensions, H hits, W ranks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from zh_embedder.core.errors import reject
 from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.find_keys import HITS, find_keys, rerank, retrieve
+from zh_embedder.evaluation.left_out import lines_of
 from zh_embedder.evaluation.means import over_queries
 from zh_embedder.evaluation.metrics import RANKED, parse
 from zh_embedder.evaluation.model import KEY, QUERY, Model, Vectors
@@ -23,6 +25,8 @@ from zh_embedder.evaluation.retrieval_metrics import per_query
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.search.bm25 import K1, B, BM25Options
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10")
 
@@ -80,6 +84,7 @@ def measure_texts(
             predicted=pieces.predicted,
             truncated=(cut, cut),
             **model.conditions((QUERY, QUERY), data.task),
+            left_out=data.left_out,
             role=model.role,
         )
     return found
@@ -88,7 +93,7 @@ def measure_texts(
 def measure_retrieval(
     model: Model, data: RetrievalSet, *, metrics: Sequence[str], hits: int, dimensions: Sequence[int | None]
 ) -> dict[int | None, Outcome]:
-    """Measure retrieval or reranking; judged queries without text or results count as zero."""
+    """Measure retrieval or reranking; judged queries without results count as zero."""
     task, texts = data.task, list(data.keys.values())
     queries = model.vectors(list(data.queries.values()), QUERY, task)
     reranks = data.candidates is not None
@@ -111,6 +116,7 @@ def measure_retrieval(
             positives=positives,
             truncated=cut,
             **model.conditions((QUERY, KEY), task),
+            left_out=data.left_out,
             role=model.role,
         )
     return found
@@ -147,6 +153,7 @@ def measure_bm25(
         values=over_queries(items),
         items=items,
         run=run,
+        left_out=data.left_out,
         role=Role.BASELINE,
     )
 
@@ -192,12 +199,14 @@ def evaluate(
         hits: keys found for each query.
 
     Returns:
-        metric -> value; judged queries without text or results count as zero.
+        metric -> value; judged queries without results count as zero. What the set's files lack is logged.
 
     Raises:
         UserError: the set is wrong, or the encoder has no instruction for its task.
     """
     for name in metrics:
-        parse(name, RANKED[0])
+        parse(name, RANKED[0], flag="metrics")
     data = read_set(data) if isinstance(data, str | Path) else data
+    for line in lines_of(data.name, data):
+        logger.warning("%s", line)
     return measure_model(Model("", encoder, key_encoder or encoder), data, metrics=metrics, hits=hits)[None].values

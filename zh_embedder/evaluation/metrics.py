@@ -96,13 +96,13 @@ def of_kind(kind: str) -> list[Metric]:
     return [metric for metric in TABLE if kind in metric.kinds]
 
 
-def parse(name: str, kind: str | None = None, *, where: str = "--metrics") -> Named:
+def parse(name: str, kind: str | None = None, *, flag: str = "--metrics") -> Named:
     """Read a metric's name, such as `ndcg@10`.
 
     Args:
         name: with its cutoff, where it has one.
         kind: of measurement; by default any.
-        where: what names it, for the message.
+        flag: what the user gave it with, for messages.
 
     Raises:
         UserError: no such metric, or a cutoff that is missing, wrong or too much.
@@ -114,7 +114,7 @@ def parse(name: str, kind: str | None = None, *, where: str = "--metrics") -> Na
     number = cutoff.isdecimal() and not cutoff.startswith("0")
     if metric is None or not (number and metric.cutoff != "none" if at else metric.cutoff != "needed"):
         names = ", ".join(reversed(known))
-        raise reject(where, name, f"one of {names}, such as ndcg@10")
+        raise reject(flag, name, f"one of {names}, such as ndcg@10")
     return Named(metric, int(cutoff) if at else None)
 
 

@@ -290,7 +290,7 @@ def measure(
     Raises:
         UserError: a name that is not known, or a task of mteb that no task of ours is named for.
     """
-    resolve_dtype(dtype, torch.device("cpu"))
+    resolve_dtype(dtype, torch.device("cpu"), flag="--dtype")
     found = find_tasks(tasks, benchmark=benchmark, languages=languages)
     encoder, key = load(encoder_folder(name), instruct=instruct, dtype=dtype), key_folder(name)
     kinds = dict.fromkeys(task.metadata.type for task in found)

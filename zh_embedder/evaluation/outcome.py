@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.evaluation.left_out import LeftOut
 from zh_embedder.evaluation.retrieval_metrics import Run
 
 
@@ -38,6 +39,7 @@ class Outcome:
     truncated: tuple[float, float] | None = None  # share of queries and of keys that are longer than the model reads
     lengths: tuple[int, int] | None = None  # tokens that the model reads of a query and of a key
     prompts: tuple[str, str] | None = None  # instruction in front of queries and of keys
+    left_out: tuple[LeftOut, ...] = ()  # what the set's files hold and the figures do not rest on
     role: Role = field(kw_only=True)  # no default: a figure without a role cannot be compared
 
     @property
@@ -49,11 +51,13 @@ class Outcome:
         """Lay out for a JSON file, with a limited number of hits of each query."""
         arrays = {name: None if (a := getattr(self, name)) is None else a.tolist() for name in ("gold", "predicted")}
         run = {query: dict(list(scores.items())[:hits]) for query, scores in self.run.items()}
-        return {f.name: getattr(self, f.name) for f in fields(self)} | arrays | {"run": run}
+        left = [asdict(found) for found in self.left_out]
+        return {f.name: getattr(self, f.name) for f in fields(self)} | arrays | {"run": run, "left_out": left}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Outcome:
         """Read back what `to_json` laid out."""
         arrays = {name: None if raw[name] is None else np.asarray(raw[name]) for name in ("gold", "predicted")}
         pairs = {n: tuple(pair) for n in ("truncated", "lengths", "prompts") if (pair := raw.get(n)) is not None}
-        return cls(**{**raw, **arrays, **pairs, "role": Role(raw["role"])})
+        left = tuple(LeftOut(**found) for found in raw.get("left_out", ()))
+        return cls(**{**raw, **arrays, **pairs, "role": Role(raw["role"]), "left_out": left})

@@ -5,13 +5,15 @@ Training records (`pos` and `neg`, C-MTEB's reranking files as well), and LLM-Em
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.hashing import text_name
 from zh_embedder.data.schema import GROUP, check_text, empty_row, group_row, text_list
+from zh_embedder.evaluation.left_out import Tally
 from zh_embedder.evaluation.set_files import identity, lines_of, name_of, only_task
 from zh_embedder.evaluation.sets import RetrievalSet
 
@@ -33,9 +35,13 @@ def read_queries(path: Path, *, task: str | None = None) -> RetrievalSet:
         if not row["neg"]:
             alone = alone or where
         query = found.query(raw, where)
-        positives = [found.key(text) for text in row["pos"]]
+        positives, negatives = ([found.key(text) for text in row[side]] for side in ("pos", "neg"))
         found.qrels[query] = dict.fromkeys(positives, 1)
-        found.candidates[query] = list(dict.fromkeys([*positives, *map(found.key, row["neg"])]))
+        found.candidates[query] = list(dict.fromkeys([*positives, *negatives]))
+        for key in negatives:
+            if key in found.qrels[query]:
+                found.count("both_sides", query, key)
+        found.count_repeated(query, [*positives, *(key for key in negatives if key not in found.qrels[query])])
     reranking = any(len(own) > len(found.qrels[query]) for query, own in found.candidates.items())
     if reranking and alone:
         raise UserError(
@@ -61,9 +67,17 @@ def read_ranked(path: Path, *, task: str | None = None) -> RetrievalSet:
         if not texts:
             raise reject(f"{where}: key", raw.get("key"), "at least one text to rank")
         query = found.query(raw, where)
-        found.candidates[query] = list(dict.fromkeys(map(found.key, texts)))
-        if positives := right_keys(raw, texts, where):
+        keys = [found.key(text) for text in texts]
+        found.candidates[query] = list(dict.fromkeys(keys))
+        found.count_repeated(query, keys)
+        positives = right_keys(raw, texts, where)
+        for key in dict.fromkeys(positives):
+            if key not in found.candidates[query]:
+                found.tally.add("missed_positives", query)
+        if positives:
             found.qrels[query] = dict.fromkeys(positives, 1)
+        else:
+            found.tally.add("no_positive", query)
     if not found.qrels:
         raise UserError(f"{path}: no query has a positive, expected `pos_index` or `pos`")
     found.queries = {name: text for name, text in found.queries.items() if name in found.qrels}
@@ -110,6 +124,7 @@ class Ranking:
         self.qrels: dict[str, dict[str, int]] = {}
         self.candidates: dict[str, list[str]] = {}
         self.tasks: set[Any] = set()
+        self.tally = Tally()
 
     def query(self, raw: Mapping[str, Any], where: str) -> str:
         """Take a line's query up; returns its id: its own, or its number from 0."""
@@ -127,8 +142,19 @@ class Ranking:
         self.keys[name] = text
         return name
 
+    def count(self, kind: str, query: str, key: str) -> None:
+        """Count a key of a query, shown by how its text begins."""
+        self.tally.add(kind, f"{query}: {self.keys[key][:40]}")
+
+    def count_repeated(self, query: str, keys: Sequence[str]) -> None:
+        """Count the keys that a query has more than once."""
+        for key, times in Counter(keys).items():
+            if times > 1:
+                self.count("repeated_keys", query, key)
+
     def done(self, path: Path, task: str | None, *, reranking: bool) -> RetrievalSet:
         """Return the set."""
         task = task or only_task(self.tasks, str(path))
         candidates = self.candidates if reranking else None
-        return RetrievalSet(name_of(path), task, self.queries, self.keys, self.qrels, candidates)
+        left_out = self.tally.done()
+        return RetrievalSet(name_of(path), task, self.queries, self.keys, self.qrels, candidates, left_out=left_out)

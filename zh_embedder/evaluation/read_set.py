@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError, nearest, unknown_name
+from zh_embedder.core.counts import counted
+from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
+from zh_embedder.evaluation.left_out import Tally
 from zh_embedder.evaluation.read_labelled import read_labels, read_pairs
 from zh_embedder.evaluation.read_reranking import read_queries, read_ranked
 from zh_embedder.evaluation.read_retrieval import read_retrieval_set
@@ -24,6 +26,7 @@ from zh_embedder.evaluation.set_files import (
     TRAIN,
     find,
     has,
+    has_parquet,
     lines_of,
     name_of,
 )
@@ -52,12 +55,43 @@ def read_set(path: str | Path, *, task: str | None = None, kind: str | None = No
     """
     path = Path(path)
     if kind is not None and kind not in KINDS:
-        raise unknown_name("kind", kind, KINDS)
+        raise unknown_name("--kind", kind, KINDS)
+    data = of_kind(read_any(path, task=task), kind, path)
+    if not isinstance(data, RetrievalSet):
+        check_usable(data, path)
+    return data
+
+
+def read_any(path: Path, *, task: str | None) -> EvalSet:
+    """Read what is there as what it seems to be."""
     if not path.is_dir():
-        return of_kind(read_file(path, task=task), kind, path)
-    if any(has(place, name) for place in (path, path / "test") for name in {*BEIR, *FLAG_EMBEDDING}):
-        return of_kind(read_retrieval_set(path, task=task), kind, path)
-    return of_kind(read_folder(path, task=task), kind, path)
+        return read_file(path, task=task)
+    names = {*BEIR, *FLAG_EMBEDDING}
+    if has_parquet(path) or any(has(place, name) for place in (path, path / "test") for name in names):
+        return read_retrieval_set(path, task=task)
+    return read_folder(path, task=task)
+
+
+def check_usable(data: PairSet | LabelSet, path: Path) -> None:
+    """Refuse a set that tells no model from another, before anything is encoded.
+
+    Raises:
+        UserError: one score, one label, a label for each text, or no label that can be learnt.
+    """
+    if isinstance(data, PairSet):
+        if len(set(data.scores)) < 2:
+            got = f"{counted(len(data.scores), 'pair')} of the one score {data.scores[0]:g}"
+            raise UserError(f"{path}: score: got {got}, expected at least two different scores")
+        return
+    learnt = data.train_labels or data.labels
+    if len(set(learnt)) < 2:
+        got = f"{counted(len(learnt), 'text')} of the one label {learnt[0]!r}"
+        raise UserError(f"{path}: label: got {got}{' to learn from' * bool(data.train_labels)}, expected two or more")
+    if data.train_labels and not set(data.labels) & set(learnt):
+        shown = ", ".join(sorted(set(learnt))[:5])
+        raise reject(f"{path}: label", data.labels[0], f"labels that {TRAIN} has: {shown}")
+    if not data.train_labels and len(set(learnt)) == len(learnt):
+        raise UserError(f"{path}: label: got {len(learnt)} labels for as many texts, expected labels that texts share")
 
 
 def of_kind(data: EvalSet, kind: str | None, path: Path) -> EvalSet:
@@ -71,7 +105,7 @@ def of_kind(data: EvalSet, kind: str | None, path: Path) -> EvalSet:
     if isinstance(data, PairSet) and kind == "similarity":
         return replace(data, graded=True)
     if isinstance(data, LabelSet) and kind == "clustering":
-        return replace(data, train_texts=(), train_labels=())
+        return replace(data, train_texts=(), train_labels=(), left_out=())
     if isinstance(data, RetrievalSet) and kind == "retrieval":
         return replace(data, candidates=None)
     needs = {
@@ -82,7 +116,7 @@ def of_kind(data: EvalSet, kind: str | None, path: Path) -> EvalSet:
         "clustering": f"a file of {LABELS}",
         "retrieval": "a BEIR folder",
     }[kind]
-    raise UserError(f"{path}: kind: got {kind!r} of a set for {data.kind}, expected {needs}")
+    raise UserError(f"{path}: --kind: got {kind!r} of a set for {data.kind}, expected {needs}")
 
 
 def read_folder(folder: Path, *, task: str | None = None) -> EvalSet:
@@ -100,7 +134,11 @@ def read_folder(folder: Path, *, task: str | None = None) -> EvalSet:
     if not isinstance(data, LabelSet) or not has(folder, TRAIN):
         return data
     known = read_labels(find(folder, TRAIN, (TRAIN,)), task=task)
-    return replace(data, train_texts=known.texts, train_labels=known.labels)
+    tally, labels = Tally(), set(known.labels)
+    for text, label in zip(data.texts, data.labels, strict=True):
+        if label not in labels:
+            tally.add("unknown_labels", f"{label}: {text[:40]}")
+    return replace(data, train_texts=known.texts, train_labels=known.labels, left_out=tally.done())
 
 
 def read_file(path: Path, *, task: str | None = None) -> EvalSet:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError, nearest_path, reject
-from zh_embedder.data.schema import parse_object
+from zh_embedder.core.errors import UserError, nearest_path, reading, reject
+from zh_embedder.data.schema import GROUP, empty_row, parse_object
 from zh_embedder.data.sources import read_lines
 
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")
 FLAG_EMBEDDING = ("test_queries.jsonl", "corpus.jsonl", "test_qrels.jsonl")
+PARQUET = ".parquet"
+PARTS = ("queries", "corpus")  # of a retrieval set, as its Parquet files or their folders are called
+PIECE = re.compile(r"-\d{5}-of-\d{5}.*")  # of a Parquet file in several pieces: dev-00000-of-00001-930bf3b8.parquet
+LINE_IDS = ("_id", "id")  # of a query and of a key: BEIR's name first, since its lines may have an `id` of their own
+QUERY_IDS = ("qid", "query-id", "query_id")  # of a judgement
+KEY_IDS = ("docid", "pid", "corpus-id", "corpus_id", "doc_id", "doc-id")
 TRAIN, TEST = "train.jsonl", "test.jsonl"  # of a folder of labelled texts
 PAIRS = '{"text1": ..., "text2": ..., "score": ...}'
 LABELS = '{"text": ..., "label": ...}'
@@ -44,7 +51,11 @@ def find_sets(specs: Sequence[str], *, flag: str, data_root: str | None = None) 
 def is_set(folder: Path) -> bool:
     """Whether a folder, or its `test/`, is a set of some kind."""
     names = (BEIR[0], FLAG_EMBEDDING[0])
-    return has(folder, TEST) or any(has(place, name) for place in (folder, folder / "test") for name in names)
+    return (
+        has(folder, TEST)
+        or has_parquet(folder)
+        or any(has(place, name) for place in (folder, folder / "test") for name in names)
+    )
 
 
 def below(folder: Path) -> Iterator[Path]:
@@ -70,6 +81,35 @@ def has(folder: Path, name: str) -> bool:
     return any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz", ".zst"))
 
 
+def has_parquet(folder: Path) -> bool:
+    """Whether a folder keeps queries and corpus as Parquet files."""
+    return all(of_part(folder, part) for part in PARTS)
+
+
+def of_part(folder: Path, part: str) -> list[Path]:
+    """Return the Parquet files of the queries or of the corpus."""
+    loose = [file for place in (folder, folder / "data") for file in files(place, (PARQUET,)) if split_of(file) == part]
+    return files(folder / part, (PARQUET,)) or loose
+
+
+def files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Return the files of a folder with one of these suffixes, plain or compressed, sorted."""
+    if not folder.is_dir():
+        return []
+    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [path for path in names if plain(path).suffix in suffixes]
+
+
+def plain(path: Path) -> Path:
+    """Return a path without the suffix of its compression."""
+    return path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+
+
+def split_of(path: Path) -> str:
+    """Return the split that a file's name says: dev of dev.tsv and of dev-00000-of-00001.parquet."""
+    return PIECE.sub("", plain(path).stem)
+
+
 def name_of(path: Path) -> str:
     """Short name of a set: the last two parts of its path that say something."""
     parts = [part for part in path.parts if part not in ("test", "/", "..", ".")]
@@ -77,11 +117,14 @@ def name_of(path: Path) -> str:
 
 
 def read_rows(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (`path:line`, object) of a file of JSON Lines, blank lines left out.
+    """Yield (`path:line`, object) of a file of JSON Lines, blank lines left out, or of a Parquet file's rows.
 
     Raises:
         UserError: a line is no object, or the file cannot be read.
     """
+    if path.suffix == PARQUET:
+        yield from parquet_rows(path)
+        return
     for number, text in read_lines(path):
         if isinstance(text, UserError):
             raise text
@@ -89,12 +132,31 @@ def read_rows(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}:{number}", parse_object(text, f"{path}:{number}", example)
 
 
+def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`path: row`, columns by name) of a Parquet file, some rows at a time."""
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    with reading(path), ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+
+
 def identity(raw: Mapping[str, Any], where: str, *names: str) -> str:
     """Return the id of a line, under the first of these names that it has, as a string."""
-    for name in names:
-        if isinstance(value := raw.get(name), str | int) and not isinstance(value, bool):
-            return str(value)
-    raise reject(f"{where}: {names[0]}", raw.get(names[0]), "a string or a whole number")
+    name = next((name for name in names if raw.get(name) is not None), names[0])
+    value = raw.get(name)
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    raise reject(f"{where}: {name}", value, "a string or a whole number")
+
+
+def task_of(raw: Mapping[str, Any], where: str) -> str | None:
+    """Return the task that a line names, or None."""
+    task = empty_row(GROUP, {"task": raw.get("task")}, where)["task"]
+    return None if task is None else str(task)
 
 
 def only_task(tasks: set[Any], where: str) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from zh_embedder.evaluation.left_out import LeftOut
+
 Qrels = Mapping[str, Mapping[str, int]]  # query -> key -> relevance
 KINDS = ("retrieval", "reranking", "similarity", "pair_classification", "classification", "clustering")
 
@@ -20,6 +22,8 @@ class RetrievalSet:
     qrels: Qrels
     candidates: Mapping[str, Sequence[str]] | None = None
     canary: bool = False  # general Chinese: measured, but no part of a mean, and a drop is reported
+    own_keys: frozenset[str] = frozenset()  # queries that are keys themselves: left out of their own results
+    left_out: tuple[LeftOut, ...] = ()  # what the files hold and a figure does not rest on
 
     @property
     def kind(self) -> str:
@@ -38,6 +42,7 @@ class PairSet:
     scores: Sequence[float]
     graded: bool = False  # similarity even where all scores are 0 or 1, as in C-MTEB's LCQMC
     canary: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -56,6 +61,7 @@ class LabelSet:
     train_texts: Sequence[str] = ()
     train_labels: Sequence[str] = ()
     canary: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def kind(self) -> str:

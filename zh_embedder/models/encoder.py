@@ -15,25 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
-from transformers.utils import logging as hf_logging
 
 from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
-from zh_embedder.bases.names import cannot_load, hub_folder, load_tokenizer
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.files import beside, read_json, write_json
+from zh_embedder.core.files import beside, write_json
 from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
 from zh_embedder.core.progress import Bar
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.forward import Forward
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.lora import LORA_FILE, merge_lora
+from zh_embedder.models.parts import dense_weight, load_parts, without_bars
 from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.text.prefix import full_text
-from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
+from zh_embedder.text.tokens import check_texts, concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +92,13 @@ class Encoder(Forward):
             (N, D) float32, or (D,) for a single string.
 
         Raises:
-            UserError: something that is not a string, or a precision that is not known.
+            UserError: something that is not a string or not whole characters, or a precision that is not known.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
         for index, text in enumerate(many):
             if not isinstance(text, str):
                 raise reject(f"texts[{index}]", text, "a string")
+        check_texts([prompt], name="prompt")
         limit = max_length or max(self.spec.query_max_length, self.spec.key_max_length)
         vectors = np.zeros((len(many), self.dimension), np.float32)
         bar = Bar(len(many), shown=show_progress)
@@ -108,7 +106,12 @@ class Encoder(Forward):
             # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
             for first in range(0, len(many), TEXTS_PER_BLOCK):
                 block = many[first : first + TEXTS_PER_BLOCK]
-                ids = tokenize(self.tokenizer, [full_text(text, instruction=prompt) for text in block], limit)
+                whole = [full_text(text, instruction=prompt) for text in block]
+                try:
+                    ids = tokenize(self.tokenizer, whole, limit)
+                except UserError:
+                    check_texts(block, first=first)  # the place in the user's text, not behind the instruction
+                    raise
                 out = vectors[first : first + TEXTS_PER_BLOCK]
                 self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
         if truncate_dim is not None:
@@ -247,18 +250,6 @@ class Encoder(Forward):
         save_file({"linear.weight": weight.contiguous().cpu()}, folder / DENSE_WEIGHTS)
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers' bars for reading and writing weights off the terminal; downloads still show theirs."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
-
-
 def load_encoder(
     name_or_path: str,
     options: LoadOptions | None = None,
@@ -280,7 +271,7 @@ def load_encoder(
         UserError: nothing can be loaded from there; the message says what to do.
     """
     chosen, name = replace(options or LoadOptions(), **given), encoder_folder(name_or_path)
-    config, backbone, tokenizer, folder = load_parts(name, name_or_path, chosen, flag=flag)
+    config, backbone, tokenizer, folder = load_parts(name, chosen, flag=flag)
     spec = read_spec(folder, pooling=chosen.pooling) if folder else None
     if spec is None and chosen.pooling is None:
         logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
@@ -299,44 +290,3 @@ def load_encoder(
     if encoder.dense is not None and has_dense and folder:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
     return encoder
-
-
-def load_parts(name: str, asked: str, options: LoadOptions, *, flag: str) -> tuple[Any, Any, Any, Path | None]:
-    """Load configuration, model and tokenizer, and find the folder that they come from.
-
-    Raises:
-        UserError: one of them cannot be loaded.
-    """
-    hub = options.hub()
-    try:
-        config = AutoConfig.from_pretrained(options.config_name or name, **hub)
-        with without_bars():
-            backbone = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **hub)
-        here = Path(name)
-        folder = here if here.is_dir() else hub_folder(name, cache_dir=options.cache_dir, token=options.token)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(cannot_load(flag, asked, error)) from None
-    tokenizer = load_tokenizer(options.tokenizer_name or name, flag=flag, **hub)
-    if options.truncation_side:
-        tokenizer.truncation_side = options.truncation_side
-    return config, backbone, tokenizer, folder
-
-
-def dense_weight(path: Path) -> Tensor:
-    """Read the linear layer of a sentence-transformers folder.
-
-    Raises:
-        UserError: it has a bias, an activation or another width than ours.
-    """
-    from safetensors.torch import load_file
-
-    weights = load_file(path) if path.is_file() else {}
-    settings = read_json(path.parent / "config.json") if weights else {}
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    square = len(set(shapes.get("linear.weight", (0, 1)))) == 1
-    if set(shapes) != {"linear.weight"} or not square or "Identity" not in settings.get("activation_function", ""):
-        raise UserError(
-            f"{path}: got a linear layer of {shapes} and {settings.get('activation_function')}, expected linear.weight "
-            "alone, square, without activation; --pooling_method without `dense` leaves it out"
-        )
-    return weights["linear.weight"]

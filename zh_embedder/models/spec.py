@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from zh_embedder.bases.fields import Fields, as_text
 from zh_embedder.bases.folder_format import read_layout
 from zh_embedder.core.errors import UserError, reject, unknown_name
-from zh_embedder.core.files import read_json
+from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.heads import HEADS
 from zh_embedder.models.packing import first_position
 from zh_embedder.models.pooling import POOLINGS
@@ -111,18 +112,8 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
     Raises:
         UserError: a newer release has written it, or it makes vectors in a way that we do not have.
     """
-    if (folder / OUR_FILE).is_file():
-        raw = {k: v for k, v in read_json(folder / OUR_FILE).items() if k != "format"}
-        if unknown := raw.keys() - {f.name for f in fields(EncoderSpec)}:
-            raise UserError(f"{folder / OUR_FILE}: {', '.join(sorted(unknown))}: written by a newer zh_embedder")
-        raw["heads"] = tuple(raw.get("heads", ("dense",)))
-        if lacking := [name for name in raw["heads"] if name not in HEADS]:
-            raise UserError(
-                f"{folder / OUR_FILE}: heads: got {', '.join(lacking)}, expected some of {', '.join(HEADS)}: "
-                "a newer zh_embedder wrote this folder, with heads that this one lacks"
-            )
-        raw["instructions"] = {task: (query, key) for task, (query, key) in raw["instructions"].items()}
-        return EncoderSpec(**raw)
+    if (folder / OUR_FILE).exists():
+        return read_own(Fields.read(folder / OUR_FILE))
     layout = read_layout(folder, poolings=POOLINGS, pooling=pooling)
     if layout is None:
         return None
@@ -143,3 +134,58 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
         default_task="default" if default is not None else None,
         instructions=sides,
     )
+
+
+FORMAT = 1  # of our file
+OWN_FIELDS = ("pooling", "dense", "normalize", "metric", "query_max_length", "key_max_length", "instructions")
+
+
+def read_own(own: Fields) -> EncoderSpec:
+    """Read our own file.
+
+    Raises:
+        UserError: a field is missing or wrong, or a newer release has written it.
+    """
+    if unknown := own.values.keys() - {f.name for f in fields(EncoderSpec)} - {"format"}:
+        raise UserError(f"{own.path}: {', '.join(sorted(unknown))}: written by a newer zh_embedder")
+    if (own.whole("format") or FORMAT) > FORMAT:
+        raise reject(own.where("format"), own.values["format"], f"{FORMAT}: written by a newer zh_embedder")
+    for name in OWN_FIELDS:
+        if own.values.get(name) is None:
+            raise UserError(f"{own.where(name)}: is missing, expected it in every folder that zh_embedder writes")
+    heads = own.values.get("heads", ["dense"])
+    if not isinstance(heads, list) or not heads:
+        raise reject(own.where("heads"), heads, "a list with `dense` in it")
+    if lacking := [str(name) for name in heads if name not in list(HEADS)]:
+        raise UserError(
+            f"{own.where('heads')}: got {', '.join(lacking)}, expected some of {', '.join(HEADS)}: "
+            "a newer zh_embedder wrote this folder, with heads that this one lacks"
+        )
+    instructions = {}
+    for task, sides in own.mapping("instructions").items():
+        if not isinstance(sides, list) or len(sides) != 2:
+            raise reject(own.where(f"instructions.{task}"), sides, "two texts: in front of queries and of keys")
+        query, key = (as_text(own.where(f"instructions.{task}"), side) for side in sides)
+        instructions[as_text(own.where("instructions"), task)] = (query, key)
+    default = own.text("default_task")
+    if default is not None and default not in instructions:
+        raise unknown_name(own.where("default_task"), default, instructions)
+    return EncoderSpec(
+        pooling=one_of(own, "pooling", POOLINGS),
+        heads=tuple(heads),
+        dense=own.flag("dense", default=False),
+        normalize=own.flag("normalize", default=True),
+        metric=one_of(own, "metric", SIMILARITIES),
+        query_max_length=own.whole("query_max_length") or 0,
+        key_max_length=own.whole("key_max_length") or 0,
+        default_task=default,
+        instructions=instructions,
+    )
+
+
+def one_of(own: Fields, name: str, known: Iterable[str]) -> str:
+    """Return a field that must be a name of a table."""
+    value, known = own.text(name) or "", list(known)
+    if value not in known:
+        raise unknown_name(own.where(name), value, known)
+    return value

@@ -6,11 +6,10 @@ import tempfile
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
+from transformers import AutoModel, AutoTokenizer, BertConfig
 
-from zh_embedder.bases.names import cannot_load
 from zh_embedder.bases.tiny import build
-from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.errors import reject
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.spec import EncoderSpec, within_positions
 
@@ -44,18 +43,6 @@ def bert_config(tokenizer: Any, *, hidden: int, layers: int, heads: int, **more:
         attention_probs_dropout_prob=dropout,
         pad_token_id=tokenizer.pad_token_id or 0,
     )
-
-
-def folder_config(name: str, **hub: Any) -> Any:
-    """Load a configuration by folder or hub name.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        return AutoConfig.from_pretrained(name, **hub)
-    except (OSError, ValueError) as error:
-        raise UserError(cannot_load("--query_encoder", name, error)) from None
 
 
 def random_encoder(config: Any, tokenizer: Any, *, pooling: str, seed: int, packing: bool = True) -> Encoder:

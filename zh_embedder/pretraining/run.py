@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
-from zh_embedder.training.launch import begin, check_output, find_resume, train_and_save
+from zh_embedder.training.launch import begin, check_output, find_resume, own_folder, train_and_save
 
 if TYPE_CHECKING:
     from zh_embedder.models.encoder import Encoder
@@ -32,12 +32,18 @@ def pretrain(args: PretrainArguments) -> None:
         UserError: anything that the user can fix; nothing has been written then.
     """
     begin(args)
+    with own_folder(args):
+        pretrain_in_folder(args)
+
+
+def pretrain_in_folder(args: PretrainArguments) -> None:
+    """Pretrain, with the run's folder for this run alone."""
     resume = find_resume(args)
     check_output(args, resume)
     trainer = build(args)
-    train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
+    trained = train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
     trainer.say_result()
-    if trainer.args.should_save:
+    if trained and trainer.args.should_save:
         logger.info("saved: %s", Path(trainer.args.output_dir) / "encoder")
 
 
@@ -85,14 +91,13 @@ def build(args: PretrainArguments) -> Pretrainer:
 
 def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     """Load the base, or make an encoder with random weights."""
-    from zh_embedder.bases.names import load_tokenizer
+    from zh_embedder.bases.names import load_config, load_tokenizer
     from zh_embedder.models.encoder import load_encoder
     from zh_embedder.models.folders import encoder_folder
     from zh_embedder.models.spec import read_spec
     from zh_embedder.pretraining.random_encoder import (
         bert_config,
         character_tokenizer,
-        folder_config,
         random_encoder,
     )
 
@@ -102,10 +107,10 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     name = None if base.query_encoder is None else encoder_folder(base.query_encoder)
     said = read_spec(Path(name)) if name is not None and Path(name).is_dir() else None
     pooling = base.pooling_method or (said.pooling if said else "mean")
-    words = base.tokenizer_name or name
-    tokenizer = character_tokenizer() if words is None else load_tokenizer(words, flag="--tokenizer_name", **hub)
+    words, flag = base.tokenizer_name or name, "--tokenizer_name" if base.tokenizer_name else "--query_encoder"
+    tokenizer = character_tokenizer() if words is None else load_tokenizer(words, flag=flag, **hub)
     if name is not None:
-        config = folder_config(name, **hub)
+        config = load_config(name, flag="--query_encoder", **hub)
     else:
         config = bert_config(
             tokenizer,

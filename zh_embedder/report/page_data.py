@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from zh_embedder.evaluation.intervals import compare, interval
+from zh_embedder.evaluation.metrics import is_score
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
 from zh_embedder.report.conditions import unlike
@@ -134,16 +135,17 @@ def pair_of(outcomes: Sequence[Outcome], against: Role) -> list[Outcome]:
     return [after] if before is None else [before, after]
 
 
-def change_of(one: SetReport, label: str, against: Role) -> Change | None:
-    """Return how the main metric moved; None where nothing is compared or a side lacks it."""
+def change_of(one: SetReport, label: str, against: Role, metric: str | None = None) -> Change | None:
+    """Return how a metric moved, by default the main one; None where nothing is compared or a side lacks it."""
     before, after = opponents(one.outcomes, against)
     if before is None or not after.values:
         return None
-    values = before.values.get(after.main), after.values[after.main]
-    if values[0] is None or not all(math.isfinite(value) for value in values if value is not None):
+    metric = metric or after.main
+    first, second = before.values.get(metric), after.values.get(metric)
+    if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
         return None
-    difference = compare(before, after, after.main)
-    return Change(label, values[0], values[1], difference, canary=one.data.canary, task=one.data.task)
+    difference = compare(before, after, metric)
+    return Change(label, first, second, difference, canary=one.data.canary, task=one.data.task)
 
 
 def changes_of(report: Report) -> dict[str, Change]:
@@ -190,11 +192,31 @@ def set_data(one: SetReport, label: str, against: Role, change: Change | None) -
         "metric": metric,
         "size": size_of(one.data),
         "bars": [bar_data(outcome, metric) for outcome in one.outcomes if metric in outcome.values],
-        "change": change
-        and {**asdict(change), "verdict": change.verdict, "shown": gained(change.before, change.after)},
+        "change": change and change_data(change),
+        "gains": gains_of(one, label, against, metrics, change),
+        "left_out": [
+            {**asdict(found), "english": found.english, "chinese": found.chinese} for found in one.data.left_out
+        ],
         "metrics": {name: {o.model: o.values.get(name) for o in one.outcomes} for name in metrics},
         "truncated": {o.model: o.truncated for o in one.outcomes if o.truncated is not None},
     }
+
+
+def gains_of(
+    one: SetReport, label: str, against: Role, metrics: Sequence[str], change: Change | None
+) -> dict[str, dict[str, Any]]:
+    """Return how each metric moved, with its interval; a threshold neither rises nor falls."""
+    if change is None:
+        return {}
+    main = opponents(one.outcomes, against)[1].main
+    scores = [name for name in metrics if is_score(name)]
+    found = {name: change if name == main else change_of(one, label, against, name) for name in scores}
+    return {name: change_data(moved) for name, moved in found.items() if moved is not None}
+
+
+def change_data(change: Change) -> dict[str, Any]:
+    """Return how a metric moved, with its verdict and as it is shown."""
+    return {**asdict(change), "verdict": change.verdict, "shown": gained(change.before, change.after)}
 
 
 def gained(before: float | None, after: float | None) -> str | None:

@@ -59,7 +59,7 @@ class EncodeOptions:
     side: str | None = None  # query or key; needed where the model tells the two apart
     prompt: str | None = None  # in front of the texts, instead of a task's instruction
     field: str | None = None  # of the text; by default the first there is of `text_files.FIELDS`
-    with_title: bool = False
+    with_title: bool | None = None  # the title in front of the text; by default of keys, as in evaluation
     max_length: int | None = limited(None, COUNT)  # tokens; by default the model's
     tokens_per_batch: int = limited(TOKENS_PER_BATCH, COUNT)
     dtype: str = "auto"
@@ -67,6 +67,11 @@ class EncodeOptions:
     file_format: str = "npy"
     vector_dtype: str = "float32"
     overwrite: bool = False  # start anew; else shards that are there are kept
+
+    @property
+    def titled(self) -> bool:
+        """Whether titles go in front of texts."""
+        return self.side != "query" if self.with_title is None else self.with_title
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -100,7 +105,7 @@ def encode_files(
         UserError: wrong lines, options that do not go with this model, or a folder of vectors made in another way.
     """
     rank, ranks = own_rank()
-    reader = Reader(find_texts([str(path) for path in inputs]), options.field, options.with_title)
+    reader = Reader(find_texts([str(path) for path in inputs]), options.field, options.titled)
     encoder, name = loaded(encoder, options.side, name)
     prepare(encoder.device)
     manifest = make_manifest(encoder, reader, options, name=name, rank=rank)
@@ -109,9 +114,10 @@ def encode_files(
         todo = start_folder(folder, manifest, rank=rank, ranks=ranks, overwrite=options.overwrite)
         own = len(manifest.shards[rank::ranks])
         logger.info(
-            "encode: %s, %s, prompt %r, at most %d tokens, %s on %s",
+            "encode: %s, %s, prompt %r%s, at most %d tokens, %s on %s",
             *(counted(manifest.texts, "text"), counted(len(manifest.shards), "shard")),
-            *(manifest.prompt, manifest.max_length, manifest.dtype),
+            *(manifest.prompt, ", titles in front of texts" * manifest.with_title),
+            *(manifest.max_length, manifest.dtype),
             encoder.device.type,
         )
         if len(todo) < own:
@@ -286,6 +292,7 @@ def make_manifest(encoder: Encoder, reader: Reader, options: EncodeOptions, *, n
         raise reject("--max_length", max_length, f"{low} or more: special tokens count too")
     if limit and max_length > limit:
         raise reject("--max_length", max_length, f"at most {limit}, the positions of this model")
+    inputs = reader.inputs(show_progress=rank == 0)
     return Manifest(
         model=name,
         dtype=dtype_name(options.dtype, encoder.device),
@@ -298,11 +305,11 @@ def make_manifest(encoder: Encoder, reader: Reader, options: EncodeOptions, *, n
         prompt=prompt,
         max_length=max_length,
         field=options.field,
-        with_title=options.with_title,
+        with_title=bool(reader.titled),
         shard_size=options.shard_size,
         file_format=options.file_format,
         vector_dtype=options.vector_dtype,
-        inputs=reader.inputs(show_progress=rank == 0),
+        inputs=inputs,
     )
 
 

@@ -6,7 +6,9 @@ Shapes: N texts, T tokens of all texts together, L tokens of the longest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zh_embedder.core.errors import reject
 from zh_embedder.core.files import read_json, write_json
 from zh_embedder.core.hashing import hash_of, sha256_of
 
@@ -147,7 +150,35 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Token ids of each text, special tokens included, at most `max_length` of them."""
+    """Token ids of each text, special tokens included, at most `max_length` of them.
+
+    Args:
+        tokenizer: any of transformers'.
+        texts: what to cut.
+        max_length: tokens of a text.
+
+    Raises:
+        UserError: a text holds half a character, a lone surrogate, which no tokenizer can read.
+    """
+    try:
+        return token_ids(tokenizer, texts, max_length)
+    except (TypeError, ValueError):
+        check_texts(texts)
+        raise
+
+
+def check_texts(texts: Sequence[str], *, first: int = 0, name: str = "texts") -> None:
+    """Refuse texts that hold half a character, as a cut in the middle of an emoji leaves it."""
+    for place, text in enumerate(texts, first):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            where = f"{name}[{place}]: character {error.start}"
+            raise reject(where, text[error.start], "whole characters: this one is half of a surrogate pair") from None
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """Token ids of texts that are whole."""
     if not is_plain(tokenizer):
         encoded = tokenizer(
             list(texts),
@@ -169,6 +200,41 @@ def cut_share(tokenizer: Any, texts: Sequence[str], limit: int) -> float:
     """Share of texts that have more tokens than `limit`."""
     lengths = [len(ids) for ids in tokenize(tokenizer, texts, limit + 1)]
     return sum(length > limit for length in lengths) / max(1, len(lengths))
+
+
+def unknown_characters(tokenizer: Any, texts: Iterable[str]) -> tuple[Counter[str], int]:
+    """Count the characters that a tokenizer has no piece for, and all of them; blanks, controls and accents left out.
+
+    Characters, not pieces: some tokenizers make one unknown piece of a whole sentence, others leave it out unsaid.
+    """
+    unknown: Counter[str] = Counter()
+    total = 0
+    for text in texts:
+        missing = [unicodedata.category(character)[0] not in "CMZ" for character in text]
+        total += sum(missing)
+        for first, last in known_spans(tokenizer, text):
+            missing[first:last] = [False] * (last - first)
+        unknown.update(character for character, lacks in zip(text, missing, strict=True) if lacks)
+    return unknown, total
+
+
+def known_spans(tokenizer: Any, text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the known pieces of a text begin and end."""
+    unknown = tokenizer.unk_token_id
+    if not tokenizer.is_fast:  # Python code alone has no places: the share is right, the characters are not named
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        yield 0, round(len(text) * sum(index != unknown for index in ids) / max(1, len(ids)))
+        return
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    for index, (first, last) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        if index != unknown:
+            yield first, last
+
+
+def unknown_share(tokenizer: Any, texts: Iterable[str]) -> float:
+    """Share of the characters of texts that a tokenizer has no piece for."""
+    unknown, total = unknown_characters(tokenizer, texts)
+    return unknown.total() / max(1, total)
 
 
 def empty_text(tokenizer: Any) -> list[int]:

@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerState
 
 from zh_embedder.config.run import RunArguments
-from zh_embedder.core.distributed import wait_for_all
+from zh_embedder.core.distributed import found_by_first, wait_for_all
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside_file, put_in_place
 from zh_embedder.core.machine import DTYPES, matmul_peak
 from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_worker
 from zh_embedder.models.folders import QUERY_FOLDER
 from zh_embedder.training.callbacks import EarlyExit, Progress
-from zh_embedder.training.checkpoints import PLAN_FILE, copy_encoders
+from zh_embedder.training.checkpoint_manifest import PLAN_FILE, STATE_FILE, checkpoints_of, find_damage, seal
+from zh_embedder.training.checkpoints import copy_encoders, holds_copies, rotate
 from zh_embedder.training.meter import Meter, Work
 from zh_embedder.training.step_guard import StepGuard
 from zh_embedder.training.trace import Trace
@@ -34,7 +34,6 @@ from zh_embedder.training.trace import Trace
 logger = logging.getLogger(__name__)
 
 ARGS_FILE, STAGING = "args.json", ".partial"
-TRAINER_STATE_NAME = "trainer_state.json"
 
 
 class BaseTrainer(Trainer):
@@ -145,11 +144,67 @@ class BaseTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the result; at the end of training that of the best checkpoint, where it was asked for."""
-        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        best = self.best_checkpoint(Path(self.args.output_dir))
         if output_dir is not None or best is None:
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
-            copy_encoders(Path(best), Path(self.args.output_dir), [*self.parts(), ARGS_FILE, PLAN_FILE])
+            self.copy_result(best)
+
+    # ---- the end of a run -----------------------------------------------------------------------------------------
+
+    def planned_steps(self) -> int:
+        """Steps of the whole run, from its start, as the flags say."""
+        return int(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+
+    def trained_steps(self) -> int:
+        """Steps that this process has trained."""
+        return int(self.state.global_step - self._initial_global_step)
+
+    def why_finished(self, checkpoint: Path) -> str | None:
+        """Say why nothing is left to train behind a checkpoint; None where something is."""
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        args, step, steps = self.args, state.global_step, self.planned_steps()
+        if step >= steps:
+            return f"{step} steps are trained, this run has {steps}"
+        if args.early_exit_steps and step >= args.early_exit_steps:
+            return f"{step} steps are trained, --early_exit_steps is {args.early_exit_steps}"
+        stopping = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, {})
+        waited = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        if args.early_stopping_patience and waited >= args.early_stopping_patience:
+            return f"--early_stopping_patience {args.early_stopping_patience} ended it at step {step}"
+        return None
+
+    def complete(self, checkpoint: Path, why: str) -> None:
+        """Take the state of a finished run's last checkpoint, and write the result where the run lacks it."""
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        best = self.best_checkpoint(checkpoint.parent)
+        run, source, names = Path(self.args.output_dir), best or checkpoint, [*self.parts(), ARGS_FILE, PLAN_FILE]
+        there = found_by_first(lambda: holds_copies(run, source, names))
+        self.clear_staging()
+        if next(checkpoints_of(run), None) == run / checkpoint.name:
+            self.rotate(checkpoint)  # which a kill may have kept the run from
+        if not there and self.args.should_save:
+            self.copy_result(source)
+        what = "is its result already" if there else f"is written from {source}"
+        logger.info("finished: %s: %s: nothing is trained; %s %s", checkpoint, why, run / self.parts()[0], what)
+        wait_for_all()
+
+    def best_checkpoint(self, run: Path) -> Path | None:
+        """Return the checkpoint whose weights the result is to have, where that is not the last one."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if best is None:
+            return None
+        return Path(best) if Path(best).is_dir() else run / Path(best).name  # the run may have been moved
+
+    def copy_result(self, checkpoint: Path) -> None:
+        """Make the result of a run from a checkpoint.
+
+        Raises:
+            UserError: it is not whole.
+        """
+        if (damage := find_damage(checkpoint)) is not None:
+            raise UserError(f"{checkpoint}, whose weights the result is to have, is torn: {damage}")
+        copy_encoders(checkpoint, Path(self.args.output_dir), [*self.parts(), ARGS_FILE, PLAN_FILE])
 
     # ---- the log --------------------------------------------------------------------------------------------------
 
@@ -180,26 +235,32 @@ class BaseTrainer(Trainer):
         """Write the checkpoint under another name, then rename it: a crash leaves a whole one or none."""
         self.step_guard.check()
         run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(run / STAGING, ignore_errors=True)
+        self.clear_staging()
         wait_for_all()
         self.staging = run / STAGING
         try:
             super()._save_checkpoint(model, trial)
+            self.note_best(run / STAGING / name, run)
+            wait_for_all()  # every rank has written its files
+            if self.args.should_save:
+                seal(run / STAGING / name)
+                put_in_place(run / STAGING / name, run / name)
         finally:
             self.staging = None
-        self.note_best(run / STAGING / name, run)
+            self.clear_staging()
+        self.rotate(run / name)
         wait_for_all()
+
+    def rotate(self, newest: Path) -> None:
+        """Remove the checkpoints beyond --save_total_limit."""
+        run, best, limit = Path(self.args.output_dir), self.state.best_model_checkpoint, self.args.save_total_limit
         if self.args.should_save:
-            put_in_place(run / STAGING / name, run / name)
-            shutil.rmtree(run / STAGING, ignore_errors=True)
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-        wait_for_all()
+            rotate(run, limit=limit, newest=newest, best=Path(best) if best else None, aside=run / STAGING)
+
+    def clear_staging(self) -> None:
+        """Remove what a killed run, or this one, left of a checkpoint that was not finished."""
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
 
     def note_best(self, written: Path, run: Path) -> None:
         """Name the best checkpoint by its final place: it is still in the temporary folder."""
@@ -210,7 +271,7 @@ class BaseTrainer(Trainer):
         if name == written.name or (run / name).is_dir():
             self.state.best_model_checkpoint = str(run / name)
         if self.args.should_save:
-            self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            self.state.save_to_json(str(written / STATE_FILE))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

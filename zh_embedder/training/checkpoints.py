@@ -1,19 +1,19 @@
-"""Checkpoint folders of a run: which are whole, and their weights."""
+"""Weights of a checkpoint: loaded into an encoder, or copied into the run as its result."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from filecmp import cmp
 from pathlib import Path
 
 from zh_embedder.bases.folder_format import DENSE
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import beside, renamed
-from zh_embedder.models.encoder import DENSE_WEIGHTS, Encoder, dense_weight
-from zh_embedder.models.folders import QUERY_FOLDER
+from zh_embedder.models.encoder import DENSE_WEIGHTS, Encoder
 from zh_embedder.models.lora import LORA_FILE, has_lora
-
-PLAN_FILE = "plan.json"
+from zh_embedder.models.parts import dense_weight
+from zh_embedder.training.checkpoint_manifest import checkpoints_of, number_of
 
 
 def load_weights(encoder: Encoder, folder: Path) -> None:
@@ -30,21 +30,6 @@ def load_weights(encoder: Encoder, folder: Path) -> None:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint folder has everything that resuming needs."""
-    weights = checkpoint / QUERY_FOLDER / "model.safetensors"
-    engine = (checkpoint / "optimizer.pt").is_file() or any(checkpoint.glob("global_step*"))
-    random_states = any(checkpoint.glob("rng_state*.pth"))
-    named = (checkpoint / "trainer_state.json", checkpoint / PLAN_FILE, weights)
-    return engine and random_states and all(path.is_file() for path in named)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Return the whole checkpoints of a run, oldest first."""
-    found = [p for p in run.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
-    return [p for p in sorted(found, key=lambda p: int(p.name.split("-")[-1])) if is_whole(p)]
-
-
 def copy_encoders(checkpoint: Path, run: Path, names: Iterable[str]) -> None:
     """Copy folders and files of a checkpoint into the run, each written next to its place and renamed."""
     for name in names:
@@ -55,3 +40,32 @@ def copy_encoders(checkpoint: Path, run: Path, names: Iterable[str]) -> None:
         elif source.is_file():
             with renamed(run / name) as partial:
                 shutil.copyfile(source, partial)
+
+
+def holds_copies(run: Path, checkpoint: Path, names: Iterable[str]) -> bool:
+    """Whether a run holds these folders and files of a checkpoint with the same content."""
+    paths = [path for name in names for path in [checkpoint / name, *(checkpoint / name).rglob("*")] if path.is_file()]
+    pairs = [(path, run / path.relative_to(checkpoint)) for path in paths]
+    return all(copy.is_file() and cmp(path, copy, shallow=False) for path, copy in pairs)
+
+
+def rotate(run: Path, *, limit: int | None, newest: Path, best: Path | None, aside: Path) -> None:
+    """Remove the oldest checkpoints beyond a limit, but neither the newest nor the best.
+
+    Each is renamed first, so that a kill never leaves half of one under its name.
+
+    Args:
+        run: the folder of the run.
+        limit: of checkpoints that stay; none by default.
+        newest: the one that was just written.
+        best: the one with the best figures.
+        aside: the folder where they are removed.
+    """
+    kept = {newest.name} | ({best.name} if best is not None else set())
+    others = [path for path in checkpoints_of(run) if path.name not in kept]
+    surplus = len(others) - max(0, limit - len(kept)) if limit is not None and limit > 0 else 0
+    # By the time they were written: after a resumption from an older one, higher numbers may be the older ones.
+    for path in sorted(others, key=lambda path: (int(path.stat().st_mtime), number_of(path)))[: max(0, surplus)]:
+        aside.mkdir(exist_ok=True)
+        path.rename(aside / path.name)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from zh_embedder.config.evaluation import MEAN, EvalArguments
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, read_json
+from zh_embedder.evaluation.left_out import lines_of
 from zh_embedder.evaluation.means import over_tasks
 from zh_embedder.evaluation.measure import measure_bm25, measure_model
 from zh_embedder.evaluation.model import Model
@@ -71,10 +72,11 @@ class Watched:
         parts = [("mean over tasks", "", self.mean(outcomes), self.mean(base) if base else None)]
         parts += [(o.data, o.main, o.values[o.main], start.get(o.data)) for o in outcomes]
         wide = max(len(name) for name, *_ in parts)
-        return "\n".join(
+        lines = [
             f"  {name:{wide}}  {now:7.4f}  " + (f"{now - before:+8.4f}  " if before is not None else "") + metric
             for name, metric, now, before in parts
-        )
+        ]
+        return "\n".join([*lines, *(f"  note: {line}" for o in outcomes for line in lines_of(o.data, o))])
 
     def drop(self, outcomes: Sequence[Outcome], base: Sequence[Outcome]) -> str | None:
         """Say that the canary dropped since step 0, where it did."""
@@ -114,7 +116,11 @@ def read_watched(args: EvalArguments, held_out: Sequence[RetrievalSet], *, data_
     names = [data.name for data in (*sets, *([canary] if canary else []))]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--eval_data: {', '.join(twice)}: several sets have this name, expected distinct folder names")
-    return Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25)
+    watched = Watched(tuple(sets), args.metric_names, args.hits, canary, bm25=args.bm25)
+    for data in watched.every:
+        for line in lines_of(data.name, data):
+            logger.warning("%s", line)
+    return watched
 
 
 def read_one(path: Path, args: EvalArguments) -> EvalSet:

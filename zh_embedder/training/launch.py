@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zh_embedder.core.errors import UserError
+from zh_embedder.core.errors import UserError, nearest_path, reject
+from zh_embedder.core.files import remove_empty
 from zh_embedder.core.ranks import first_rank, started_ranks
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from zh_embedder.training.base_trainer import BaseTrainer
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 2.0  # seconds for which a run waits for the folder: ranks and workers of one that was killed end within 1
 
 
 def begin(args: Run) -> None:
@@ -38,25 +43,91 @@ def check_world(args: Run) -> None:
         )
 
 
+@contextmanager
+def own_folder(args: Run) -> Iterator[None]:
+    """Be the only run that writes in --output_dir, all ranks together; a folder that stays empty goes again.
+
+    The first rank holds the lock to the end of the run.
+
+    Raises:
+        UserError: another run writes there, or nothing can be written there; every rank raises it.
+    """
+    from zh_embedder.core.distributed import found_by_first
+    from zh_embedder.core.outputs import Output, Places, check_outputs, only_writer
+
+    flag, run = "--output_dir", Path(str(args.train.output_dir))
+    with ExitStack() as held:
+
+        def take() -> None:
+            check_outputs(Places([Output(flag=flag, path=run, folder=True, kept=True)]))
+            give_up = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    held.enter_context(only_writer(flag, run))
+                    break
+                except UserError:
+                    if time.monotonic() > give_up:
+                        raise
+                    time.sleep(PATIENCE / 10)
+            if not run.exists():
+                held.callback(remove_empty, [run])
+
+        found_by_first(take)
+        yield
+
+
 def find_resume(args: Run) -> Path | None:
     """Find the checkpoint to resume from: a folder, or the newest whole one of the run where the flag says True.
+
+    The first rank reads it whole, once for all ranks.
 
     Raises:
         UserError: there is none, or it is not whole.
     """
-    from zh_embedder.training.checkpoints import checkpoints, is_whole
+    from zh_embedder.core.distributed import found_by_first
 
     asked = args.train.resume_from_checkpoint
     if asked is None or str(asked).lower() in ("false", "none", ""):
         return None
     if str(asked).lower() == "true":
-        found = checkpoints(Path(str(args.train.output_dir)))
-        if not found:
-            raise UserError(f"--resume_from_checkpoint: no complete checkpoint in {args.train.output_dir}")
-        return found[-1]
-    if not is_whole(Path(asked)):
-        raise UserError(f"--resume_from_checkpoint: {asked} is not a complete checkpoint of this program")
-    return Path(asked)
+        return found_by_first(lambda: newest_whole(Path(str(args.train.output_dir))))
+    return found_by_first(lambda: check_whole(Path(asked)))
+
+
+def newest_whole(run: Path) -> Path:
+    """Find the newest whole checkpoint of a run; the log names each newer one with what is wrong with it.
+
+    Raises:
+        UserError: none is whole.
+    """
+    from zh_embedder.training.checkpoint_manifest import checkpoints_of, find_damage
+
+    torn = list[str]()
+    for checkpoint in checkpoints_of(run):
+        if (damage := find_damage(checkpoint)) is None:
+            for message in torn:
+                logger.warning("--resume_from_checkpoint: %s; an older one is taken", message)
+            return checkpoint
+        torn.append(f"{checkpoint} is torn: {damage}")
+    raise UserError("\n".join([f"--resume_from_checkpoint: no complete checkpoint in {run}", *torn]))
+
+
+def check_whole(checkpoint: Path) -> Path:
+    """Refuse a checkpoint that is not whole, naming the file.
+
+    Raises:
+        UserError: it is not, or there is none.
+    """
+    from zh_embedder.training.checkpoint_manifest import find_damage
+
+    flag = "--resume_from_checkpoint"
+    if not checkpoint.is_dir():
+        raise reject(flag, str(checkpoint), f"True, or the folder of a checkpoint{nearest_path(checkpoint)}")
+    if (damage := find_damage(checkpoint)) is not None:
+        raise UserError(
+            f"{flag}: {checkpoint} is not a complete checkpoint: {damage}; {flag} True takes the newest one that is"
+        )
+    return checkpoint
 
 
 def check_output(args: Run, resume: Path | None) -> None:
@@ -95,14 +166,38 @@ def seed_rank(args: Run) -> None:
     torch.manual_seed(args.train.seed + args.train.process_index)
 
 
-def train_and_save(args: Run, trainer: BaseTrainer, resume: Path | None, *, describe: Callable[[], None]) -> None:
-    """Train from the start or from a checkpoint, and save the model; `describe` logs the run before step 1."""
+def train_and_save(args: Run, trainer: BaseTrainer, resume: Path | None, *, describe: Callable[[], None]) -> bool:
+    """Train from the start or from a checkpoint, and save the model.
+
+    Args:
+        args: the flags.
+        trainer: that trains.
+        resume: the checkpoint.
+        describe: logs the run before step 1.
+
+    Returns:
+        Whether anything was trained: a finished run is only completed, where its result is missing.
+
+    Raises:
+        UserError: nothing can be trained; then nothing is saved.
+    """
+    steps = trainer.planned_steps()
+    if steps < 1:
+        asked = ("max_steps", args.train.max_steps), ("num_train_epochs", args.train.num_train_epochs)
+        name, value = asked[args.train.max_steps < 0]
+        raise reject(f"--{name}", value, "at least one step of training; nothing is saved")
     if resume is not None:
         trainer.check_resume(resume)
+        if (why := trainer.why_finished(resume)) is not None:
+            trainer.complete(resume, why)
+            return False
     else:
         clear_output(args)
     if first_rank():
         describe()
     seed_rank(args)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if trainer.trained_steps() < 1:
+        raise UserError("no step was trained, so no model is saved")
     trainer.save_model()
+    return True

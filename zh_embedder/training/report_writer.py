@@ -10,6 +10,7 @@ from pathlib import Path
 from zh_embedder.config.evaluation import MEAN
 from zh_embedder.core.files import write_json
 from zh_embedder.core.provenance import manifest
+from zh_embedder.evaluation.left_out import left_out
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.models.folders import encoder_folder
 from zh_embedder.models.lora import has_lora
@@ -112,7 +113,7 @@ def base_instructions(name: str) -> Mapping[str, tuple[str, str]] | None:
 def rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
     """Lay outcomes out as rows of JSON."""
     return [
-        {"data": outcome.data, "task": outcome.task, "metric": metric, "value": value}
+        {"data": outcome.data, "task": outcome.task, "metric": metric, "value": value} | left_out(outcome)
         for outcome in outcomes
         for metric, value in outcome.values.items()
     ]

@@ -18,7 +18,12 @@ function el(tag, properties = {}, ...children) {
 
 /** A figure of three places; what was not measured is a dash. */
 function number(value, places = 3) {
-  return value === null || value === undefined ? t("notMeasured") : value.toFixed(places);
+  return value === null || value === undefined ? t("notMeasured") : minus(value.toFixed(places));
+}
+
+/** A text with true minus signs in front of its numbers; hyphens of flags, names and 1e-5 stay. */
+function minus(text) {
+  return text.replace(/(^|[\s([（，])-(?=\d)/g, "$1−");
 }
 
 /** A difference with its sign. */

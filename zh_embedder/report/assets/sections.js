@@ -37,7 +37,7 @@ function verdict() {
   return el("section.verdict." + found.tone, { id: "verdict", "aria-label": t("verdict") },
     el("div.wrap", {},
       el("p.eyebrow", {}, DATA.title),
-      el("h1", {}, state.language === "zh" ? found.chinese : found.english),
+      el("h1", {}, inLanguage(found)),
       el("div.facts", {},
         found.after !== null && el("div.fact.wide", {}, el("small", {}, t("mean")),
           el("strong", {}, found.before === null ? number(found.after)
@@ -49,6 +49,7 @@ function verdict() {
         DATA.sets.filter((set) => set.canary && set.change).map((set) =>
           el("div.fact." + set.change.verdict, {}, el("small", {}, t("canary") + " · " + set.label),
             el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[set.change.verdict]), set.change.shown)))),
+      leftOutOfSets(),
       found.conditions.length > 0 && el("div.checks.conditions", {}, el("h2", {}, t("conditions")),
         el("ul", {}, found.conditions.map((words) => el("li", {}, inLanguage(words))))),
       found.falls.length > 0 && el("ul.falls", {}, found.falls.map((words) => el("li", {}, inLanguage(words)))),
@@ -57,7 +58,14 @@ function verdict() {
 }
 
 /** A text that the page's data brings in both languages. */
-function inLanguage(words) { return state.language === "zh" ? words.chinese : words.english; }
+function inLanguage(words) { return minus(state.language === "zh" ? words.chinese : words.english); }
+
+/** What sets leave out, set by set: figures do not rest on it. */
+function leftOutOfSets() {
+  const colon = state.language === "zh" ? "：" : ": ";
+  const lines = DATA.sets.flatMap((set) => set.left_out.map((found) => el("li", { "data-kind": found.kind }, set.label + colon + inLanguage(found))));
+  return lines.length > 0 && el("div.checks.conditions.left-out", {}, el("h2", {}, t("leftOut")), el("ul", {}, lines));
+}
 
 /** Whether a model is compared with a baseline: nothing rose or fell then. */
 function againstBaseline() { return DATA.compared?.against === "baseline"; }
@@ -129,14 +137,14 @@ function metrics() {
       return value !== null && value === best && models.length > 1 ? el("b", {}, text) : text;
     });
     return [n === 0 ? el("span", { title: set.name }, set.label) : el("span.again", {}, set.label), metricName(name), ...cells,
-      n === 0 && set.change ? gain(set.change) : ""];
+      set.gains[name] ? gain(set.gains[name]) : ""];
   }));
   return section("metrics", t("metrics"), null,
     table([t("set"), t("metric"), ...models, "Δ"], rows, { label: t("metrics") }),
     about());
 }
 
-/** A difference with its interval, coloured where it is one. */
+/** A difference with its interval, coloured where it is sure. */
 function gain(change) {
   const ends = change.difference ? " [" + signed(change.difference.low) + ", " + signed(change.difference.high) + "]" : "";
   return el("span." + change.verdict, { title: changeWord(change.verdict) }, change.shown + ends);

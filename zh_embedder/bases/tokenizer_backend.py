@@ -1,0 +1,54 @@
+"""Tokenizer backends: the Rust half of a tokenizer, read alone or changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+OF_CLASS = (
+    "tokenizer_file",
+    "tokenizer_object",
+    "vocab_file",
+    "merges_file",
+    "vocab",
+    "merges",
+    "backend",
+    "name_or_path",
+)
+
+
+def lower_cased(tokenizer: Any) -> Any:
+    """Return a tokenizer that reads texts in lower case, as sentence-transformers' `do_lower_case` does.
+
+    The lower case becomes a part of the tokenizer itself: whoever loads what is saved, by whatever library, has it.
+    """
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tokenizer.backend_tokenizer
+    if '"lowercase":true' in (rules := "" if backend.normalizer is None else normalizer_json(backend)) or (
+        '"type":"Lowercase"' in rules
+    ):
+        return tokenizer
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
+    )
+    # A class of its own, such as BertTokenizer, would make its own rules anew when it is loaded.
+    kept = {name: value for name, value in tokenizer.init_kwargs.items() if name not in OF_CLASS}
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, **kept, **tokenizer.special_tokens_map)
+    made.truncation_side, made.padding_side = tokenizer.truncation_side, tokenizer.padding_side
+    made.model_input_names = tokenizer.model_input_names
+    return made
+
+
+def normalizer_json(backend: Any) -> str:
+    """Return the normaliser of a tokenizer as JSON without blanks."""
+    return json.dumps(json.loads(backend.to_str())["normalizer"], separators=(",", ":"))
+
+
+def parse(path: Path) -> Any:
+    """Read tokenizer.json alone, which says where it is wrong."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
