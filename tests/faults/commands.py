@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tests.jsonl import write
@@ -71,18 +72,20 @@ class Writer:
 
 TRAIN = (
     "train --query_encoder base --train_data train.jsonl --max_steps 2 --save_steps 1 --per_device_train_batch_size 4 "
-    "--train_group_size 2 --cos_temperature 0.05 --dtype fp32 --report_to none --max_unknown 1 --dataset_cache_dir cache "
+    "--train_group_size 2 --cos_temperature 0.05 --dtype fp32 --report_to none --max_unknown 1 "
+    "--dataset_cache_dir cache "
 )
 WRITERS = {
-    "train": Writer(f"{TRAIN} --output_dir out/run", "run/encoder", ("run/**",)),
+    "train": Writer(f"{TRAIN} --output_dir out/run", "run/encoder", ("run/*",)),
     "pretrain": Writer(
-        "pretrain --corpus corpus.jsonl --query_encoder base --max_steps 2 --save_steps 1 --report_to none --dtype fp32 "
-        "--dataset_cache_dir cache --output_dir out/run",
+        "pretrain --corpus corpus.jsonl --query_encoder base --max_steps 2 --save_steps 1 --report_to none "
+        "--dtype fp32 --dataset_cache_dir cache --output_dir out/run",
         "run/encoder",
-        ("run/**",),
+        ("run/*",),
     ),
     "vocabulary": Writer("vocabulary corpus.jsonl --output_dir out/v --words 20 --keep_traditional", "v"),
-    "new-base": Writer("new-base tokens --corpus corpus.jsonl --output_dir out/b --hidden_size 16 --num_layers 1 --num_heads 2", "b"),
+    "new-base": Writer("new-base tokens --corpus corpus.jsonl --output_dir out/b --hidden_size 16 --num_layers 1 "
+        "--num_heads 2", "b"),
     "encode": Writer(
         "encode base corpus.jsonl --output_dir out/vectors --shard_size 16 --dtype fp32", "vectors", ("vectors/*",)
     ),
@@ -98,14 +101,14 @@ WRITERS = {
     ),
     "doctor": Writer("doctor train.jsonl --fix out/fixed --json out/found.json", "fixed", ("found.json",)),
     "split": Writer(
-        "split train.jsonl --output_dir out/parts --ratios 0.5 0.25 0.25 --eval", "parts", ("parts/**",)
+        "split train.jsonl --output_dir out/parts --ratios 0.5 0.25 0.25 --eval", "parts", ("parts/*",)
     ),
     "generate": Writer("generate docs --dry_run --output_corpus out/passages.jsonl", "passages.jsonl"),
     "pairs": Writer("pairs corpus.jsonl --output_dir out/pairs", "pairs", ("pairs/*",)),
     "mine": Writer(
         "mine train.jsonl --method bm25 --range 0 10 --negatives 2 --block 8 --output out/mined.jsonl",
         "mined.jsonl",
-        (".mined.jsonl.mining/**", "mined.jsonl.audit.*"),
+        (".mined.jsonl.mining/*", "mined.jsonl.audit.*"),
     ),
     "score": Writer(
         "score train.jsonl --method embedder --model base --dtype fp32 --chunk 8 --output out/scored.jsonl",
@@ -119,12 +122,8 @@ def left(folder: Path, writer: Writer) -> list[str]:
     """What a stopped run has left that is neither its result nor work for the next one."""
     out = folder / "out"
     names = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
-    own = tuple(writer.result.split())
-    return [
-        name for name in names
-        if name != FILLER and not any(Path(name).match(pattern) or name.startswith(f"{pattern.removesuffix('**')}") for pattern in writer.work)
-        and not name.startswith(own)
-    ]  # fmt: skip
+    own = (*writer.result.split(), FILLER)
+    return [name for name in names if not name.startswith(own) and not any(fnmatch(name, one) for one in writer.work)]
 
 
 def loads(path: Path):

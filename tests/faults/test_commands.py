@@ -1,4 +1,4 @@
-"""Every command that writes meets a full disk and a kill: one message or a clean end, and the next run makes it whole."""
+"""Every command that writes meets kills and full disks: one message, and the next run makes the output whole."""
 
 import os
 import shutil
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 traced = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
 ALL = pytest.mark.full
 SAMPLE = 2
+MOUNT = ("mount", "-t", "tmpfs", "-o")
 KILLED = ("encode", "mine", "convert", "score", "split", "export", "pretrain")
 WRITES = ("write", "writev", "pwrite64", "openat", "open", "creat", "mkdir", "mkdirat", "ftruncate", "fsync", "rename")
 
@@ -134,9 +135,7 @@ def cannot_mount() -> str | None:
     probe = Path("/tmp") / f"probe-{os.getpid()}"
     probe.mkdir()
     try:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", probe], check=False, capture_output=True
-        )
+        done = subprocess.run([*MOUNT, "size=64k", "tmpfs", probe], check=False, capture_output=True)
         if done.returncode == 0:
             subprocess.run(["umount", probe], check=True)
         return None if done.returncode == 0 else f"no disk can be mounted: {done.stderr.decode().strip()}"
@@ -148,7 +147,7 @@ def cannot_mount() -> str | None:
 def small_disk(place: Path, free: int):
     """A disk of 32 MiB at a place, all but some bytes of it taken; yields what gives them back."""
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", place], check=True)
+    subprocess.run([*MOUNT, "size=32m", "tmpfs", place], check=True)
     try:
         filler = place / FILLER
         room = shutil.disk_usage(place).free
