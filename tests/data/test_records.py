@@ -329,8 +329,16 @@ GOOD = lines([record(0)])
         ("a.jsonl", lines(SOME).decode().encode("utf-16"), "a.jsonl:1: the file is UTF-16, expected UTF-8"),
         ("a.jsonl", b"\xfe\xff" + GOOD.decode().encode("utf-16-be"), "a.jsonl:1: the file is UTF-16, expected UTF-8"),
         ("a.jsonl", GOOD.decode().encode("utf-16-le"), "a.jsonl:1: not UTF-8 (byte 23), it looks like UTF-16"),
-        ("a.jsonl", GOOD.decode().encode("gb18030"), "a.jsonl:1: not UTF-8 (byte 12), it may be Big5 or GB18030: convert"),
-        ("a.jsonl", GOOD + b'{"query": "\xff\xff"}\n', "a.jsonl:2: not UTF-8 (byte 12: ff ff 22 7d), expected a UTF-8 file"),
+        (
+            "a.jsonl",
+            GOOD.decode().encode("gb18030"),
+            "a.jsonl:1: not UTF-8 (byte 12), it may be Big5 or GB18030: convert",
+        ),
+        (
+            "a.jsonl",
+            GOOD + b'{"query": "\xff\xff"}\n',
+            "a.jsonl:2: not UTF-8 (byte 12: ff ff 22 7d), expected a UTF-8 file",
+        ),
         ("a.jsonl", GOOD + b"\n{\n", "a.jsonl:3: not valid JSON at character 2: "),
         ("a.json", b"[" + GOOD.strip() + b"]", "a.json:1: a JSON array, expected JSON Lines"),
         ("a.json", b"[\n" + GOOD.strip() + b"\n]", "a.json:1: a JSON array, expected JSON Lines"),

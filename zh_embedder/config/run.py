@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from zh_embedder.config.inherited_checks import FILES, check_inherited, check_optimizer, one_line
 from zh_embedder.config.inherited_flags import INHERITED, MAY_BE_EMPTY
 from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, reject
@@ -85,12 +86,24 @@ class RunArguments(TrainingArguments):
             os.environ["TENSORBOARD_LOGGING_DIR"] = self.tensorboard_dir
         if self.deepspeed:
             clear_locks()  # it may compile as soon as ranks meet
-        super().__post_init__()
+        self.finish()
         if self._n_gpu > 1:
             self.notes.append(
                 f"{self._n_gpu} GPUs found, using one: start with `torchrun --nproc_per_node={self._n_gpu}` to use all"
             )
             self._n_gpu = 1
+
+    def finish(self) -> None:
+        """Let transformers complete and check its flags, and make what it makes of them."""
+        check_inherited(self)
+        try:
+            super().__post_init__()
+        except UserError:
+            raise
+        except Exception as error:  # every complaint at this point is about a flag
+            flag = next((f"--{name}" for name in FILES if getattr(self, name)), "command line")
+            raise UserError(f"{flag}: {one_line(error)}") from None
+        check_optimizer(self)
 
     @property
     def folder(self) -> Path | None:

@@ -14,24 +14,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zh_embedder.core.errors import reject
+from zh_embedder.core.numbers import AMOUNT, COUNT, whole
 
 if TYPE_CHECKING:
     import torch
 
 WATCH = 0.5  # seconds between two looks at the parent
 ORPHANED = 1  # exit code of a process whose parent is gone
+# The launcher's variables, and OpenMP's: torch, accelerate and DeepSpeed read them without a check of their own.
+VARIABLES = {
+    **dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK"), AMOUNT),
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), COUNT),
+    "MASTER_PORT": whole(0, 65535),
+}
+
+
+def check_environment() -> None:
+    """Refuse variables of the launcher that say nothing.
+
+    Raises:
+        UserError: with the variable's name.
+    """
+    for name, number in VARIABLES.items():
+        text = os.environ.get(name, "")
+        if text and not (name == "OMP_NUM_THREADS" and "," in text):  # OpenMP takes a list, one for each level
+            number.read(name, text)
+    own_rank()
 
 
 def first_rank() -> bool:
-    """Whether this process speaks for all."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """Whether this process speaks for all; where the launcher's variable says nothing, it does."""
+    return os.environ.get("RANK", "0") in ("0", "") or not os.environ["RANK"].isdecimal()
 
 
 def own_rank() -> tuple[int, int]:
     """Return the rank of this process and how many there are, as torchrun says."""
     names = ("RANK", "WORLD_SIZE")
     values = tuple(os.environ.get(name, default) for name, default in zip(names, "01", strict=True))
-    if not all(value.isdecimal() for value in values) or not int(values[0]) < int(values[1]):
+    if not all(value.isascii() and value.isdecimal() for value in values) or not int(values[0]) < int(values[1]):
         raise reject(
             " and ".join(names), " and ".join(values), "a rank below the number of ranks, as torchrun sets them"
         )

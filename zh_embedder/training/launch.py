@@ -28,9 +28,27 @@ def begin(args: Run) -> None:
     from zh_embedder.core.machine import prepare
 
     check_world(args)
+    if args.train.push_to_hub and first_rank():
+        check_hub(args.train.hub_token)
     prepare(args.train.device, threads=args.train.cpu_threads)
     for note in args.notes:
         logger.info("flags: %s", note)
+
+
+def check_hub(token: str | None) -> None:
+    """Refuse --push_to_hub where the hub is out of reach or does not know the user; the Trainer would find out late.
+
+    Raises:
+        UserError: with what the hub's library says.
+    """
+    from huggingface_hub import HfApi
+
+    from zh_embedder.config.inherited_checks import one_line
+
+    try:
+        HfApi(token=token).whoami()
+    except Exception as error:  # its own kinds, and those of the libraries below it
+        raise UserError(f"--push_to_hub: the hub cannot be used: {one_line(error)}") from None
 
 
 def check_world(args: Run) -> None:
