@@ -8,7 +8,9 @@ import pytest
 
 from tests.processes import ROOT, losses
 from zh_embedder.commands.train import main
+from zh_embedder.core.errors import UserError
 from zh_embedder.training.base_trainer import BaseTrainer
+from zh_embedder.training.launch import train_and_save
 
 DEMO = ROOT / "examples" / "demo" / "train"
 SECONDS = 15
@@ -143,3 +145,12 @@ def test_a_run_of_no_steps_saves_nothing(flags, workdir, tiny_bert, capfd):
     assert train(tiny_bert, "out", *flags, steps=-1) == 2
     assert "--num_train_epochs" in capfd.readouterr().err
     assert not (workdir / "out").exists()
+
+
+@pytest.mark.parametrize(("steps", "named"), [(0, "--max_steps: got 0"), (-1, "--num_train_epochs: got 0.0")])
+def test_a_trainer_without_steps_is_refused_before_anything_is_removed(steps, named):
+    """Whatever flags let it come to that."""
+    args = SimpleNamespace(train=SimpleNamespace(max_steps=steps, num_train_epochs=0.0))
+    trainer = SimpleNamespace(planned_steps=lambda: 0)
+    with pytest.raises(UserError, match=f"^{named}, expected at least one step"):
+        train_and_save(args, trainer, None, describe=lambda: pytest.fail("described"))
