@@ -13,8 +13,7 @@ from data_tools.converting.formats import FORMATS, listing
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.numbers import AMOUNT, COUNT
-from zh_embedder.core.options import any_text, number_of
-from zh_embedder.core.options import AUTO
+from zh_embedder.core.options import AUTO, any_text, number_of
 from zh_embedder.core.outputs import Output, Places
 
 EVALUATION = ("qrels.tsv", "queries.jsonl", "corpus.jsonl")

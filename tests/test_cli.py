@@ -354,5 +354,5 @@ def test_a_folder_of_the_users_own_is_refused_and_stays(word, tmp_path, capsys):
     assert main([word, *map(str, words[word])]) == 2
     assert "documents: is there already, expected a new folder, or --overwrite" in capsys.readouterr().err
     assert main([word, *map(str, words[word]), "--overwrite"]) == 2
-    assert f"--overwrite: {documents} holds other things" in capsys.readouterr().err
+    assert f"--overwrite: {documents} holds contract.txt, expected an earlier" in capsys.readouterr().err
     assert [path.name for path in documents.iterdir()] == ["contract.txt"]

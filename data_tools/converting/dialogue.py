@@ -12,14 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
-from data_tools.converting.format_types import (
-    Head,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    distinct,
-)
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document
 from data_tools.converting.values import Raw, as_list, as_object, as_part, pick

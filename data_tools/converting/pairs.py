@@ -6,15 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct, identity
-from data_tools.converting.format_types import (
-    Head,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    distinct,
-    identity,
-)
 from data_tools.converting.record_cleaning import score_of
 from data_tools.converting.source_text import open_text, text_lines
 from data_tools.converting.tables import check_scores, class_number, classes, header_names, rows, with_classes

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
-from data_tools.converting.source_text import objects
-from data_tools.converting.values import Raw, as_list, pick, pick_name, pick_text, texts_of, unread
-from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
 from data_tools.converting.tables import json_rows
 from data_tools.converting.values import Raw, as_list, pick, pick_name, pick_text, texts_of, unread
 from zh_embedder.core.errors import UserError

@@ -9,14 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
-from data_tools.converting.format_types import (
-    Head,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    distinct,
-)
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import read_document, text_lines
 from data_tools.converting.values import Raw, as_list, as_object, as_text, pick, pick_name, pick_text
@@ -29,6 +21,7 @@ from zh_embedder.text.prefix import line_text
 logger = logging.getLogger(__name__)
 
 Judgements = dict[str, dict[str, int]]  # query -> key -> relevance
+RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 QRELS_HEADER = re.compile(r"(?i)q(uery)?[-_]?id")
 
 
@@ -225,7 +218,7 @@ def table_qrels(path: Path) -> Judgements:
     qrels: Judgements = {}
     for where, cells in table_lines(path):
         key, score = (cells[2], cells[3]) if len(cells) == 4 else (cells[1], cells[2] if len(cells) == 3 else "1")
-        if not score.lstrip("-").isdigit():
+        if not RELEVANCE.fullmatch(score):
             raise UserError(f"{where}: relevance: got {score!r}, expected a whole number")
         qrels.setdefault(cells[0], {})[key] = int(score)
     return qrels

@@ -123,7 +123,8 @@ class Finisher:
             return []  # validation says what is wrong, and where
         least = 1 if name == "answers" else self.min_chars
         empty = EMPTY_LABELS if name == "answers" else EMPTY_CELLS
-        known = set(record["pos"]) if name == "neg" and isinstance(record.get("pos"), list) else set()
+        positives = record.get("pos") if name == "neg" else None
+        known = {text for text in positives if isinstance(text, str)} if isinstance(positives, list) else set()
         keep, notes = [], []
         for index, text in enumerate(texts):
             if text.strip() in empty:

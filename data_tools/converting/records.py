@@ -5,16 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
-from data_tools.converting.source_text import objects
-from data_tools.converting.values import Raw, pick_name, pick_text, texts_of
-from data_tools.converting.format_types import (
-    Head,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    identity,
-)
 from data_tools.converting.tables import json_rows
 from data_tools.converting.values import Raw, pick_name, pick_text, texts_of
 from zh_embedder.data.schema import CARRIED_FIELDS, GROUP_FIELDS

@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
-from data_tools.converting.format_types import (
-    Head,
-    ReadOptions,
-    Record,
-    Source,
-    SourceItem,
-    distinct,
-)
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import objects, parse
-from data_tools.converting.values import Raw, as_list, as_object, as_part, pick, pick_name, pick_text
 from data_tools.converting.tables import json_rows
 from data_tools.converting.values import Raw, as_list, as_object, as_part, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError
