@@ -13,9 +13,10 @@ from data_tools.converting.formats import FORMATS, listing
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.numbers import AMOUNT, COUNT
-from zh_embedder.core.options import any_text, number_of
+from zh_embedder.core.options import AUTO, any_text, number_of
 from zh_embedder.core.outputs import Output, Places
 
+EVALUATION = ("qrels.tsv", "queries.jsonl", "corpus.jsonl")
 OUTPUTS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 DETAILS = "What is guessed is logged; what is dropped is counted by reason."
 
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"format: {', '.join(FORMATS)} (default: guessed if unmistakable)",
     )
     add("--output", metavar="OUT", help="file to write: .jsonl, .jsonl.gz or .jsonl.zst")
-    add("--overwrite", action="store_true", help="replace the file if it exists")
+    add("--output_eval", metavar="DIR", help="llama_index: folder to write the file to as an evaluation set as well")
+    add("--overwrite", action="store_true", help="replace outputs that exist")
     add("--task", help="task of all records (some formats have a default)")
     add("--as", dest="shape", help="what to make, for formats that offer a choice (see --list)")
     add_source_flags(parser.add_argument_group("where things are in the source"))
@@ -130,9 +132,14 @@ def add_cleaning_flags(group: argparse._ArgumentGroup) -> None:
 def reading_of(args: argparse.Namespace) -> ReadOptions:
     """Gather what readers look at."""
     from data_tools.converting.dialogue import check_facts
+    from data_tools.converting.labelled import check_template
     from data_tools.converting.pairs import read_labels
+    from data_tools.converting.source_text import check_encoding
 
     check_facts(args.facts)
+    check_template(args.template)
+    if args.encoding != AUTO:
+        check_encoding(args.encoding)
     read = {"columns": columns_of(args.columns), "labels": read_labels(args.labels)}
     return ReadOptions(**{f.name: getattr(args, f.name) for f in fields(ReadOptions)} | read)
 
@@ -164,8 +171,11 @@ def places(args: argparse.Namespace) -> Places:
     if args.list:
         return Places([])
     given = (args.queries, args.qrels, args.negatives, args.answers)
-    output = Output(flag="--output", path=output_of(args))
-    return Places([output], [*args.inputs, *filter(None, given)], overwrite=args.overwrite)
+    outputs = [Output(flag="--output", path=output_of(args))]
+    if args.output_eval is not None:
+        folder = Path(args.output_eval)
+        outputs.append(Output(flag="--output_eval", path=folder, folder=True, known=EVALUATION))
+    return Places(outputs, [*args.inputs, *filter(None, given)], overwrite=args.overwrite)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -179,6 +189,7 @@ def run(args: argparse.Namespace) -> None:
         ConvertOptions(
             inputs=args.inputs,
             output=output_of(args),
+            output_eval=None if args.output_eval is None else Path(args.output_eval),
             format=args.format,
             reading=reading_of(args),
             simplify=args.simplify,

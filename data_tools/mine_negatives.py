@@ -181,7 +181,7 @@ def places(args: argparse.Namespace) -> Places:
     if not first_rank():
         return Places([])
     files = [*args.files, *args.input_file]
-    path = output_of(args, find_records(files))
+    path = output_of(args, [Path(name) for name in files])
     audit = path.with_name(f"{path.name}.audit.html")
     outputs = [
         Output(flag="--output" if args.output else "--save_name", path=path),

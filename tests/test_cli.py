@@ -200,7 +200,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
         (["versions", "missing.yaml"], "error: --version: no such file: missing.yaml"),
         (["export", "./nowhere", "out"], "error: export: got './nowhere', expected a folder that is there"),
         (["evaluate", "m", "--data", "./nowhere"], "error: --data: no such file or folder: nowhere"),
-        (["evaluate", "./nowhere", "--data", "DEMO"], "error: from_pretrained: got './nowhere', expected a folder"),
+        (["evaluate", "./nowhere", "--data", "DEMO"], "error: MODEL: got './nowhere', expected a folder"),
         (
             ["evaluate", "m", "--data", "DEMO", "--metrics", "ndgc@10"],
             "error: --metrics: got 'ndgc@10', expected one of ndcg",
@@ -354,5 +354,5 @@ def test_a_folder_of_the_users_own_is_refused_and_stays(word, tmp_path, capsys):
     assert main([word, *map(str, words[word])]) == 2
     assert "documents: is there already, expected a new folder, or --overwrite" in capsys.readouterr().err
     assert main([word, *map(str, words[word]), "--overwrite"]) == 2
-    assert f"--overwrite: {documents} holds other things" in capsys.readouterr().err
+    assert f"--overwrite: {documents} holds contract.txt, expected an earlier" in capsys.readouterr().err
     assert [path.name for path in documents.iterdir()] == ["contract.txt"]

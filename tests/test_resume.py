@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import subprocess
 import time
 
+import psutil
 import pytest
 import torch
 
-from tests.processes import ROOT, SCRIPT, forked, kill_with_children, losses, run, start, weights
+from tests.processes import ROOT, SCRIPT, environment, finish, forked, kill_with_children, losses, run, start, weights
 from zh_embedder.commands.train import main
 
 pytestmark = pytest.mark.slow
@@ -27,11 +29,16 @@ def flags(base, out, *more):
 
 def kill_when(process, folder):
     """SIGKILL the process and its ranks (in sessions of their own) when a checkpoint is there."""
+    wait_for(folder.exists, process)
+    kill_with_children(process)
+
+
+def wait_for(done, process):
+    """Wait until a running process has done something."""
     deadline = time.time() + 120
-    while not folder.exists() and time.time() < deadline:
+    while not done() and time.time() < deadline:
         assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.005)
-    kill_with_children(process)
 
 
 @pytest.mark.parametrize(("ranks", "batch", "workers"), [(1, 8, 2), (2, 4, 0)])
@@ -76,3 +83,46 @@ def test_killed_in_epoch_2_and_resumed_equals_uninterrupted(
     message = capsys.readouterr().err
     assert f"step_rows {batch * ranks}, this run has {batch + 1}" in message
     assert "Traceback" not in message
+
+
+def test_a_second_run_is_refused_and_ranks_end_with_their_launcher(tiny_bert, tmp_path):
+    """Two ranks each: the one folder is the first run's until its launcher is killed, and the next run's at once."""
+    launcher = forked(2)
+    command = [SCRIPT, *flags(tiny_bert, "out", "--per_device_train_batch_size", 4, "--dataloader_num_workers", 1)]
+    endless = [*command, "--num_train_epochs", 1000, "--save_steps", 20]
+    process = start([*launcher, *endless], tmp_path)
+    wait_for((tmp_path / "out" / "checkpoint-20").exists, process)
+
+    refused = start([*launcher, *endless, "--resume_from_checkpoint", "True"], tmp_path)
+    printed, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 1  # of the launcher, as torchrun: a rank's own was 2
+    assert "error: --output_dir: out: another process is writing it" in printed
+    assert "Traceback" not in printed
+
+    own = psutil.Process(process.pid)
+    ranks = own.children(recursive=True)
+    assert len(ranks) == 4  # with a worker each
+    own.kill()
+    killed = time.monotonic()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+    assert time.monotonic() - killed < 3
+    assert "torchrun is gone, so this rank ends" in process.communicate()[0]
+
+    last = max(int(path.name.split("-")[1]) for path in (tmp_path / "out").glob("checkpoint-*"))
+    more = ("--resume_from_checkpoint", "True", "--max_steps", last + 1)
+    assert f"resuming from out/checkpoint-{last}" in finish(start([*launcher, *command, *more], tmp_path))
+
+
+def test_a_process_that_a_shell_started_outlives_it(tmp_path):
+    """Without a launcher, a parent that ends is no reason to end, whatever RANK says."""
+    watch = "from zh_embedder.core.ranks import end_with_launcher as f; import time; f(); time.sleep(1.2); print('on')"
+    env = {**environment(tmp_path), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    for name in ("TORCHELASTIC_RESTART_COUNT", "CROSS_RANK"):
+        env.pop(name, None)
+    shell = 'nohup python -c "$0" > out.txt 2> err.txt & exit 0'
+    subprocess.run(["sh", "-c", shell, watch], cwd=tmp_path, env=env, check=True)
+    deadline = time.monotonic() + 30
+    while (tmp_path / "out.txt").read_text() != "on\n" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "out.txt").read_text() == "on\n", (tmp_path / "err.txt").read_text()

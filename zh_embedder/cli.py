@@ -195,12 +195,14 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
     from contextlib import nullcontext
 
     from zh_embedder.core.outputs import reserved
+    from zh_embedder.core.ranks import check_environment
     from zh_embedder.core.runtime import parse_command
 
     argv = sys.argv[1:] if argv is None else list(argv)
     codes: list[int] = []
 
     def work() -> None:
+        check_environment()
         if word in OWN_PARSER:
             codes.append(load(word).main(argv, program=program or f"zh-embedder {word}"))
             return

@@ -96,7 +96,7 @@ class Format:
     carries_task: bool = False  # records name their own task
     is_folder: bool = False  # a source is a folder, not each file in it
     is_it: Callable[[Head], bool] = lambda head: False
-    write_evaluation: Callable[[Source, ReadOptions, Path], None] | None = None  # --output_eval
+    write_evaluation: Callable[[Source, ReadOptions, Path], str] | None = None  # for --output_eval
 
 
 def identity(source: Source, *parts: object) -> str:

@@ -164,7 +164,7 @@ _ROWS = (
     ),
     Format(
         name="columns",
-        about="any table with --columns (csv, tsv, jsonl, Parquet, a `save_to_disk` folder, hf:NAME); numbers where no header",
+        about="any table with --columns (csv, tsv, jsonl, Parquet, saved folder, hf:NAME); numbers where no header",
         example="--columns query=title+ask pos=answer group=department",
         unit="rows",
         read=tables.read_columns,

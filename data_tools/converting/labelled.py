@@ -11,8 +11,9 @@ from data_tools.converting.pairs import is_number, renamed
 from data_tools.converting.source_text import text_lines
 from data_tools.converting.tables import classes, header_names, rows, with_classes
 from data_tools.converting.values import EMPTY_LABELS, Raw, as_text, is_empty, pick_name, pick_text, picked
-from zh_embedder.core.errors import UserError
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.sources import kind
+from zh_embedder.text.prefix import template_fields
 
 TEXT = ("sentence", "text", "content", "review", "title")
 LABEL = ("label_desc", "label_des", "label_text", "label", "category", "labels")
@@ -115,12 +116,18 @@ def group_of(row: int, found: list[Labelled], pools: dict[str, list[int]], optio
 
 def example(one: Labelled, options: ReadOptions) -> str:
     """Lay an example out through the template."""
-    try:
-        return options.template.format(text=one.text, label=one.label)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"--template: got {options.template!r}, expected {{text}} and {{label}} in it: {error}"
-        ) from None
+    return options.template.format(text=one.text, label=one.label)
+
+
+def check_template(template: str) -> str:
+    """Return --template.
+
+    Raises:
+        UserError: it has other fields than text and label, or not both.
+    """
+    if set(template_fields(template, flag="--template")) != {"text", "label"}:
+        raise reject("--template", template, "{text} and {label} in it, and no other field")
+    return template
 
 
 def is_labelled(head: Head) -> bool:

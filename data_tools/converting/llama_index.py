@@ -56,8 +56,11 @@ def read_judged(source: Source, options: ReadOptions) -> Judged:
     )
 
 
-def write_evaluation(source: Source, options: ReadOptions, folder: Path) -> None:
+def write_evaluation(source: Source, options: ReadOptions, folder: Path) -> str:
     """Write a BEIR folder under the file's own ids: every query, every text of the corpus, the judgements of both.
+
+    Returns:
+        What was written, in words.
 
     Raises:
         UserError: the file is wrong, or no judgement of it names a query and a text that are there.
@@ -85,8 +88,7 @@ def write_evaluation(source: Source, options: ReadOptions, folder: Path) -> None
     }
     made = ", ".join([counted(len(queries), "query"), counted(len(corpus), "text"), counted(len(kept), "judgement")])
     gone = ", ".join(counted(count, what) for what, count in left.items() if count)
-    gone = f"; left out, empty or of ids that are not in the file: {gone}" if gone else ""
-    logger.info("%s: %s%s", folder, made, gone)
+    return made + (f"; left out, empty or of ids that are not in the file: {gone}" if gone else "")
 
 
 def with_text(texts: Mapping[str, str]) -> dict[str, str]:

@@ -239,9 +239,9 @@ def label_of(raw: Raw, where: str, names: Sequence[str]) -> str | None:
         raise reject(f"{where}: {name}", raw[name], f"{ENTAILS}, {NEUTRAL} or {CONTRADICTS}")
     if not names:
         raise UserError(
-            f"{where}: {name}: got the number {number}, whose meaning differs between data sets: expected --labels with "
-            f"the names of 0, 1 and 2, such as --labels {ENTAILS},{NEUTRAL},{CONTRADICTS} (SNLI, XNLI) or "
-            f"--labels {NEUTRAL},{ENTAILS},{CONTRADICTS} (CLUE)"
+            f"{where}: {name}: got the number {number}, whose meaning differs between data sets, expected --labels "
+            f"with the names of 0, 1 and 2: {ENTAILS},{NEUTRAL},{CONTRADICTS} (SNLI, XNLI) or "
+            f"{NEUTRAL},{ENTAILS},{CONTRADICTS} (CLUE)"
         )
     if not 0 <= number < len(names):
         raise reject(f"{where}: {name}", raw[name], f"a number of 0 to {len(names) - 1}, as --labels names them")

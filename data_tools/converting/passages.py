@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
-from data_tools.converting.source_text import objects
+from data_tools.converting.tables import json_rows
 from data_tools.converting.values import Raw, as_list, pick, pick_name, pick_text, texts_of, unread
 from zh_embedder.core.errors import UserError
 
@@ -17,7 +17,7 @@ CHAT = ("messages", "positive_messages", "negative_messages")
 
 def read_passages(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Tevatron and DPR: a query with lists of passages, each with title and text."""
-    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
+    for number, (where, raw) in enumerate(json_rows(source, options), start=1):
         name = identity(source, pick_name(raw, NAMES, where, number))
         pick(raw, POSITIVE, where)
         record: Record = {
@@ -42,7 +42,7 @@ def listed(raw: Raw, names: Sequence[str], where: str) -> list[str]:
 
 def read_messages(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """ms-swift: a query, its positives and negatives as lists of one chat message each."""
-    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
+    for number, (where, raw) in enumerate(json_rows(source, options), start=1):
         name = identity(source, pick_name(raw, NAMES, where, number))
         query, positives = pick_text(raw, ("messages",), where), listed(raw, ("positive_messages",), where)
         record: Record = {"id": name, "group": name}

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 from data_tools.converting.format_types import Format, ReadOptions, Record, Source, SourceItem
+from data_tools.converting.formats import FORMATS
 from data_tools.converting.record_cleaning import Finisher, cleaner
 from data_tools.converting.sources import choose_format, choose_shape, choose_task, find_sources
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import beside
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.core.numbers import AMOUNT, COUNT
 from zh_embedder.core.options import check_numbers, limited
@@ -30,6 +34,7 @@ class ConvertOptions:
 
     inputs: Sequence[str]  # files, folders, globs, names on the hub
     output: Path
+    output_eval: Path | None = None
     format: str | None = None  # None: guessed
     reading: ReadOptions = ReadOptions()
     simplify: bool = False
@@ -109,8 +114,18 @@ def converted(source: Source, own: Format, options: ConvertOptions, ids: Ids, ta
             tally.notes["ids that the source gives twice, numbered"] += 1
             record["id"] = name
         line = as_line(record)
+        check_characters(line, where)
         parse_line(line, where)
         yield line
+
+
+def check_characters(line: str, where: str) -> None:
+    """Refuse half of a surrogate pair, wherever it came from: no file can hold it."""
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        around = ascii(line[max(0, error.start - 10) : error.start + 1])
+        raise UserError(f"{where}: holds half of a surrogate pair ({around}), expected whole characters") from None
 
 
 def convert(options: ConvertOptions) -> int:
@@ -119,25 +134,62 @@ def convert(options: ConvertOptions) -> int:
     Raises:
         UserError: anything that the user can fix.
     """
-    written, ids = 0, Ids()
-    tallies: list[tuple[Source, Format, Tally]] = []
-    with lines_to(options.output) as stream:
-        for source in find_sources(options.inputs, options.format):
-            own, tally = choose_format(source, options.format, options.reading), Tally()
-            tallies.append((source, own, tally))
-            for line in converted(source, own, options, ids, tally):
-                stream.write(line)
-                written += 1
-                if options.limit is not None and written >= options.limit:
-                    break
-            if options.limit is not None and written >= options.limit:
-                logger.info("stopped at --limit %d", options.limit)
-                break
-        say(tallies)
+    sources = [
+        (source, choose_format(source, options.format, options.reading))
+        for source in find_sources(options.inputs, options.format)
+    ]
+    if options.output_eval is not None:
+        check_evaluation(sources)
+    with ExitStack() as stack:
+        stream = stack.enter_context(lines_to(options.output))
+        written = write_all(sources, options, stream)
         if not written:
             raise UserError(f"{options.output}: nothing to write: no record came of {', '.join(options.inputs)[:200]}")
+        made = evaluation_set(*sources[0], options, stack)
     logger.info("%s: %s written", options.output, counted(written, "record"))
+    if made:
+        logger.info("%s: %s", options.output_eval, made)
     return written
+
+
+def write_all(sources: Sequence[tuple[Source, Format]], options: ConvertOptions, stream: IO[str]) -> int:
+    """Write the records of all sources; returns how many."""
+    written, ids = 0, Ids()
+    tallies: list[tuple[Source, Format, Tally]] = []
+    for source, own in sources:
+        tally = Tally()
+        tallies.append((source, own, tally))
+        for line in converted(source, own, options, ids, tally):
+            stream.write(line)
+            written += 1
+            if options.limit is not None and written >= options.limit:
+                break
+        if options.limit is not None and written >= options.limit:
+            logger.info("stopped at --limit %d", options.limit)
+            break
+    say(tallies)
+    return written
+
+
+def evaluation_set(source: Source, own: Format, options: ConvertOptions, stack: ExitStack) -> str:
+    """Write --output_eval; returns what was written, in words."""
+    if options.output_eval is None or own.write_evaluation is None:
+        return ""
+    return own.write_evaluation(source, options.reading, stack.enter_context(beside(options.output_eval)))
+
+
+def check_evaluation(sources: Sequence[tuple[Source, Format]]) -> None:
+    """Refuse --output_eval for several sources, or for one that holds no judgements.
+
+    Raises:
+        UserError: it is so.
+    """
+    if len(sources) != 1:
+        raise UserError(f"--output_eval: got {len(sources)} inputs, expected one")
+    own = sources[0][1]
+    if own.write_evaluation is None:
+        known = ", ".join(name for name, row in FORMATS.items() if row.write_evaluation is not None)
+        raise UserError(f"--output_eval: got an input of {own.name}, expected one of {known}")
 
 
 def say(tallies: Sequence[tuple[Source, Format, Tally]]) -> None:

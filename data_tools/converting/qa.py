@@ -21,6 +21,7 @@ from zh_embedder.text.prefix import line_text
 logger = logging.getLogger(__name__)
 
 Judgements = dict[str, dict[str, int]]  # query -> key -> relevance
+RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 QRELS_HEADER = re.compile(r"(?i)q(uery)?[-_]?id")
 
 
@@ -65,7 +66,7 @@ def questions(source: Source, paragraph: Raw, group: str, where: str) -> Iterato
 
 
 def answers_of(value: Any, where: str) -> list[str]:
-    """Return the answers of a question: objects with their text (which may be a list, as in the hub's copies), or texts."""
+    """Return the answers of a question: texts, objects with a text, or one with a list of them, as on the hub."""
     if isinstance(value, dict):
         value = as_list(pick(value, ("text",), where), f"{where}: text")
     answers = [] if value is None else as_list(value, where)
@@ -217,7 +218,7 @@ def table_qrels(path: Path) -> Judgements:
     qrels: Judgements = {}
     for where, cells in table_lines(path):
         key, score = (cells[2], cells[3]) if len(cells) == 4 else (cells[1], cells[2] if len(cells) == 3 else "1")
-        if not score.lstrip("-").isdigit():
+        if not RELEVANCE.fullmatch(score):
             raise UserError(f"{where}: relevance: got {score!r}, expected a whole number")
         qrels.setdefault(cells[0], {})[key] = int(score)
     return qrels

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ class Finisher:
             if name in record:
                 notes += self.filter_list(record, name)
         if "query" in record and not record.get("pos") and not record.get("history"):
-            return Finished(None, "no positive is left" if "pos" in record else "no positive")
+            return Finished(None, no_positive(notes) if "pos" in record else "no positive")
         if "score" in record and (reason := self.number(record, item.where)):
             return Finished(None, reason)
         if self.task is not None and (self.override or not record.get("task")):
@@ -122,7 +123,8 @@ class Finisher:
             return []  # validation says what is wrong, and where
         least = 1 if name == "answers" else self.min_chars
         empty = EMPTY_LABELS if name == "answers" else EMPTY_CELLS
-        known = set(record["pos"]) if name == "neg" and isinstance(record.get("pos"), list) else set()
+        positives = record.get("pos") if name == "neg" else None
+        known = {text for text in positives if isinstance(text, str)} if isinstance(positives, list) else set()
         keep, notes = [], []
         for index, text in enumerate(texts):
             if text.strip() in empty:
@@ -141,10 +143,16 @@ class Finisher:
     def number(self, record: Record, where: str) -> str:
         """Turn a score into a number; returns why there is none."""
         score = record["score"]
-        if score is None or score != score or (isinstance(score, str) and is_empty(score)):
+        if score is None or (isinstance(score, str) and is_empty(score)):
             return "no score"
         record["score"] = score_of(score, where)
-        return ""
+        return "no score" if math.isnan(record["score"]) else ""
+
+
+def no_positive(notes: Sequence[str]) -> str:
+    """Say why a record has no positive, by what was left out of its texts."""
+    empty = sorted({note.removesuffix(" left out") for note in notes if note.startswith("pos texts that are empty")})
+    return f"no positive is left: {', '.join(empty)}" if empty else "no positive is left"
 
 
 def score_of(value: object, where: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
-from data_tools.converting.source_text import objects
+from data_tools.converting.tables import json_rows
 from data_tools.converting.values import Raw, pick_name, pick_text, texts_of
 from zh_embedder.data.schema import CARRIED_FIELDS, GROUP_FIELDS
 
@@ -25,7 +25,7 @@ def read_llm_embedder(source: Source, options: ReadOptions) -> Iterator[SourceIt
 
 def kept(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Yield records with an id and a group; fields that no record has are left out and counted."""
-    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
+    for number, (where, raw) in enumerate(json_rows(source, options), start=1):
         record: Record = {name: value for name, value in raw.items() if name in KEPT and value is not None}
         record["query"] = pick_text(raw, ("query",), where)
         for side in ("pos", "neg"):

@@ -17,12 +17,15 @@ from data_tools.converting.arrow_tables import is_arrow, schema_of
 from data_tools.converting.format_types import Head, Record
 from data_tools.converting.values import Raw, shown
 from zh_embedder.core.errors import UserError, nearest_path, reading
-from zh_embedder.data.schema import check_surrogates, parse_object
+from zh_embedder.data.schema import check_surrogates, parse_object, unique_names
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
+from zh_embedder.text.encodings import NAMES, chinese_encoding
 
 logger = logging.getLogger(__name__)
 
-ENCODINGS = ("utf-8-sig", "gb18030")  # tried in this order: hardly any GB18030 text is valid UTF-8 too
+UTF8 = "utf-8-sig"
+CHINESE_ENCODINGS = ("gb18030", "big5")  # tried after it: hardly any of their texts are valid UTF-8 too
+SAMPLE_BYTES = 1 << 20  # that tell them apart
 BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "unicode-escape")
 OBJECT = "{...}, an object on each line, or one array of them"
@@ -75,22 +78,53 @@ def decodes(path: Path, encoding: str) -> UnicodeDecodeError | None:
 
 @lru_cache(maxsize=64)
 def find_encoding(path: Path) -> str:
-    """Return a file's encoding: UTF-8, UTF-16 with its mark, or GB18030, which is logged.
+    """Return a file's encoding: UTF-8, UTF-16 with its mark, GB18030 or Big5; all but the first are logged.
 
     Raises:
-        UserError: it is none of them.
+        UserError: it is none of them, may be either of the last two, or is UTF-8 with damaged bytes.
     """
     with opened(path) as stream:
         start = stream.read(2)
     if start in BOMS:
         logger.info("%s: read as UTF-16, by its first two bytes", path)
         return BOMS[start]
-    for encoding in ENCODINGS:
-        if decodes(path, encoding) is None:
-            if encoding != ENCODINGS[0]:
-                logger.info("%s: read as %s, it is not UTF-8", path, encoding.upper())
-            return encoding
-    raise UserError(f"{path}: encoding: neither UTF-8 nor GB18030, expected one of them, or --encoding NAME")
+    if decodes(path, UTF8) is None:
+        return UTF8
+    check_damage(path)
+    with opened(path) as stream:
+        found = chinese_encoding(stream.read(SAMPLE_BYTES))
+    valid = [encoding for encoding in CHINESE_ENCODINGS if decodes(path, encoding) is None]
+    if found in valid:
+        logger.info("%s: read as %s, it is not UTF-8", path, NAMES[found])
+        return found
+    if valid:
+        names = " or ".join(NAMES[encoding] for encoding in valid)
+        raise UserError(f"{path}: encoding: may be {names}, expected UTF-8, or --encoding {' or '.join(valid)}")
+    raise UserError(f"{path}: encoding: neither UTF-8, GB18030 nor Big5, expected one of them, or --encoding NAME")
+
+
+def check_damage(path: Path) -> None:
+    """Refuse a file of UTF-8 with a few damaged bytes, which may well be valid in another encoding.
+
+    Raises:
+        UserError: most lines that are not ASCII are UTF-8; the message names the first that is not.
+    """
+    good = bad = 0
+    first = ""
+    with opened(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.isascii():
+                continue
+            try:
+                line.decode(UTF8)
+                good += 1
+            except UnicodeDecodeError as error:
+                bad += 1
+                shown = line[error.start : error.start + 4].hex(" ")
+                first = first or f"{path}:{number}: not UTF-8 at byte {error.start + 1} of the line ({shown})"
+    if good > bad:
+        more = f", as {bad - 1:,} more of its lines" if bad > 1 else ""
+        raise UserError(f"{first}{more}; {good:,} other lines are: expected the damaged bytes put right")
 
 
 @contextmanager
@@ -111,6 +145,8 @@ def open_text(path: Path, encoding: str = "auto", *, newline: str | None = None)
             with io.TextIOWrapper(raw, encoding=name, newline=newline) as stream:
                 yield stream
         except UnicodeError as error:
+            if name in ("utf-8", UTF8):
+                check_damage(path)
             raise UserError(f"{path}: encoding: not {name} ({error}), expected --encoding auto or another") from None
 
 
@@ -122,7 +158,7 @@ def check_encoding(name: str) -> str:
     """
     try:
         found = codecs.lookup(name)
-        found.incrementaldecoder().decode(b"", final=True)  # type: ignore[misc]
+        found.incrementaldecoder().decode(b"", final=True)
         known = isinstance("".encode(name), bytes) and found.name not in NOT_OF_FILES
     except (LookupError, ValueError, TypeError):
         known = False
@@ -156,7 +192,7 @@ def parse(text: str, where: str) -> Any:
         UserError: it is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_names)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}:{error.lineno}: not valid JSON at column {error.colno}: {error.msg}") from None
     except (RecursionError, ValueError) as error:

@@ -63,7 +63,7 @@ def in_folder(folder: Path, name: str | None) -> list[str]:
             continue
         if is_whole(path, name):
             whole.append(path)
-    if name in FORMATS and FORMATS[name].is_folder:  # what is missing is for its reader to say
+    if name is not None and name in FORMATS and FORMATS[name].is_folder:  # what is missing is for its reader to say
         return [str(path) for path in whole or [folder]]
     inside = {path for one in whole for path in one.rglob("*")}
     sheets = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in UNREAD and path not in inside]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_tools.converting.arrow_tables import (
     Classes,
@@ -58,7 +58,7 @@ class Plain(csv.excel_tab):
     quoting = csv.QUOTE_NONE
 
 
-END = "\x00end of the file\x00\r\n"  # a line of its own, unless a quote is open
+END = "\x00end of the file\x00"  # a line of its own, unless a quote is open
 SHOWN = 60
 DIALECTS: dict[str, type[csv.Dialect]] = {".csv": Quoted, ".tsv": Plain, ".txt": Plain}
 
@@ -87,6 +87,18 @@ def rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
         raise reject("INPUT", source.spec, "a .jsonl, .json, .csv, .tsv, .txt or .parquet file, or hf:NAME")
 
 
+def json_rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, Record]]:
+    """Yield (place, row) of a format that is published as JSON, and copied to Parquet and the hub.
+
+    Raises:
+        UserError: something in it is no object.
+    """
+    if source.is_hub or is_arrow(source.path):
+        yield from rows(source, options)
+    else:
+        yield from objects(source.path, options.encoding)
+
+
 def classes(source: Source, options: ReadOptions) -> Classes:
     """Return what the numbers in a table's columns are called, where the table itself says so."""
     if source.is_hub:
@@ -94,10 +106,10 @@ def classes(source: Source, options: ReadOptions) -> Classes:
     return saved_classes(source.path, options.split) if is_arrow(source.path) else {}
 
 
-def with_classes(row: Record, named: Classes) -> Record:
+def with_classes(row: Raw, named: Classes) -> Raw:
     """Return a row with the names of its classes; a number below 0 means none."""
     own = {column: class_name(row.get(column), names) for column, names in named.items()}
-    return row | own if own else row
+    return dict(row) | own if own else row
 
 
 def class_name(value: Any, names: Sequence[str]) -> str | None:
@@ -137,7 +149,9 @@ def separated_lines(path: Path, options: ReadOptions, dialect: type[csv.Dialect]
                     first = reader.line_num + 1
         except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
-        raise reject(f"{path}:{first}", cells[-1][:SHOWN], 'a closing " for the quote that opens in this row')
+        raise reject(
+            f"{path}:{first}", cells[-1].removesuffix(END)[:SHOWN], 'a closing " for the quote that opens in this row'
+        )
 
 
 def by_number(options: ReadOptions) -> bool:
@@ -203,7 +217,7 @@ def mapped(source: Source, options: ReadOptions, columns: dict[str, str]) -> Ite
                 check_scores(source.spec, score, (row.get(score) for _, row in rows(source, options)))
             named = {column: names for column, names in named.items() if columns.get("score") != column}
         own = columns | numbered_negatives(columns, row)
-        record = to_record(with_classes(row, named), own, shape, identity(source, number), options, where)
+        record = to_record(Row(with_classes(row, named), where, options.join), own, shape, identity(source, number))
         left = {name for field in KEYS for part in parts_of(own.get(field, ""), row) for name in unread(row.get(part))}
         note = f"records whose keys have the fields {', '.join(sorted(left))}, left out" if left else ""
         yield SourceItem(where, record, note=note)
@@ -220,14 +234,14 @@ def check_scores(spec: str, column: str, values: Iterable[Any]) -> None:
     found = set()
     for value in values:
         number = class_number(value)
-        if number is None and not is_empty(str(value)) or number is not None and number > 2:
+        if (number is None and not is_empty(str(value))) or (number is not None and number > 2):
             return
         found.add(number)
     if 2 in found:
         raise UserError(
-            f"{spec}: {column}: holds only whole numbers up to 2, which may be the classes of inference pairs or scores. "
-            "Expected --from nli --labels with the names of 0, 1 and 2, such as --labels entailment,neutral,contradiction; "
-            f"or, for scores, --columns text1=... text2=... score={column}"
+            f"{spec}: {column}: holds only whole numbers up to 2, which may be scores or classes of inference pairs. "
+            "Expected --from nli --labels with the names of 0, 1 and 2, such as entailment,neutral,contradiction; or, "
+            f"for scores, --columns text1=... text2=... score={column}"
         )
 
 
@@ -236,7 +250,7 @@ def class_number(value: Any) -> int | None:
     if isinstance(value, str):
         text = value.strip().removesuffix(".0")
         return int(text) if NUMBER.fullmatch(text) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value % 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
         return None
     return int(value)
 
@@ -292,40 +306,46 @@ def parts_of(value: str, row: Raw) -> list[str]:
     return [part for piece in value.split(",") for part in ([piece] if piece in row else piece.split("+"))]
 
 
-def cell(row: Raw, value: str, join: str, where: str) -> Any:
-    """Return the value of a column, or of several joined; what a row of JSON leaves out is empty."""
-    if value in row:
-        return row[value]
-    parts = [as_part(row.get(part), f"{where}: {part}") for part in value.split("+")]
-    return join.join(part for part in parts if part) if len(parts) > 1 else row.get(value)
+class Row(NamedTuple):
+    """A row of a table, its place, and what columns are joined with."""
+
+    cells: Raw
+    where: str
+    join: str
+
+    def cell(self, value: str) -> Any:
+        """Return the value of a column, or of several joined; what a row of JSON leaves out is empty."""
+        if value in self.cells or "+" not in value:
+            return self.cells.get(value)
+        parts = [as_part(self.cells.get(part), f"{self.where}: {part}") for part in value.split("+")]
+        return self.join.join(part for part in parts if part)
+
+    def texts(self, value: str) -> list[str]:
+        """Return the texts of one or several columns, each a text or a list."""
+        names = [value] if value in self.cells else value.split(",")
+        return [text for name in names for text in texts_of(self.cell(name), f"{self.where}: {name}")]
 
 
-def texts(row: Raw, value: str, join: str, where: str) -> list[str]:
-    """Return the texts of one or several columns, each a text or a list."""
-    names = [value] if value in row else value.split(",")
-    return [text for name in names for text in texts_of(cell(row, name, join, where), f"{where}: {name}")]
-
-
-def to_record(row: Raw, columns: Raw, shape: str, name: str, options: ReadOptions, where: str) -> Record:
+def to_record(row: Row, columns: Raw, shape: str, name: str) -> Record:
     """Make a record of one row."""
     record: Record = {}
     for field in SHAPES[shape]:
         value = columns[field]
         if field == "pos":
-            record[field] = texts(row, value, options.join, where)
-        else:
-            found = cell(row, value, options.join, where)
-            is_number = isinstance(found, int) and not isinstance(found, bool)
-            as_it_is = field == "score" or (field == "label" and is_number)
-            record[field] = found if as_it_is else text_of(found, f"{where}: {value}")
+            record[field] = row.texts(value)
+            continue
+        found = row.cell(value)
+        is_number = isinstance(found, int) and not isinstance(found, bool)
+        as_it_is = field == "score" or (field == "label" and is_number)
+        record[field] = found if as_it_is else text_of(found, f"{row.where}: {value}")
     if shape == "groups":
         for field in ("neg", "answers"):
-            if field in columns and (found := texts(row, columns[field], options.join, where)):
+            if field in columns and (found := row.texts(columns[field])):
                 record[field] = found
-    joined = {field: cell(row, columns[field], options.join, where) for field in NAMES if field in columns}
-    record["id"] = pick_name(joined, ("id",), where, name)
-    record["group"] = pick_name(joined, ("group",), where, record["id"])
-    if task := pick_name(joined, ("task",), where, ""):
+    own = {field: row.cell(columns[field]) for field in NAMES if field in columns}
+    record["id"] = pick_name(own, ("id",), row.where, name)
+    record["group"] = pick_name(own, ("group",), row.where, record["id"])
+    if task := pick_name(own, ("task",), row.where, ""):
         record["task"] = task
     return record
 

@@ -10,6 +10,7 @@ from typing import Any
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct
 from data_tools.converting.format_types import identity as make_id
 from data_tools.converting.source_text import objects, parse
+from data_tools.converting.tables import json_rows
 from data_tools.converting.values import Raw, as_list, as_object, as_part, pick, pick_name, pick_text
 from zh_embedder.core.errors import UserError
 
@@ -38,7 +39,7 @@ def read_acebench(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
 
 def read_tool_calls(source: Source, options: ReadOptions) -> Iterator[SourceItem]:
     """Query, tools and answers in one object, as in xlam: tools and answers are lists, or JSON of them."""
-    for number, (where, raw) in enumerate(objects(source.path, options.encoding), start=1):
+    for number, (where, raw) in enumerate(json_rows(source, options), start=1):
         tools = described(listed(pick(raw, ("tools", "functions"), where), f"{where}: tools"), where)
         calls = listed(pick(raw, ("answers", "tool_calls"), where), f"{where}: answers")
         called = [pick_text(function_of(as_object(call, where)), ("name",), where) for call in calls]

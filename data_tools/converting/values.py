@@ -101,9 +101,9 @@ def shown(value: Any) -> str:
         fields = ", ".join(repr(str(name)) for name in list(value)[:8])
         return f"an object with {fields}"[:200] if fields else "an empty object"
     if isinstance(value, list):
-        inner = ", which begins with " + shown(value[0]) if value and not isinstance(value[0], list) else ""
-        return f"a list of {len(value)}{inner}"
-    return f"{type(value).__name__} {str(value)[:SHOWN]!r}"
+        return f"a list of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def is_empty(text: str, empty: frozenset[str] = EMPTY_CELLS) -> bool:
@@ -227,10 +227,10 @@ def message(raw: Sequence[Raw], where: str) -> str:
 
 
 def written(text: str, where: str) -> Any:
-    """Return the list or object that a text is the spelling of, as pandas writes it into a CSV; None where it is none.
+    """Return the list or object that a text spells, as pandas writes it into a CSV; None where it spells none.
 
-    Only lists of texts or objects are recognised, and objects in Python's spelling: numbers in brackets and JSON objects
-    may be meant as texts.
+    Only lists of texts or objects are recognised, and objects in Python's spelling: numbers in brackets and JSON
+    objects may be meant as texts.
 
     Raises:
         UserError: it looks like one and cannot be read.

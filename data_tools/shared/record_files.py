@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,12 @@ def lines_to(path: Path) -> Iterator[IO[str]]:
     """Open a text file to write, compressed as its name says (.gz or .zst); it takes its place when all is written."""
     with renamed(path) as partial:
         if path.suffix == ".gz":
-            with gzip.open(partial, "wt", encoding="utf-8") as stream:
+            # Neither time nor name in the header: equal records are equal bytes.
+            with (
+                partial.open("wb") as raw,
+                gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+                io.TextIOWrapper(packed, encoding="utf-8") as stream,
+            ):
                 yield stream
         elif path.suffix == ".zst":
             import pyarrow as pa

@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.ranks import first_rank, launched, local_ranks, own_device, own_rank, started_ranks, world
+from zh_embedder.core.ranks import (
+    check_environment,
+    first_rank,
+    launched,
+    local_ranks,
+    own_device,
+    own_rank,
+    started_ranks,
+    world,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"}
@@ -42,6 +52,31 @@ def test_a_rank_that_cannot_be_is_refused(monkeypatch, rank, ranks):
     monkeypatch.setenv("WORLD_SIZE", ranks)
     with pytest.raises(UserError, match="RANK and WORLD_SIZE: got"):
         own_rank()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("RANK", "x", "a whole number of 0 or more"),
+        ("WORLD_SIZE", "²", "a whole number of 1 or more"),
+        ("LOCAL_RANK", "-1", "a whole number of 0 or more"),
+        ("LOCAL_WORLD_SIZE", "0", "a whole number of 1 or more"),
+        ("MASTER_PORT", "99999999", "a whole number from 0 to 65535"),
+        ("OMP_NUM_THREADS", "many", "a whole number of 1 or more"),
+    ],
+)
+def test_variables_of_the_launcher_are_inputs_too(monkeypatch, capsys, name, value, expected):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"^{name}: got '?{value}'?, expected {expected}$"):
+        check_environment()
+    assert call("split", ["x", "--output_dir", "y", "--ratios", "0.5", "0.5"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {name}: got ")
+
+
+def test_right_variables_pass(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "4,2", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    check_environment()
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")

@@ -329,8 +329,16 @@ GOOD = lines([record(0)])
         ("a.jsonl", lines(SOME).decode().encode("utf-16"), "a.jsonl:1: the file is UTF-16, expected UTF-8"),
         ("a.jsonl", b"\xfe\xff" + GOOD.decode().encode("utf-16-be"), "a.jsonl:1: the file is UTF-16, expected UTF-8"),
         ("a.jsonl", GOOD.decode().encode("utf-16-le"), "a.jsonl:1: not UTF-8 (byte 23), it looks like UTF-16"),
-        ("a.jsonl", GOOD.decode().encode("gb18030"), "a.jsonl:1: not UTF-8 (byte 12), it looks like GB18030: convert"),
-        ("a.jsonl", GOOD + b'{"query": "\xff\xff"}\n', "a.jsonl:2: not UTF-8 (byte 12), expected a UTF-8 file"),
+        (
+            "a.jsonl",
+            GOOD.decode().encode("gb18030"),
+            "a.jsonl:1: not UTF-8 (byte 12), it may be Big5 or GB18030: convert",
+        ),
+        (
+            "a.jsonl",
+            GOOD + b'{"query": "\xff\xff"}\n',
+            "a.jsonl:2: not UTF-8 (byte 12: ff ff 22 7d), expected a UTF-8 file",
+        ),
         ("a.jsonl", GOOD + b"\n{\n", "a.jsonl:3: not valid JSON at character 2: "),
         ("a.json", b"[" + GOOD.strip() + b"]", "a.json:1: a JSON array, expected JSON Lines"),
         ("a.json", b"[\n" + GOOD.strip() + b"\n]", "a.json:1: a JSON array, expected JSON Lines"),
@@ -482,7 +490,7 @@ def test_many_processes_read_what_one_reads(broken, tmp_path, load, cache, monke
     if broken:  # what follows the line in another encoding is not read
         assert [m.split(": ")[:2] for m in found[0]] == [
             ["train.jsonl:11", "not valid JSON at character 1"],
-            [f"train.jsonl:{broken + 1}", "not UTF-8 (byte 12), it looks like GB18030"],
+            [f"train.jsonl:{broken + 1}", "not UTF-8 (byte 12), it may be Big5 or GB18030"],
         ]
     else:
         assert len(found[0][0]) == 98

@@ -138,7 +138,7 @@ def test_a_wrong_line_is_named_before_anything_is_read_for_use(line, options, me
 @pytest.mark.parametrize(
     ("name", "raw", "message"),
     [
-        ("a.txt", "中文\n".encode("gb18030"), "a.txt:1: not UTF-8 (byte 1), it looks like GB18030"),
+        ("a.txt", "中文\n".encode("gb18030"), "a.txt:1: not UTF-8 (byte 1), it may be Big5 or GB18030"),
         ("a.txt", "中文\n".encode("utf-16"), "a.txt:1: the file is UTF-16, expected UTF-8"),
         ("a.jsonl.gz", b"not gzip", "a.jsonl.gz: cannot be read: Not a gzipped file"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "1"}\n' * 99, mtime=0)[:-9], "a.jsonl.gz: cannot be read: "),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 import zipfile
 
 import pytest
@@ -517,7 +518,7 @@ def test_a_mistake_names_file_line_field_and_the_nearest_column(tmp_path):
 
 def test_a_failure_leaves_no_output(tmp_path):
     fails(tmp_path, "p.tsv:2", write(tmp_path / "p.tsv", "甲\t乙\t1\n甲\t乙\n"), "--from", "pairs")
-    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_data_set_that_is_not_in_the_cache_says_what_to_do(tmp_path):
@@ -613,3 +614,23 @@ def test_every_raw_file_becomes_valid_records_and_every_unit_of_it_is_accounted_
     assert len(run(tmp_path, raw / words[0], *words[1:])) == made
     said = [r.getMessage() for r in caplog.records if "dropped" in r.getMessage() and " read, " in r.getMessage()]
     assert sum(int(line.split(": ")[1].split()[0].replace(",", "")) for line in said) == units
+
+
+def test_big5_is_read_as_what_it_is_and_a_damaged_byte_is_named(tmp_path, capsys):
+    old = "query,answer\r\n臺北天氣如何？週末會不會下雨,請參考觀光局網頁，出門記得帶傘。\r\n"
+    (tmp_path / "big5.csv").write_bytes(old.encode("big5"))
+    flags = ["--from", "columns", "--columns", "query=query", "pos=answer", "--task", "qa"]
+    assert main([str(tmp_path / "big5.csv"), *flags, "--output", str(tmp_path / "a.jsonl")]) == 0
+    assert "read as Big5" in capsys.readouterr().err
+    assert "臺北天氣如何？" in (tmp_path / "a.jsonl").read_text("utf-8")
+
+    (tmp_path / "short.csv").write_bytes("query,answer\r\n好,對\r\n".encode("big5"))
+    assert main([str(tmp_path / "short.csv"), *flags, "--output", str(tmp_path / "b.jsonl")]) == 2
+    assert "encoding: may be GB18030 or Big5, expected UTF-8, or --encoding" in capsys.readouterr().err
+
+    rows = [f"问题{number}怎么办,答案{number}在这里\r\n".encode() for number in range(10_000)]
+    rows[7_000] = rows[7_000][:5] + b"\xff" + rows[7_000][6:]
+    (tmp_path / "damaged.csv").write_bytes(b"query,answer\r\n" + b"".join(rows))
+    assert main([str(tmp_path / "damaged.csv"), *flags, "--output", str(tmp_path / "c.jsonl")]) == 2
+    assert re.search(r"damaged\.csv:7002: not UTF-8 at byte \d+ of the line \(.*ff", capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "big5.csv", "damaged.csv", "short.csv"]

@@ -124,7 +124,7 @@ def test_a_wrong_line_is_refused_by_file_and_line(tmp_path, broken, message):
 def test_a_file_that_is_not_utf8_is_refused_by_line(tmp_path):
     folder = write_set(tmp_path)
     (folder / "corpus.jsonl").write_bytes(lines(KEYS).encode("gb18030"))
-    with pytest.raises(UserError, match=r"corpus\.jsonl:1: not UTF-8 \(byte 23\), it looks like GB18030"):
+    with pytest.raises(UserError, match=r"corpus\.jsonl:1: not UTF-8 \(byte 23\), it may be Big5 or GB18030"):
         read_retrieval_set(folder)
 
 

@@ -256,6 +256,10 @@ def test_a_folder_that_is_there_is_replaced_only_if_asked(trained, tmp_path):
     with pytest.raises(UserError, match=r"out: is there already, expected a new folder, or --overwrite$"):
         export(str(run), tmp_path / "out", default_task="qa")
     assert everything(tmp_path / "out") == before
+    with pytest.raises(UserError, match=r"out holds notes.txt, expected an earlier export and nothing else$"):
+        export(str(run), tmp_path / "out", default_task="qa", overwrite=True)
+    assert everything(tmp_path / "out") == before
+    (tmp_path / "out" / "notes.txt").unlink()
     export(str(run), tmp_path / "out", default_task="qa", overwrite=True)
     assert everything(tmp_path / "out").keys() == before.keys() - {"notes.txt"}
     assert ours(tmp_path / "out").spec.default_task == "qa"
@@ -271,7 +275,7 @@ def test_an_encoder_may_be_exported_onto_itself(trained):
 def test_a_run_or_any_other_folder_is_never_replaced(trained, tmp_path):
     run = trained()
     before = everything(run)
-    with pytest.raises(UserError, match=r"--overwrite: .*run holds other things, expected an earlier export"):
+    with pytest.raises(UserError, match=r"--overwrite: .*run holds args.json, expected an earlier export"):
         export(str(run), run, overwrite=True)
     assert everything(run) == before
 
@@ -286,7 +290,7 @@ def test_an_empty_folder_is_filled_and_a_missing_parent_made(trained, tmp_path):
 
 def test_a_file_in_the_way_is_refused(trained, tmp_path):
     (tmp_path / "out").write_text("旧", "utf-8")
-    with pytest.raises(UserError, match=r"out: is a file, expected a new folder"):
+    with pytest.raises(UserError, match=r"out: is a file, expected a folder"):
         export(str(trained()), tmp_path / "out", overwrite=True)
     assert (tmp_path / "out").read_text("utf-8") == "旧"
 

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from tests.processes import ROOT, losses
 from zh_embedder.commands.train import main
+from zh_embedder.training.base_trainer import BaseTrainer
 
 DEMO = ROOT / "examples" / "demo" / "train"
 SECONDS = 15
@@ -79,6 +81,11 @@ def test_the_result_of_a_run_that_was_replaced_is_not_taken_for_this_ones(here, 
     assert content(here / "out") == content(finished / "four")
 
 
+def test_a_limit_that_a_kill_kept_from_taking_effect_does(here, tiny_bert):
+    assert train(tiny_bert, "out", *RESUME, "--save_total_limit", 1) == 0
+    assert [path.name for path in (here / "out").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 def test_raising_the_steps_continues(here, finished, tiny_bert):
     assert train(tiny_bert, "out", *RESUME, steps=6) == 0
     assert content(here / "out" / "encoder") == content(finished / "six" / "encoder")
@@ -109,6 +116,7 @@ def test_no_whole_checkpoint_names_what_is_wrong_with_each(here, tiny_bert, capf
     assert content(here / "out") == before
 
 
+@pytest.mark.full
 def test_a_checkpoint_of_an_earlier_version_is_resumed(here, finished, tiny_bert):
     for checkpoint in (here / "out").glob("checkpoint-*"):
         (checkpoint / "manifest.json").unlink()
@@ -116,18 +124,18 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(here, finished, tiny_bert
     assert content(here / "out" / "encoder") == content(finished / "six" / "encoder")
 
 
-def test_early_exit_and_early_stopping_are_ends(here, tiny_bert, capfd):
+def test_early_exit_is_an_end(here, tiny_bert, capfd):
     assert train(tiny_bert, "out", *RESUME, "--early_exit_steps", 4, steps=6) == 0
     assert "4 steps are trained, --early_exit_steps is 4: nothing is trained" in capfd.readouterr().err
-    path = here / "out" / "checkpoint-4" / "trainer_state.json"
-    state = json.loads(path.read_text())
-    state["stateful_callbacks"]["EarlyStoppingCallback"] = {"attributes": {"early_stopping_patience_counter": 2}}
-    path.write_text(json.dumps(state))
-    (path.parent / "manifest.json").unlink()
-    measured = ("--validation_share", 0.2, "--eval_strategy", "steps", "--eval_steps", 2)
-    (path.parent / "plan.json").write_text("{}")  # of other records
-    assert train(tiny_bert, "out", *RESUME, *measured, "--early_stopping_patience", 2, steps=6) == 2
-    assert "the order of the data would differ" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("waited", "patience", "ended"), [(2, 2, True), (3, 2, True), (1, 2, False), (2, None, False)])
+def test_early_stopping_is_an_end(waited, patience, ended, tmp_path):
+    stopping = {"EarlyStoppingCallback": {"attributes": {"early_stopping_patience_counter": waited}}}
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 4, "stateful_callbacks": stopping}))
+    args = SimpleNamespace(early_exit_steps=None, early_stopping_patience=patience)
+    why = BaseTrainer.why_finished(SimpleNamespace(args=args, planned_steps=lambda: 6), tmp_path)
+    assert why == ("--early_stopping_patience 2 ended it at step 4" if ended else None)
 
 
 @pytest.mark.parametrize("flags", [("--num_train_epochs", 0), ("--num_train_epochs", -1)])

@@ -18,6 +18,7 @@ Found = TypeVar("Found")
 CONFIG = "config.json"
 TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_FILES = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", TOKENIZER_JSON)
+VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -77,6 +78,8 @@ def tokenizer_error(flag: str, folder: Path, error: Exception) -> UserError:
     Raises:
         UserError: one is no JSON object.
     """
+    if not any((folder / name).exists() for name in (*TOKENIZER_FILES, *VOCABULARIES)):
+        return UserError(f"{flag}: {folder}: has no tokenizer, expected its files in the folder")
     for name in TOKENIZER_FILES:
         if (folder / name).exists():
             try:
@@ -94,5 +97,5 @@ def tokenizer_error(flag: str, folder: Path, error: Exception) -> UserError:
 
 def pieces_path(name: str) -> Path | str:
     """Return the file that a folder's tokenizer has its pieces from; the name itself where it is no folder."""
-    files = [Path(name).expanduser() / file for file in (TOKENIZER_JSON, "vocab.txt")]
+    files = [Path(name).expanduser() / file for file in (TOKENIZER_JSON, *VOCABULARIES)]
     return next((path for path in files if path.is_file()), name)

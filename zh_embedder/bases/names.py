@@ -136,7 +136,7 @@ def cannot_load(flag: str, name: str, error: Exception) -> str:
             + near
         )
     return (
-        f"{flag}: {name} could not be loaded: there is no such folder here{near}, and the hub gave: {first}\n"
+        f"{flag}: {name} could not be loaded: there is no such folder here, and the hub gave: {first}{near}\n"
         f"  - no network? On a machine that has one: `hf download {name} --local-dir {path.name}`, then give "
         "the copied folder\n"
         "  - behind a mirror? `export HF_ENDPOINT=https://...`\n"

@@ -6,15 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-OF_CLASS = (
-    "tokenizer_file",
-    "tokenizer_object",
-    "vocab_file",
-    "merges_file",
-    "vocab",
-    "merges",
-    "backend",
-    "name_or_path",
+OF_CLASS = (  # arguments of a tokenizer's own class
+    *("tokenizer_file", "tokenizer_object", "vocab_file", "merges_file", "vocab", "merges", "backend", "name_or_path"),
+    *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "tokenizer_class"),
 )
 
 
@@ -36,7 +30,7 @@ def lower_cased(tokenizer: Any) -> Any:
     )
     # A class of its own, such as BertTokenizer, would make its own rules anew when it is loaded.
     kept = {name: value for name, value in tokenizer.init_kwargs.items() if name not in OF_CLASS}
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, **kept, **tokenizer.special_tokens_map)
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, **{**kept, **tokenizer.special_tokens_map})
     made.truncation_side, made.padding_side = tokenizer.truncation_side, tokenizer.padding_side
     made.model_input_names = tokenizer.model_input_names
     return made

@@ -15,7 +15,7 @@ import torch
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.core.files import beside_file
 from zh_embedder.core.machine import resolve_dtype
-from zh_embedder.core.numbers import COUNT, LENGTH
+from zh_embedder.core.numbers import COUNT, LENGTH, SHARE
 from zh_embedder.core.outputs import Output, Places, is_result
 from zh_embedder.core.provenance import manifest
 from zh_embedder.evaluation.find_keys import HITS
@@ -30,6 +30,7 @@ from zh_embedder.evaluation.read_retrieval import read_eval_data
 from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
+from zh_embedder.evaluation.unknown_texts import check_models
 from zh_embedder.models.spec import position_limit
 from zh_embedder.report.conditions import unlike
 from zh_embedder.report.figures import difference
@@ -37,6 +38,7 @@ from zh_embedder.report.page import write_report
 from zh_embedder.report.page_data import Report, SetReport
 from zh_embedder.search.bm25 import B_RANGE, K1, K1_RANGE, B
 from zh_embedder.text.prefix import KEY_TEMPLATE
+from zh_embedder.text.unknown import MAX_UNKNOWN
 from zh_embedder.text.words import WORDS
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--b", type=B_RANGE, default=B, help="BM25: how strongly long texts are penalised")
     add(
         "--dtype", default="auto", help="precision: fp32, bf16, fp16, or auto: bf16 where the hardware gains, else fp32"
+    )
+    add(
+        "--max_unknown",
+        type=SHARE,
+        default=MAX_UNKNOWN,
+        metavar="SHARE",
+        help="stop where a tokenizer does not know more than this share of the characters of a set",
     )
     add("--json", metavar="FILE", help="also write the results as JSON: [{model, data, metric, value}, ...]")
     add("--report", metavar="FILE", help="also write an HTML report")
@@ -211,6 +220,7 @@ def run(args: argparse.Namespace) -> None:
     sets = read_sets(args)
     sys.stdout.write(left_out_notes(sets))  # before the work, not only before the figures
     sys.stdout.flush()
+    check_models(args.models, sets, limit=args.max_unknown)
     outcomes = list(outcomes_of(args, sets))
     rows = rows_of(outcomes)
     sys.stdout.write(notes(outcomes) + show(outcomes))

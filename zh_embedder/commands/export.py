@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zh_embedder.core.counts import counted
-from zh_embedder.core.outputs import Places
+from zh_embedder.core.exits import exit_code
+from zh_embedder.core.options import Parser
+from zh_embedder.core.outputs import Places, reserved
+from zh_embedder.core.runtime import parse_command
 from zh_embedder.export.sentence_transformers import export
 from zh_embedder.export.sentence_transformers import places as places_of
 from zh_embedder.models.folders import encoder_folder, key_folder
@@ -50,6 +53,13 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m zh_embedder.export ENCODER OUT`."""
-    from zh_embedder.cli import call
+    example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
+    parser = Parser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
+    add_arguments(parser)
 
-    return call("export", argv, program="python -m zh_embedder.export")
+    def work() -> None:
+        args = parse_command("export", parser, argv)
+        with reserved(places(args)):
+            run(args)
+
+    return exit_code(work)

@@ -45,6 +45,7 @@ from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.retrieval_metrics import Run, per_query
 from zh_embedder.evaluation.set_files import find_sets, name_of, read_rows
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet
+from zh_embedder.evaluation.unknown_texts import check_sets
 from zh_embedder.models.encoder import load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.report.page import write_report
@@ -71,6 +72,9 @@ def evaluate(args: Arguments) -> list[Outcome]:
     check(args)
     watched = read_watched(args.eval, [], data_root=args.data.data_root)
     model = load(args) if needs_model(args) else None
+    if model is not None:
+        sides = [(encoder.tokenizer, side) for side, encoder in enumerate((model.query, model.key))]
+        check_sets(sides, watched.every, limit=args.model.max_unknown, base=model.name)
     outcomes = []
     for data in watched.every:
         if isinstance(data, RetrievalSet):

@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> None:
     shape = Shape(**{name: getattr(args, name) for name in names})
     target = Path(args.output_dir).expanduser()
     source = Path(encoder_folder(args.source))
+    if source.is_file():
+        raise UserError(f"SOURCE: {source}: is a file, expected the folder of a tokenizer or of a base")
     if not source.is_dir():
         raise UserError(f"SOURCE: no such folder: {source}{nearest_path(source)}")
     if (source / "config.json").is_file():

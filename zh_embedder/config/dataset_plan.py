@@ -25,6 +25,8 @@ from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm, RunOptio
 from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
 
 FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
+# Keys of a step on each device that are never too many, and how often a step may repeat each record of a dataset.
+STEP_KEYS, REPEATS = 65_536, 200
 
 
 def task_of(dataset: TaskDataset, data: DataArguments, version: Version) -> TaskSpec:
@@ -238,6 +240,22 @@ def choose_rule(
     ), notes
 
 
+def check_step(datasets: Sequence[TaskDataset], data: DataArguments, train: TrainArguments) -> None:
+    """Refuse a step that can only repeat the same few records: it fills the memory, or never ends.
+
+    Raises:
+        UserError: it has more keys than any dataset can mean.
+    """
+    batch, group = train.per_device_train_batch_size, data.train_group_size
+    largest = max((len(dataset) for dataset in datasets), default=0)
+    if batch * group > (most := max(STEP_KEYS, REPEATS * largest)):
+        flag, value = ("per_device_train_batch_size", batch) if batch > group else ("train_group_size", group)
+        raise UserError(
+            f"--{flag}: got {value}, a step of {batch * group:,} keys on each device; expected {most:,} at most, "
+            f"as the largest dataset has {counted(largest, 'record')}"
+        )
+
+
 def plan_datasets(
     datasets: Sequence[TaskDataset],
     version: Version,
@@ -260,6 +278,7 @@ def plan_datasets(
     Raises:
         UserError: a task, a setting or the records do not fit.
     """
+    check_step(datasets, data, train)
     sets = []
     queries = train.per_device_train_batch_size * (train.world_size if train.negative_cross_device else 1)
     temperature = train.cos_temperature if metric == "cos" else 1.0

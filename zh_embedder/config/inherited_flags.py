@@ -35,4 +35,4 @@ INHERITED: Mapping[str, Number] = {
     "local_rank": whole(-1),
 }
 # transformers' own defaults of these are, or were, empty texts.
-MAY_BE_EMPTY = frozenset({"fsdp", "debug", "resume_from_checkpoint"})
+MAY_BE_EMPTY = frozenset({"fsdp", "resume_from_checkpoint"})

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zh_embedder.core.errors import reject
-from zh_embedder.core.numbers import COUNT, LENGTH, POSITIVE, real
+from zh_embedder.core.numbers import COUNT, LENGTH, POSITIVE, SHARE, real
 from zh_embedder.core.options import check_numbers, choose, option
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.text.unknown import HELP, MAX_UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class ModelArguments:
         None, "Loss weight of each of --matryoshka_dims. Default: equal.", number=POSITIVE
     )
 
+    max_unknown: float = option(MAX_UNKNOWN, f"{HELP} 1: never.", number=SHARE)
     lora_rank: int | None = option(None, "Train LoRA adapters of this rank; they are merged when saved.", number=COUNT)
     lora_alpha: float = option(
         16.0, "LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.", number=POSITIVE

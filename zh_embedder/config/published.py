@@ -148,6 +148,8 @@ def sub_batch_size(values: Value, out: Translation) -> None:
     text = one("sub_batch_size", values)
     if text.lower() not in NOTHING:
         out.add("sub_batch_size", text)
+    else:
+        out.notes.append(f"--sub_batch_size {text} is none, as in FlagEmbedding: the batch is encoded as a whole")
 
 
 SPECIAL: Mapping[str, Rule] = {

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from zh_embedder.config.inherited_checks import FILES, check_inherited, check_optimizer, one_line
 from zh_embedder.config.inherited_flags import INHERITED, MAY_BE_EMPTY
 from zh_embedder.config.published import split_flags, translate
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.extension_locks import clear_locks
 from zh_embedder.core.machine import DTYPES, accelerator, best_dtype
 from zh_embedder.core.numbers import COUNT, NOT_NEGATIVE, POSITIVE, Number, steps, whole
 from zh_embedder.core.options import AUTO, HelpFormatter, Parser, any_text, as_typed, check_numbers, choose, option
@@ -82,12 +84,26 @@ class RunArguments(TrainingArguments):
             raise UserError("--fsdp: needs an accelerator; on the CPU transformers would silently run DDP instead")
         if self.tensorboard_dir:
             os.environ["TENSORBOARD_LOGGING_DIR"] = self.tensorboard_dir
-        super().__post_init__()
+        if self.deepspeed:
+            clear_locks()  # it may compile as soon as ranks meet
+        self.finish()
         if self._n_gpu > 1:
             self.notes.append(
                 f"{self._n_gpu} GPUs found, using one: start with `torchrun --nproc_per_node={self._n_gpu}` to use all"
             )
             self._n_gpu = 1
+
+    def finish(self) -> None:
+        """Let transformers complete and check its flags, and make what it makes of them."""
+        check_inherited(self)
+        try:
+            super().__post_init__()
+        except UserError:
+            raise
+        except Exception as error:  # every complaint at this point is about a flag
+            flag = next((f"--{name}" for name in FILES if getattr(self, name)), "command line")
+            raise UserError(f"{flag}: {one_line(error)}") from None
+        check_optimizer(self)
 
     @property
     def folder(self) -> Path | None:

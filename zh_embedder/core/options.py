@@ -6,6 +6,7 @@ import re
 from argparse import Action, ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from zh_embedder.core.errors import UserError, closest, unknown_name
@@ -43,7 +44,7 @@ class Parser(ArgumentParser):
 
     def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
         """Read the words of one flag as argparse does, but no empty text: as a path it is the working directory."""
-        if action.type in (None, str) and action.choices is None:
+        if action.type in (None, str, Path) and action.choices is None:
             for word in arg_strings:
                 if not word.strip() or "\0" in word:
                     raise ArgumentError(action, f"got {word!r}, expected a text that is not empty")

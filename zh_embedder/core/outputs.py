@@ -169,13 +169,13 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def strangers(folder: Path, known: Sequence[str]) -> Iterator[str]:
-    """Yield what does not belong to an earlier result: files of other names, or all of it where its mark is missing."""
-    if known and not (folder / known[0]).is_file():
-        yield f"no {known[0]}"
+    """Yield what does not belong to an earlier result: files of other names, then its mark where that is missing."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not (path.is_dir() and not path.is_symlink()) and not any(matches(name, one) for one in known):
             yield name
+    if known and not (folder / known[0]).is_file():
+        yield f"no {known[0]}"
 
 
 def check_writable(where: str, output: Output) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from zh_embedder.core.ranks import end_with_parent
 from zh_embedder.data.plan import Shares, epoch_steps, plan_epoch, rank_steps
 from zh_embedder.data.train_rows import RowRequest
 
@@ -77,7 +78,11 @@ class PlanLoader(DataLoader[Any]):
 
 
 def start_worker(_: int) -> None:
-    """Prepare a worker: threads that tokenizers started before it was forked would be waited for in vain."""
+    """Prepare a worker: threads that tokenizers started before it was forked would be waited for in vain.
+
+    It holds what the process holds that it was forked from, the lock of the run's folder included, so it ends with it.
+    """
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 

@@ -52,12 +52,12 @@ def parse_object(text: str, where: str, example: str) -> Row:
         UserError: it holds anything else.
     """
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, object_pairs_hook=unique_names)
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
             raise UserError(f"{where}: {ARRAY}") from None
         raise UserError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from None
-    except ValueError as error:  # Python reads whole numbers up to 4300 digits
+    except ValueError as error:  # a name that is there twice, a number of over 4300 digits
         raise UserError(f"{where}: not valid JSON: {error}") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deeply, expected one flat object") from None
@@ -68,6 +68,20 @@ def parse_object(text: str, where: str, example: str) -> Row:
     if "\\ud" in text or "\\uD" in text:
         check_surrogates(raw, where)
     return raw
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> Row:
+    """Return an object as JSON is read: of a name that is there twice, readers would keep one value or the other.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValueError(f"the name {twice!r} is there twice in one object, expected it once")
+    return found
 
 
 def parse_line(text: str, where: str) -> tuple[Row, set[str]]:

@@ -7,11 +7,11 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from zh_embedder.core.errors import UserError, nearest_path
+from zh_embedder.text.encodings import NAMES, chinese_encoding
 
 SUFFIXES = (".jsonl", ".json")
 COMPRESSIONS = (".gz", ".zst")
@@ -126,9 +126,23 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | UserError]]:
 
 def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
     """Say which byte is wrong, and what the encoding seems to be."""
+    at, place = f"not UTF-8 (byte {error.start + 1})", raw[error.start : error.start + 4].hex(" ")
     if b"\x00" in raw:
-        return f"not UTF-8 (byte {error.start + 1}), it looks like UTF-16: convert it with `iconv -f UTF-16LE -t UTF-8`"
-    with suppress(UnicodeDecodeError):
-        raw.decode("gb18030")
-        return f"not UTF-8 (byte {error.start + 1}), it looks like GB18030: convert it with `iconv -f GB18030 -t UTF-8`"
-    return f"not UTF-8 (byte {error.start + 1}), expected a UTF-8 file"
+        return f"{at}, it looks like UTF-16: convert it with `iconv -f UTF-16LE -t UTF-8`"
+    before = raw[: error.start].decode("utf-8", "ignore")
+    valid = [] if not before.isascii() else [encoding for encoding in ("gb18030", "big5") if is_valid(raw, encoding)]
+    if not valid:  # what is before it is UTF-8, so it is a damaged byte
+        return f"{at[:-1]}: {place}), expected a UTF-8 file"
+    found = chinese_encoding(raw)
+    name = NAMES[found or valid[0]]
+    how = "it looks like" if found or len(valid) == 1 else f"it may be {NAMES[valid[1]]} or"
+    return f"{at}, {how} {name}: convert it with `iconv -f {name.upper()} -t UTF-8`"
+
+
+def is_valid(raw: bytes, encoding: str) -> bool:
+    """Whether bytes are text in an encoding."""
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from zh_embedder.evaluation.left_out import Tally
 from zh_embedder.evaluation.read_qrels import Judgements, read_qrels
 from zh_embedder.evaluation.set_files import LINE_IDS, identity, name_of, only_task, read_rows, task_of
 from zh_embedder.evaluation.sets import RetrievalSet
-from zh_embedder.text.prefix import KEY_TEMPLATE, field_text, line_text
+from zh_embedder.text.prefix import KEY_TEMPLATE, field_text, line_text, template_fields
 
 TEXT_FIELDS = ("text", "content", "contents")  # of a corpus line
 LINE = '{"_id": ..., "text": ...}'
@@ -225,7 +224,7 @@ def read_corpus(path: Path, template: str = KEY_TEMPLATE) -> dict[str, str]:
     Raises:
         UserError: a line is wrong, or has none of the template's fields.
     """
-    wanted = template_fields(template)
+    wanted = key_fields(template)
     keys: dict[str, str] = {}
     for where, raw in read_rows(path, '{"text": ...}'):
         alias = next((raw[name] for name in TEXT_FIELDS if name in raw), None)
@@ -238,20 +237,15 @@ def read_corpus(path: Path, template: str = KEY_TEMPLATE) -> dict[str, str]:
     return keys
 
 
-def template_fields(template: str) -> list[str]:
-    """Return the fields that a template names.
+def key_fields(template: str) -> list[str]:
+    """Return the fields that a key template names.
 
     Raises:
-        UserError: it names none, or does more than name them: a width could ask for any amount of memory.
+        UserError: it names none, or does more than name them.
     """
-    try:
-        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
-    except ValueError as error:
-        raise UserError(f"--key_template: got {template!r}, expected fields in braces: {error}") from None
-    names = [name or "" for _, name, _, _ in parts]
-    plain = all(not spec and not conversion for _, _, spec, conversion in parts)
-    if not names or not plain or any(not name or name.isdigit() or set(".[]") & set(name) for name in names):
-        raise reject("--key_template", template, "fields of a line in braces and nothing else there: {title} {text}")
+    names = template_fields(template, flag="--key_template")
+    if not names or any(not name or name.isdigit() for name in names):
+        raise reject("--key_template", template, "fields of a line in braces: {title} {text}")
     return names
 
 

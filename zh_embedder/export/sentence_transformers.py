@@ -91,7 +91,8 @@ def places(source: str, *targets: Path, overwrite: bool) -> Places:
         Output(flag="OUT", path=target, folder=True, earlier="an earlier export", known=ENCODER_FILES)
         for target in targets
     ]
-    return Places(found, models=[source], overwrite=overwrite)
+    others = [] if Path(source) in targets else [source]  # an encoder may be exported onto itself
+    return Places(found, models=others, overwrite=overwrite)
 
 
 def export(

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
-from zh_embedder.core.errors import reject
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, write_json
 from zh_embedder.core.machine import accelerator, keep_few_kernels, keep_memory, resolve_dtype
 from zh_embedder.core.progress import Bar
@@ -30,7 +30,7 @@ from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.parts import dense_weight, load_parts, without_bars
 from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
 from zh_embedder.text.prefix import full_text
-from zh_embedder.text.tokens import concatenate, save_tokenizer, tokenize
+from zh_embedder.text.tokens import check_texts, concatenate, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,13 @@ class Encoder(Forward):
             (N, D) float32, or (D,) for a single string.
 
         Raises:
-            UserError: something that is not a string, or a precision that is not known.
+            UserError: something that is not a string or not whole characters, or a precision that is not known.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
         for index, text in enumerate(many):
             if not isinstance(text, str):
                 raise reject(f"texts[{index}]", text, "a string")
+        check_texts([prompt], name="prompt")
         limit = max_length or max(self.spec.query_max_length, self.spec.key_max_length)
         vectors = np.zeros((len(many), self.dimension), np.float32)
         bar = Bar(len(many), shown=show_progress)
@@ -105,7 +106,12 @@ class Encoder(Forward):
             # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
             for first in range(0, len(many), TEXTS_PER_BLOCK):
                 block = many[first : first + TEXTS_PER_BLOCK]
-                ids = tokenize(self.tokenizer, [full_text(text, instruction=prompt) for text in block], limit)
+                whole = [full_text(text, instruction=prompt) for text in block]
+                try:
+                    ids = tokenize(self.tokenizer, whole, limit)
+                except UserError:
+                    check_texts(block, first=first)  # the place in the user's text, not behind the instruction
+                    raise
                 out = vectors[first : first + TEXTS_PER_BLOCK]
                 self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
         if truncate_dim is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
-from zh_embedder.training.launch import begin, check_output, find_resume, train_and_save
+from zh_embedder.training.launch import begin, check_output, find_resume, own_folder, train_and_save
 
 if TYPE_CHECKING:
     from zh_embedder.models.encoder import Encoder
@@ -32,6 +32,12 @@ def pretrain(args: PretrainArguments) -> None:
         UserError: anything that the user can fix; nothing has been written then.
     """
     begin(args)
+    with own_folder(args):
+        pretrain_in_folder(args)
+
+
+def pretrain_in_folder(args: PretrainArguments) -> None:
+    """Pretrain, with the run's folder for this run alone."""
     resume = find_resume(args)
     check_output(args, resume)
     trainer = build(args)

@@ -23,6 +23,7 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
 from zh_embedder.data.text_files import spread
 from zh_embedder.models.encoder import Encoder, load_encoder
+from zh_embedder.models.parts import check_weights
 from zh_embedder.models.spec import EncoderSpec
 from zh_embedder.pretraining.shape import IDLE, Shape
 from zh_embedder.text.tokens import tokenize
@@ -61,7 +62,8 @@ def weights(frequency: NDArray[np.int64], total: int, *, power: float, special: 
         special: ids of pieces that count least.
     """
     idf = np.log((total + 1) / (frequency + 1)) / np.log(total + 1)
-    weight = MOST * np.clip(idf, 0, 1).astype(np.float32) ** power
+    with np.errstate(all="ignore"):  # a power that lets all but the rarest vanish is a choice
+        weight = MOST * np.clip(idf, 0, 1).astype(np.float32) ** power
     weight[list(special)] = 0
     return np.maximum(weight, LEAST)
 
@@ -178,14 +180,15 @@ def build(source: Path, corpus: Sequence[Path], shape: Shape, *, count: int = 40
         count: passages of the corpus to count in.
         power: of the weights of pieces.
     """
-    from transformers import AutoTokenizer
+    from zh_embedder.bases.names import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(str(source), flag="SOURCE")
     frequency, total = document_frequency(tokenizer, passages(corpus, count))
     weight = weights(frequency, total, power=power, special=tokenizer.all_special_ids)
     backbone = make_backbone(tokenizer, shape.hidden_size, shape)
     with torch.no_grad():
         backbone.embeddings.word_embeddings.weight.copy_(piece_vectors(weight, shape.hidden_size, seed=shape.seed))
         last_norm(backbone).weight[IDLE] = 0
+    check_weights(backbone, (), (), where=str(source))
     logger.info("pieces counted in %s; mean weight %.3f", counted(total, "passage"), float(weight.mean()))
     return Encoder(backbone, tokenizer, plain_spec(shape.max_positions))

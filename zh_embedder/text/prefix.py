@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,7 @@ def as_prefix(instruction_text: str, template: str, *, flag: str) -> str:
     A backslash and an n in the format are a newline, as there.
     """
     template = template.replace("\\n", "\n")
+    template_fields(template, flag=flag)
     marker = "\x00"
     try:
         formatted = template.format(instruction_text, marker)
@@ -77,3 +79,21 @@ def as_prefix(instruction_text: str, template: str, *, flag: str) -> str:
     if not formatted.endswith(marker) or formatted.count(marker) != 1:
         raise reject(flag, template, "the text's {} once and at the end, because prompts can only prefix")
     return formatted[:-1]
+
+
+def template_fields(template: str, *, flag: str) -> list[str]:
+    """Return the names in braces of a template, "" for `{}`; nothing but names is allowed there.
+
+    A width such as `{text:>10000000000}` would fill the memory, an attribute would reach into Python.
+
+    Raises:
+        UserError: braces that do not match, or something else between them.
+    """
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise reject(flag, template, f"fields in braces, such as {{text}}: {error}") from None
+    for _, name, spec, conversion in parts:
+        if name is not None and (spec or conversion or any(mark in name for mark in ".[{!:")):
+            raise reject(flag, template, "names alone between braces, such as {text}")
+    return [name for _, name, _, _ in parts if name is not None]

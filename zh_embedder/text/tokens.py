@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zh_embedder.core.errors import reject
 from zh_embedder.core.files import read_json, write_json
 from zh_embedder.core.hashing import hash_of, sha256_of
 
@@ -149,7 +150,35 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Token ids of each text, special tokens included, at most `max_length` of them."""
+    """Token ids of each text, special tokens included, at most `max_length` of them.
+
+    Args:
+        tokenizer: any of transformers'.
+        texts: what to cut.
+        max_length: tokens of a text.
+
+    Raises:
+        UserError: a text holds half a character, a lone surrogate, which no tokenizer can read.
+    """
+    try:
+        return token_ids(tokenizer, texts, max_length)
+    except (TypeError, ValueError):
+        check_texts(texts)
+        raise
+
+
+def check_texts(texts: Sequence[str], *, first: int = 0, name: str = "texts") -> None:
+    """Refuse texts that hold half a character, as a cut in the middle of an emoji leaves it."""
+    for place, text in enumerate(texts, first):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            where = f"{name}[{place}]: character {error.start}"
+            raise reject(where, text[error.start], "whole characters: this one is half of a surrogate pair") from None
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """Token ids of texts that are whole."""
     if not is_plain(tokenizer):
         encoded = tokenizer(
             list(texts),

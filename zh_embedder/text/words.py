@@ -101,7 +101,7 @@ def segmenter(name: str, dictionary: str | Path | None = None) -> Segmenter:
         UserError: the name is not known, the dictionary is wrong, or bigrams are to use one.
     """
     if name not in WORDS:
-        raise unknown_name("words", name, WORDS)
+        raise unknown_name("--words", name, WORDS)
     if dictionary is None:
         return WORDS[name]
     if name != "jieba":

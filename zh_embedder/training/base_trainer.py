@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerState
-from transformers.trainer_utils import rotate_checkpoints
 
 from zh_embedder.config.run import RunArguments
 from zh_embedder.core.distributed import found_by_first, wait_for_all
@@ -26,8 +25,8 @@ from zh_embedder.core.machine import DTYPES, matmul_peak
 from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_worker
 from zh_embedder.models.folders import QUERY_FOLDER
 from zh_embedder.training.callbacks import EarlyExit, Progress
-from zh_embedder.training.checkpoint_manifest import PLAN_FILE, STATE_FILE, find_damage, seal
-from zh_embedder.training.checkpoints import copy_encoders, holds_copies
+from zh_embedder.training.checkpoint_manifest import PLAN_FILE, STATE_FILE, checkpoints_of, find_damage, seal
+from zh_embedder.training.checkpoints import copy_encoders, holds_copies, rotate
 from zh_embedder.training.meter import Meter, Work
 from zh_embedder.training.step_guard import StepGuard
 from zh_embedder.training.trace import Trace
@@ -182,6 +181,8 @@ class BaseTrainer(Trainer):
         run, source, names = Path(self.args.output_dir), best or checkpoint, [*self.parts(), ARGS_FILE, PLAN_FILE]
         there = found_by_first(lambda: holds_copies(run, source, names))
         self.clear_staging()
+        if next(checkpoints_of(run), None) == run / checkpoint.name:
+            self.rotate(checkpoint)  # which a kill may have kept the run from
         if not there and self.args.should_save:
             self.copy_result(source)
         what = "is its result already" if there else f"is written from {source}"
@@ -247,14 +248,14 @@ class BaseTrainer(Trainer):
         finally:
             self.staging = None
             self.clear_staging()
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        self.rotate(run / name)
         wait_for_all()
+
+    def rotate(self, newest: Path) -> None:
+        """Remove the checkpoints beyond --save_total_limit."""
+        run, best, limit = Path(self.args.output_dir), self.state.best_model_checkpoint, self.args.save_total_limit
+        if self.args.should_save:
+            rotate(run, limit=limit, newest=newest, best=Path(best) if best else None, aside=run / STAGING)
 
     def clear_staging(self) -> None:
         """Remove what a killed run, or this one, left of a checkpoint that was not finished."""

@@ -35,6 +35,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], wa
     model = build_model(args, version, sets)
     check_watched(watched, model.query.spec, args.train.metric_for_best_model)
     check_dimensions(args, model, sets)
+    check_texts(args, model, sets)
     cache = cache_folder(args.data.dataset_cache_dir, "tokens")
     choice, device = args.data.token_cache, args.train.device
     return DenseTrainer(
@@ -85,6 +86,22 @@ def check_dimensions(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]
     odd = [dim for dim in dims if dim % 2]
     if odd and any(term.name == "angle" for one in sets for term in one.terms):
         raise reject("--matryoshka_dims", odd[0], "even numbers: loss angle takes half of a vector as imaginary")
+
+
+def check_texts(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> None:
+    """Refuse a base whose tokenizer does not know the language of the records; the log says each task's share."""
+    from zh_embedder.text.unknown import SAMPLE, check_unknown
+
+    queries: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
+    for one in sets:
+        for row in range(0, len(one), max(1, len(one) // SAMPLE)):
+            record = one.records[row]
+            queries.setdefault(one.task, []).append(record.query)
+            keys.setdefault(one.task, []).extend(record.candidates[:1])
+    key = model.key or model.query
+    sides = [(model.query.tokenizer, queries), (key.tokenizer, keys)]
+    check_unknown(sides, limit=args.model.max_unknown, base=args.model.tokenizer_name or args.model.query_encoder)
 
 
 @contextmanager

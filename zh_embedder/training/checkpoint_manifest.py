@@ -137,4 +137,9 @@ def own_damage(path: Path) -> str | None:
 def checkpoints_of(run: Path) -> Iterator[Path]:
     """Yield the checkpoints of a run, whole or not, the newest first."""
     found = [path for path in run.glob("checkpoint-*") if path.is_dir() and path.name.split("-")[-1].isdecimal()]
-    yield from sorted(found, key=lambda path: int(path.name.split("-")[-1]), reverse=True)
+    yield from sorted(found, key=number_of, reverse=True)
+
+
+def number_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(checkpoint.name.split("-")[-1])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zh_embedder.core.errors import UserError, nearest_path, reject
+from zh_embedder.core.files import remove_empty
 from zh_embedder.core.ranks import first_rank, started_ranks
 
 if TYPE_CHECKING:
@@ -17,15 +20,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 2.0  # seconds for which a run waits for the folder: ranks and workers of one that was killed end within 1
+
 
 def begin(args: Run) -> None:
     """Do what every run begins with: check the ranks, prepare the machine, log what the flags became."""
     from zh_embedder.core.machine import prepare
 
     check_world(args)
+    if args.train.push_to_hub and first_rank():
+        check_hub(args.train.hub_token)
     prepare(args.train.device, threads=args.train.cpu_threads)
     for note in args.notes:
         logger.info("flags: %s", note)
+
+
+def check_hub(token: str | None) -> None:
+    """Refuse --push_to_hub where the hub is out of reach or does not know the user; the Trainer would find out late.
+
+    Raises:
+        UserError: with what the hub's library says.
+    """
+    from huggingface_hub import HfApi
+
+    from zh_embedder.config.inherited_checks import one_line
+
+    try:
+        HfApi(token=token).whoami()
+    except Exception as error:  # its own kinds, and those of the libraries below it
+        raise UserError(f"--push_to_hub: the hub cannot be used: {one_line(error)}") from None
 
 
 def check_world(args: Run) -> None:
@@ -36,6 +59,39 @@ def check_world(args: Run) -> None:
             f"WORLD_SIZE is {started} but transformers sees {args.train.world_size} ranks: they would train "
             "unconnected models. Start with torchrun, and check that the accelerator is visible to every rank"
         )
+
+
+@contextmanager
+def own_folder(args: Run) -> Iterator[None]:
+    """Be the only run that writes in --output_dir, all ranks together; a folder that stays empty goes again.
+
+    The first rank holds the lock to the end of the run.
+
+    Raises:
+        UserError: another run writes there, or nothing can be written there; every rank raises it.
+    """
+    from zh_embedder.core.distributed import found_by_first
+    from zh_embedder.core.outputs import Output, Places, check_outputs, only_writer
+
+    flag, run = "--output_dir", Path(str(args.train.output_dir))
+    with ExitStack() as held:
+
+        def take() -> None:
+            check_outputs(Places([Output(flag=flag, path=run, folder=True, kept=True)]))
+            give_up = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    held.enter_context(only_writer(flag, run))
+                    break
+                except UserError:
+                    if time.monotonic() > give_up:
+                        raise
+                    time.sleep(PATIENCE / 10)
+            if not run.exists():
+                held.callback(remove_empty, [run])
+
+        found_by_first(take)
+        yield
 
 
 def find_resume(args: Run) -> Path | None:

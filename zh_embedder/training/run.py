@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zh_embedder.config.instructions import Version
     from zh_embedder.config.train import Arguments
 
 logger = logging.getLogger(__name__)
@@ -19,17 +20,25 @@ def train(args: Arguments) -> None:
         UserError: anything that the user can fix; nothing has been written then.
     """
     from zh_embedder.config.instructions import read_version
+    from zh_embedder.training.launch import begin, own_folder
+
+    begin(args)
+    version = read_version(args.data.version, directory=args.data.instructions_dir)
+    with own_folder(args):
+        train_in_folder(args, version)
+
+
+def train_in_folder(args: Arguments, version: Version) -> None:
+    """Train, with the run's folder for this run alone."""
     from zh_embedder.data.records import load_datasets, merge_small
     from zh_embedder.data.sources import find_files
     from zh_embedder.training.build import build
     from zh_embedder.training.evaluate import read_watched
     from zh_embedder.training.held_out import hold_out
-    from zh_embedder.training.launch import begin, check_output, find_resume, train_and_save
+    from zh_embedder.training.launch import check_output, find_resume, train_and_save
     from zh_embedder.training.report_writer import REPORT_FILE, report_run
     from zh_embedder.training.summary import describe, which_step
 
-    begin(args)
-    version = read_version(args.data.version, directory=args.data.instructions_dir)
     resume = find_resume(args)
     check_output(args, resume)
     files = find_files(args.data.train_data or [], data_root=args.data.data_root)
