@@ -17,7 +17,7 @@ from data_tools.converting.arrow_tables import is_arrow, schema_of
 from data_tools.converting.format_types import Head, Record
 from data_tools.converting.values import Raw, shown
 from zh_embedder.core.errors import UserError, nearest_path, reading
-from zh_embedder.data.schema import check_surrogates, parse_object
+from zh_embedder.data.json_lines import check_surrogates, parse_object
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
 from zh_embedder.text.encodings import NAMES, chinese_encoding
 
