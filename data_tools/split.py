@@ -9,10 +9,13 @@ from pathlib import Path
 
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.names import check_name
 from zh_embedder.core.numbers import SEED, SHARE, SIMILARITY, whole
+from zh_embedder.core.outputs import Output, Places
 
 NAMES = ("train", "dev", "test")
 REST = "rest"
+REPORT = "split.json"
 PART = whole(0, also={REST: "what the others leave"})
 DETAILS = """\
 With --near, no near-duplicates either. The written files are checked again: the exit code is 1 if parts share
@@ -47,6 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--eval", action="store_true", help="also write BEIR folders of all parts but the first")
     add("--corpus", nargs="+", default=[], metavar="FILE", help="texts to add to the corpora of those BEIR folders")
     add("--seed", type=SEED, default=0, help="random seed")
+    add("--overwrite", action="store_true", help="replace an earlier split in --output_dir")
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where the parts go: a folder of its own, since two draws in one folder would share records."""
+    names = args.names or NAMES
+    parts = [f"{name}{end}" for name in names for end in (".jsonl", ".jsonl.gz", ".jsonl.zst", "/**")]
+    folder = Output(
+        flag="--output_dir", path=Path(args.output), folder=True, earlier="an earlier split", known=(REPORT, *parts)
+    )
+    return Places([folder], [*args.files, *args.corpus], overwrite=args.overwrite)
 
 
 def shares(args: argparse.Namespace) -> dict[str, float | int | None]:
@@ -57,7 +71,7 @@ def shares(args: argparse.Namespace) -> dict[str, float | int | None]:
     """
     given = args.ratios if args.ratios is not None else args.counts
     flag = "--ratios" if args.ratios is not None else "--counts"
-    names = args.names or NAMES[: len(given)]
+    names = [check_name("--names", name, what="a part") for name in args.names or NAMES[: len(given)]]
     if len(names) != len(given) or len(set(names)) != len(names) or len(given) < 2:
         raise UserError(
             f"{flag}: got {len(given)} numbers for the parts {' '.join(names)}, expected one for each of two or more"

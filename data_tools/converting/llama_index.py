@@ -10,10 +10,11 @@ from pathlib import Path
 from data_tools.converting.format_types import Head, ReadOptions, Source, SourceItem, distinct
 from data_tools.converting.qa import Judged, judged_items
 from data_tools.converting.source_text import read_document
-from data_tools.converting.values import as_list, as_object, as_text, is_empty, pick
+from data_tools.converting.values import as_list, as_object, as_text, pick
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.text.empty_cells import is_empty
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from data_tools.converting.format_types import Record, SourceItem
-from data_tools.converting.values import EMPTY_CELLS, EMPTY_LABELS, is_empty
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.names import check_name
+from zh_embedder.text.empty_cells import EMPTY_CELLS, EMPTY_LABELS, is_empty
 
 Clean = Callable[[str], str]
 SINGLE = ("query", "text1", "text2", "text", "prompt")  # fields that hold a text

@@ -17,7 +17,7 @@ from data_tools.converting.arrow_tables import is_arrow, schema_of
 from data_tools.converting.format_types import Head, Record
 from data_tools.converting.values import Raw, shown
 from zh_embedder.core.errors import UserError, nearest_path, reading
-from zh_embedder.data.schema import check_surrogates, parse_object, unique_names
+from zh_embedder.data.json_lines import check_surrogates, once, parse_object
 from zh_embedder.data.sources import BLOCK_BYTES, open_bytes
 from zh_embedder.text.encodings import NAMES, chinese_encoding
 
@@ -192,7 +192,7 @@ def parse(text: str, where: str) -> Any:
         UserError: it is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique_names)
+        return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}:{error.lineno}: not valid JSON at column {error.colno}: {error.msg}") from None
     except (RecursionError, ValueError) as error:

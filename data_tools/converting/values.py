@@ -17,13 +17,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zh_embedder.core.errors import UserError, nearest, reject
+from zh_embedder.text.empty_cells import is_empty
 from zh_embedder.text.prefix import full_text
 
 Raw = Mapping[str, Any]
 
-# What pandas, databases and spreadsheets write for an empty cell when it is made a text.
-EMPTY_CELLS = frozenset({"nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "N/A", "#N/A", "\\N"})
-EMPTY_LABELS = EMPTY_CELLS - {"None", "NULL", "null", "N/A"}  # these four may be the name of a class
 BODY = ("text", "contents", "content", "passage")  # of a passage that is an object, the first that it has
 SHOWN = 60
 
@@ -104,11 +102,6 @@ def shown(value: Any) -> str:
         return f"a list of {len(value)}"
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def is_empty(text: str, empty: frozenset[str] = EMPTY_CELLS) -> bool:
-    """Whether a text is what an empty cell becomes."""
-    return not text or text.isspace() or text.strip() in empty
 
 
 def pick(raw: Raw, names: Sequence[str], where: str) -> Any:

@@ -22,7 +22,8 @@ from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.core.progress import with_bar
-from zh_embedder.data.schema import parse_line, parse_object
+from zh_embedder.data.json_lines import parse_object
+from zh_embedder.data.schema import parse_line
 from zh_embedder.text.letters import CONTROL
 
 TEXTS = ("query", "text", "text1", "text2")

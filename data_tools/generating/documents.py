@@ -17,6 +17,7 @@ from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, nearest, reject, summarise
 from zh_embedder.core.progress import with_bar
+from zh_embedder.core.strict_yaml import load_yaml
 from zh_embedder.data.sources import find_files, kind
 from zh_embedder.evaluation.set_files import read_rows
 from zh_embedder.text.words import UNSPACED
@@ -100,11 +101,9 @@ def read_markdown(path: Path, name: str) -> Read:
 
 def front_title(text: str) -> str:
     """Return the title of a front matter; one that is no YAML has none."""
-    import yaml
-
     try:
-        found: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
+        found: Any = load_yaml(Path("front matter"), text)
+    except UserError:
         return ""
     title = found.get("title") if isinstance(found, dict) else None
     return title.strip() if isinstance(title, str) else ""

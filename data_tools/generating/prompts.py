@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.core.errors import reject, unknown_name
+from zh_embedder.core.strict_yaml import read_yaml
 
 PROMPTS = Path(__file__).with_name("query_prompts.yaml")
 PARTS = ("system", "refuse", "tasks")
@@ -62,14 +63,7 @@ def read_prompts(path: Path) -> Prompts:
     Raises:
         UserError: the file is missing, is no YAML, or something in it is wrong.
     """
-    import yaml
-
-    try:
-        raw: Any = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}, expected a YAML file of prompts") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("tasks"), dict) or not raw["tasks"]:
         raise reject(str(path), raw, "`tasks:` with a prompt for each")
     for name in raw:

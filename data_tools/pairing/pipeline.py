@@ -17,7 +17,7 @@ from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.numbers import COUNT, SEED
 from zh_embedder.core.options import check_numbers, limited
 from zh_embedder.core.progress import with_bar
-from zh_embedder.data.schema import parse_object
+from zh_embedder.data.json_lines import parse_object
 from zh_embedder.data.sources import is_data_file, kind, read_lines
 from zh_embedder.data.text_files import TEXT_FILE, Reader
 from zh_embedder.text.prefix import field_text

@@ -14,6 +14,7 @@ from data_tools.shared.minhash import Collection
 from data_tools.shared.record_files import as_line, read_records
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import text_hash
+from zh_embedder.core.names import check_name
 from zh_embedder.data.records import short_names
 from zh_embedder.data.schema import Row, parse_line
 from zh_embedder.data.source_groups import Unions
@@ -50,7 +51,13 @@ def content_key(row: Row, seed: int) -> int:
 
 
 def take_census(
-    files: Sequence[Path], *, near: float | None, groups_per_file: bool, clean_negatives: bool, seed: int
+    files: Sequence[Path],
+    *,
+    near: float | None,
+    groups_per_file: bool,
+    clean_negatives: bool,
+    seed: int,
+    named: bool = False,
 ) -> Census:
     """Read all records once.
 
@@ -60,14 +67,18 @@ def take_census(
         groups_per_file: a group's name counts within its file only.
         clean_negatives: keep which record has a positive.
         seed: of the order of records.
+        named: a task becomes the name of a folder.
     """
     unions, datasets, keys = Unions(), array("q"), array("Q")
     names: dict[str, int] = {}
+    tasks: set[str] = set()
     texts = Collection() if near is not None else None
     positives: dict[int, int] = {}
     for path, short in zip(files, short_names(files), strict=True):
         for where, raw in read_records(path):
             row, _ = parse_line(as_line(raw), where)
+            if named and row["task"] is not None and row["task"] not in tasks:
+                tasks.add(check_name(f"{where}: task", row["task"], what="a task"))
             index = unions.add(ties(row, short if groups_per_file else ""))
             datasets.append(names.setdefault(f"{short}:{row['task']}", len(names)))
             keys.append(content_key(row, seed))

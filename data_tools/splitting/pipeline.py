@@ -62,6 +62,7 @@ def split(options: SplitOptions) -> bool:
         groups_per_file=options.groups_per_file,
         clean_negatives=options.clean_negatives,
         seed=options.seed,
+        named=options.eval_folders,
     )
     parts = assign(census, options.wanted)
     written = dict(zip(names, write_parts(options.files, places, parts, census), strict=True))

@@ -19,6 +19,7 @@ from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
 from zh_embedder.core.similarity import one_with_many
+from zh_embedder.core.strict_yaml import read_yaml
 from zh_embedder.evaluation.model import KEY, QUERY, Model
 from zh_embedder.models.cross_encoder import TOKENS, CrossEncoder, batches
 
@@ -68,12 +69,7 @@ def read_prompts(path: Path) -> dict[str, str]:
     Raises:
         UserError: the file is no such YAML.
     """
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise reject(str(path), raw, "a line `task: prompt` for each task")
     for task, prompt in raw.items():

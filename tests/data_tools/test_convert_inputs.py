@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.convert import main
-from data_tools.converting.values import EMPTY_CELLS, texts_of, written
+from data_tools.converting.values import texts_of, written
 from tests.data_tools.test_convert import fails, run, write
 from tests.jsonl import read
 from tests.jsonl import write as write_lines
 from zh_embedder.core.errors import UserError
+from zh_embedder.text.empty_cells import EMPTY_CELLS
 
 COLUMNS = ("--from", "columns", "--task", "qa", "--columns", "query=query", "pos=pos")
 PASSAGE = {"docid": "1", "title": "长江", "text": "全长约6300公里。"}

@@ -21,9 +21,9 @@ from data_tools.converting.format_types import ReadOptions, Source
 from data_tools.converting.formats import FORMATS
 from data_tools.converting.pipeline import ConvertOptions, Ids, Tally, converted
 from data_tools.converting.source_text import find_encoding
-from data_tools.converting.values import EMPTY_CELLS
 from tests.jsonl import as_lines
 from zh_embedder.core.errors import UserError
+from zh_embedder.text.empty_cells import EMPTY_CELLS
 
 TEXTS = ("query", "text1", "text2", "text", "pos", "neg", "history", "answers")
 GLUE = " ：:\nAB用户系统文本标签+"  # what readers put between texts

@@ -13,7 +13,7 @@ tasks:
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -25,6 +25,7 @@ import yaml
 
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.core.options import AUTO
+from zh_embedder.core.strict_yaml import compose, plain, read_text
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 
 HERE = Path(__file__).parent.parent
@@ -119,11 +120,7 @@ class _Reader:
 
     def plain(self, node: yaml.Node) -> Any:
         """Return a node as Python's own types."""
-        try:
-            return _plain(node)
-        except (yaml.YAMLError, ValueError) as error:  # a tag, an alias of itself, a date such as 2024-13-45
-            problem = getattr(error, "problem", None) or error
-            raise UserError(f"{self.where(node)}: not a plain value: {problem}") from None
+        return plain(node, self.where(node))
 
     def known_only(self, entries: Mapping[str, yaml.Node], known: Iterable[str], *names: str) -> None:
         known = list(known)
@@ -197,15 +194,6 @@ class _Reader:
         }
 
 
-def _plain(node: yaml.Node) -> Any:
-    """Return a composed node as Python's own types, by yaml's safe rules."""
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    finally:
-        loader.dispose()
-
-
 def check_task_name(name: str, *, where: str) -> None:
     """Refuse names that could not become a prompt name (`qa`, `qa.key`) without confusion."""
     if any(not (c.isalnum() or c in "_-") for c in name) or name in ("query", "document"):
@@ -229,7 +217,7 @@ def check_setting(name: str, value: Any, hint: Any, *, where: str) -> Any:
         raise reject(where, value, "true or false")
     if kind is int and not (numeric and isinstance(value, int)):
         raise reject(where, value, "a whole number")
-    if kind is float and not (numeric and math.isfinite(value)):
+    if kind is float and not (numeric and abs(value) <= sys.float_info.max):
         raise reject(where, value, "a finite number (with a point before an exponent: 1.0e-5)")
     if name in POSITIVE and not value > 0:
         raise reject(where, value, "a number above 0")
@@ -278,18 +266,7 @@ def read_version(name_or_path: str, *, directory: str | None = None) -> Version:
             unknown setting or value; with file, line and the nearest valid name.
     """
     path = find_version(name_or_path, directory=directory)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{path}:{line}: not valid YAML: character {error.character:#x} is not allowed") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8, expected a UTF-8 YAML file") from None
+    root = compose(path, read_text(path))
     if root is None:
         raise UserError(f"{path}:1: the file is empty, expected `tasks:`")
     return _Reader(path).version(root)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zh_embedder.core.errors import UserError, closest, reject
+from zh_embedder.data.json_lines import parse_object
+from zh_embedder.text.empty_cells import is_empty
 
 GROUP, PAIR, LABELLED = "group", "pair", "labelled"
 TEXT_LISTS = ("pos", "neg", "history", "answers")
@@ -34,54 +36,11 @@ ACCEPTED: dict[tuple[str, ...], tuple[str, ...]] = {
     fields: (*fields, *CARRIED_FIELDS) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS)
 }
 KNOWN = {fields: frozenset(accepted) for fields, accepted in ACCEPTED.items()}
-ARRAY = "a JSON array, expected JSON Lines: one object per line (`jq -c '.[]' FILE` makes them)"
 ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group")
 
+EMPTY_CELL = "a text; it is what an empty cell of a table becomes"
+
 Row = dict[str, Any]
-
-
-def parse_object(text: str, where: str, example: str) -> Row:
-    """Parse one line that holds a JSON object whose strings are whole characters.
-
-    Args:
-        text: the line.
-        where: `path:line`, for messages.
-        example: an object such as is expected.
-
-    Raises:
-        UserError: it holds anything else.
-    """
-    try:
-        raw = json.loads(text, object_pairs_hook=unique_names)
-    except json.JSONDecodeError as error:
-        if text.lstrip().startswith("["):
-            raise UserError(f"{where}: {ARRAY}") from None
-        raise UserError(f"{where}: not valid JSON at character {error.pos + 1}: {error.msg}") from None
-    except ValueError as error:  # a name that is there twice, a number of over 4300 digits
-        raise UserError(f"{where}: not valid JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"{where}: JSON nested too deeply, expected one flat object") from None
-    if isinstance(raw, list):
-        raise UserError(f"{where}: {ARRAY}")
-    if not isinstance(raw, dict):
-        raise reject(where, raw, f"an object such as {example}")
-    if "\\ud" in text or "\\uD" in text:
-        check_surrogates(raw, where)
-    return raw
-
-
-def unique_names(pairs: list[tuple[str, Any]]) -> Row:
-    """Return an object as JSON is read: of a name that is there twice, readers would keep one value or the other.
-
-    Raises:
-        ValueError: a name is there twice.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise ValueError(f"the name {twice!r} is there twice in one object, expected it once")
-    return found
 
 
 def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
@@ -110,14 +69,6 @@ def unused(raw: Mapping[str, Any], known: tuple[str, ...]) -> set[str]:
     return raw.keys() - KNOWN[known]
 
 
-def check_surrogates(raw: Mapping[str, Any], where: str) -> None:
-    """Refuse half a surrogate pair: no tokenizer and no file can hold it."""
-    for name, value in raw.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
-                raise UserError(f"{where}: {name}: holds half of a surrogate pair (\\ud8xx), expected whole characters")
-
-
 def empty_row(kind: str, raw: Mapping[str, Any], where: str) -> Row:
     """Return a row with every field absent and the task checked."""
     task = raw.get("task")
@@ -137,7 +88,10 @@ def need_text(raw: Mapping[str, Any], name: str, where: str, fields: tuple[str, 
         hint = f", but {meant!r} is there; did you mean {name!r}?" if meant else ";"
         found = f"found {', '.join(map(repr, list(raw)[:8]))}" if raw else "found an empty object"
         raise UserError(f"{where}: {name}: is missing{hint} {found}, expected {', '.join(ACCEPTED[fields])}")
-    return check_text(raw[name], f"{where}: {name}")
+    text = check_text(raw[name], f"{where}: {name}")
+    if is_empty(text):
+        raise reject(f"{where}: {name}", text, EMPTY_CELL)
+    return text
 
 
 def misspelt(name: str, others: Sequence[str]) -> str | None:
@@ -202,6 +156,8 @@ def group_row(raw: Mapping[str, Any], where: str) -> Row:
         if "pos" in raw:
             raise reject(f"{where}: pos", raw["pos"], "at least one text (or a `history` that the teacher picks from)")
         need_text({key: "" for key in raw}, "pos", where, GROUP_FIELDS)
+    elif all(map(is_empty, lists["pos"])):
+        raise reject(f"{where}: pos", lists["pos"], EMPTY_CELL)
     row["pos"], row["neg"] = lists["pos"], lists["neg"]
     row["teacher_scores"] = teacher_scores(raw, row, where)
     if raw.get("prompt") is not None and not isinstance(raw["prompt"], str):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, nearest_path
 from zh_embedder.text.encodings import NAMES, chinese_encoding
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".json")
 COMPRESSIONS = (".gz", ".zst")
@@ -50,7 +54,8 @@ def find_files(
             name = str(Path(data_root) / spec.removeprefix(ROOT_PREFIX))
         path = Path(name).expanduser()
         if path.is_dir():
-            found = [p for p in sorted(path.rglob("*")) if is_data_file(p, suffixes)]
+            refuse_evaluation_set(path, flag)
+            found = data_files(path, suffixes)
             if not found:
                 raise UserError(f"{flag}: no {' or '.join(suffixes)} file (plain, .gz or .zst) in folder {name}")
         elif path.is_file():
@@ -61,6 +66,31 @@ def find_files(
             raise UserError(f"{flag}: no such file: {name}{nearest_path(Path(name))}")
         files.extend(found)
     return files
+
+
+def data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the data files of a folder, sorted; hidden ones are skipped and counted in a line."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and kind(p) in suffixes]
+    found = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    if hidden := len(paths) - len(found):
+        example = next(p for p in paths if p not in set(found))
+        logger.info(
+            "%s: %s skipped, hidden or in a hidden folder, such as %s", folder, counted(hidden, "file"), example
+        )
+    return found
+
+
+def refuse_evaluation_set(folder: Path, flag: str) -> None:
+    """Refuse to train on an evaluation set, whose files hold no records.
+
+    Raises:
+        UserError: queries, corpus and judgements are there.
+    """
+    if flag != "--train_data":
+        return
+    for place in (folder, folder / "test"):
+        if all(any(place.glob(pattern)) for pattern in ("*queries.jsonl*", "*corpus.jsonl*", "*qrels*")):
+            raise UserError(f"{flag}: {place}: these look like an evaluation set: --eval_data")
 
 
 def open_bytes(path: Path) -> IO[bytes]:

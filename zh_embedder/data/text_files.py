@@ -12,7 +12,8 @@ from typing import Any
 from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
 from zh_embedder.core.hashing import file_hash
 from zh_embedder.core.progress import with_bar
-from zh_embedder.data.schema import check_text, parse_object
+from zh_embedder.data.json_lines import parse_object
+from zh_embedder.data.schema import check_text
 from zh_embedder.data.sources import SUFFIXES, find_files, kind, read_lines
 from zh_embedder.text.prefix import field_text, line_text
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import UserError, nearest_path, reading, reject
-from zh_embedder.data.schema import GROUP, empty_row, parse_object
+from zh_embedder.data.json_lines import parse_object
+from zh_embedder.data.schema import GROUP, empty_row
 from zh_embedder.data.sources import read_lines
 
 BEIR = ("queries.jsonl", "corpus.jsonl", "qrels.tsv")

@@ -1,0 +1,31 @@
+"""Folders of training data: hidden files stay out and are counted; an evaluation set is none."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from zh_embedder.core.errors import UserError
+from zh_embedder.data.sources import find_files
+
+
+def test_hidden_files_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / ".cache" / "data"
+    for name in ("train.jsonl", ".ipynb_checkpoints/train-checkpoint.jsonl", "a/.git/x.jsonl", ".b.jsonl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    with caplog.at_level(logging.INFO):
+        assert find_files([str(folder)], data_root=None) == [folder / "train.jsonl"]
+    assert "3 files skipped, hidden or in a hidden folder" in caplog.text
+
+
+@pytest.mark.parametrize("inner", ["", "test"])
+def test_an_evaluation_set_is_no_training_data(tmp_path: Path, inner: str) -> None:
+    (tmp_path / inner / "qrels").mkdir(parents=True)
+    for name in ("queries.jsonl", "corpus.jsonl.gz"):
+        (tmp_path / inner / name).write_text("{}")
+    with pytest.raises(UserError, match="these look like an evaluation set: --eval_data"):
+        find_files([str(tmp_path)], data_root=None)
+    assert len(find_files([str(tmp_path)], data_root=None, flag="FILES")) == 2
