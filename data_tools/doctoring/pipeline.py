@@ -89,18 +89,10 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         UserError: there is none.
     """
-    from transformers import AutoTokenizer
-
-    from zh_embedder.bases.names import cannot_load
+    from zh_embedder.bases import names
     from zh_embedder.models.folders import encoder_folder
 
-    try:
-        found = AutoTokenizer.from_pretrained(encoder_folder(name), use_fast=True)
-    except (OSError, ValueError) as error:
-        raise UserError(cannot_load("--query_encoder", name, error)) from None
-    if len(found) <= len(found.all_special_ids):  # what transformers makes of a folder without its files
-        raise UserError(f"--query_encoder: {name}: has no tokenizer, expected its files in the folder")
-    return found
+    return names.load_tokenizer(encoder_folder(name), flag="--query_encoder")
 
 
 def not_checked(options: DoctorOptions) -> list[str]:

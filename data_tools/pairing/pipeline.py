@@ -20,6 +20,7 @@ from zh_embedder.core.progress import with_bar
 from zh_embedder.data.schema import parse_object
 from zh_embedder.data.sources import is_data_file, kind, read_lines
 from zh_embedder.data.text_files import TEXT_FILE, Reader
+from zh_embedder.text.prefix import field_text
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ def documents(path: Path) -> Iterator[tuple[str, str, str]]:
         if line:
             where = f"{path.name}:{number}"
             text = reader.parse(line, f"{path}:{number}", plain=plain)[1]
-            title = "" if plain else parse_object(str(line), where, '{"text": ...}').get("title") or ""
-            yield where, str(title), text
+            title = None if plain else parse_object(str(line), where, '{"text": ...}').get("title")
+            yield where, field_text(title, f"{path}:{number}: title"), text
 
 
 @dataclass(slots=True)

@@ -629,3 +629,26 @@ def test_shares_follow_temperature_and_weights(dataset, tmp_path):
     assert shares(*sets, of=both, task_temperature=0.0) == pytest.approx((0.5, 0.25, 0.25))
     own = shares(*sets, of=both, task_temperature=0.0, use_train_config=True)
     assert own == pytest.approx((3 / 5.5, 0.5 / 5.5, 2 / 5.5))
+
+
+# ---- absurd sizes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (
+            {"per_device_train_batch_size": 10**6},
+            "--per_device_train_batch_size: got 1000000, a step of 3,000,000 keys",
+        ),
+        ({"train_group_size": 10_000}, "--train_group_size: got 10000, a step of 160,000 keys"),
+    ],
+)
+def test_a_step_that_can_only_repeat_a_few_records_is_refused(dataset, options, flag):
+    data = dataset({"pos": ["甲"], "neg": ["乙"]}, {"pos": ["丙"], "neg": ["丁"]})
+    assert refused(data, **options).startswith(flag)
+    assert "expected 65,536 at most, as the largest dataset has 2 records" in refused(data, **options)
+
+
+def test_a_small_dataset_is_still_repeated_to_fill_a_large_step(dataset):
+    assert plan(dataset({"pos": ["甲"], "neg": ["乙"]}), per_device_train_batch_size=512, train_group_size=100)

@@ -149,4 +149,10 @@ def test_one_process_writes_at_a_time_and_a_killed_one_lets_go(place):
     with reserved(mine):
         assert [path.name for path in (place / "deep").iterdir()] == [".new.jsonl.lock"]
     (place / "deep").rmdir()  # made by the killed process
+    (place / ".hard.jsonl.lock").touch()
+    with (
+        pytest.raises(UserError, match="is there already"),
+        reserved(Places([Output(flag="-", path=place / "hard.jsonl")])),
+    ):
+        pass
     assert tree(place) == before

@@ -53,7 +53,12 @@ def reserved(places: Places) -> Iterator[None]:
     Raises:
         UserError: as of `check_outputs` and `only_writer`.
     """
-    check_outputs(places)
+    try:
+        check_outputs(places)
+    except UserError:
+        for output in places.outputs:
+            remove_dead_lock(output.path)
+        raise
     with ExitStack() as locks:
         for output in (one for one in places.outputs if one.locked):
             locks.enter_context(only_writer(output.flag, output.path))
@@ -219,7 +224,7 @@ def only_writer(flag: str, path: Path) -> Iterator[None]:
 
     made = missing_parents(path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.absolute().with_name(f".{path.absolute().name[:LONGEST]}.lock"))
+    lock = FileLock(lock_of(path))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -231,3 +236,18 @@ def only_writer(flag: str, path: Path) -> Iterator[None]:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
         remove_empty(made)
+
+
+def lock_of(path: Path) -> Path:
+    """The file that a writer of a place holds."""
+    return path.absolute().with_name(f".{path.absolute().name[:LONGEST]}.lock")
+
+
+def remove_dead_lock(path: Path) -> None:
+    """Remove the lock that a killed process left at a place where nothing is to be written now."""
+    from filelock import FileLock, Timeout
+
+    with suppress(OSError, ValueError, Timeout):
+        if lock_of(path).is_file():
+            with FileLock(lock_of(path), timeout=0):
+                lock_of(path).unlink()

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = "今天天气怎么样？\U0010fffd"  # the last character is in no vocabulary
 SAMPLE_LENGTH = 16
+FORWARD = 3  # tokens that go through the model: with more, the proof would cost a tenth of loading a large base
 REPORTERS = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
 
 
@@ -202,7 +203,7 @@ def check_forward(backbone: Any, tokenizer: Any, *, folder: Path, flag: str) -> 
     ids = attempt(lambda: tokenize(tokenizer, [SAMPLE], limit))
     if isinstance(ids, Exception):
         raise tokenizer_error(flag, folder, ids)
-    rows = torch.tensor(ids, device=backbone.device)
+    rows = torch.tensor([ids[0][:FORWARD]], device=backbone.device)
     with probing(backbone):
         states = attempt(lambda: backbone(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state)
     if isinstance(states, Exception):

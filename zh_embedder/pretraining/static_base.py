@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.core.counts import counted
-from zh_embedder.core.errors import reject
+from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.text_files import spread
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.parts import check_weights
@@ -160,12 +160,19 @@ def deepen(source: Path, shape: Shape) -> Encoder:
     """Return a base or run with more layers and without instructions; its vectors stay what they are.
 
     Raises:
-        UserError: the source has more layers than are asked for.
+        UserError: the source has more layers than are asked for, or another shape.
     """
     old = load_encoder(str(source), flag="SOURCE")
     new = make_backbone(old.tokenizer, old.config.hidden_size, shape)
     if len(new.encoder.layer) < len(old.backbone.encoder.layer):
         raise reject("--num_layers", shape.num_layers, f"at least {len(old.backbone.encoder.layer)}, those of {source}")
+    sizes = {name: parameter.shape for name, parameter in new.named_parameters()}
+    for name, parameter in old.backbone.named_parameters():
+        if parameter.shape != (wanted := sizes.get(name, ())):
+            raise UserError(
+                f"SOURCE: {source}: {name} has {tuple(parameter.shape)} weights, expected {tuple(wanted)}: "
+                "layers can be added to a base of `new-base`, with its --intermediate_size and --max_positions"
+            )
     grow(old.backbone, new)
     return Encoder(new, old.tokenizer, plain_spec(shape.max_positions, old.spec.pooling))
 
