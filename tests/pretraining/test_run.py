@@ -124,7 +124,7 @@ def test_a_base_goes_on_with_its_head_pooling_and_prompts(here, capfd):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mlm", "retromae"])
-def test_resumed_equals_uninterrupted(objective, here):
+def test_resumed_equals_uninterrupted(objective, here, capfd):
     """Dropout on, over the end of an epoch, workers or none; the torn run stops in the middle of epoch 2."""
     shape = (*SMALL[:-1], 0.1)
     common = ("--objective", objective, "--save_steps", 4, "--eval_steps", 6, "--tokens_per_device", 4096)
@@ -143,6 +143,11 @@ def test_resumed_equals_uninterrupted(objective, here):
         assert one == other
     ours, theirs = ([e["eval_loss"] for e in measured(here / name, 12)] for name in ("whole", "torn"))
     assert ours[-1] == theirs[-1]
+    # Once more: it is finished.
+    assert main(flags("torn", *common, "--resume_from_checkpoint", "True", base=shape)) == 0
+    assert "finished: torn/checkpoint-12: 12 steps are trained, this run has 12: nothing" in capfd.readouterr().err
+    assert (here / "torn" / "encoder" / "pretraining.safetensors").read_bytes() == one
+    assert not (here / "torn" / "checkpoint-13").exists()
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ def test_a_limit_that_a_kill_kept_from_taking_effect_does(here, tiny_bert):
     assert [path.name for path in (here / "out").glob("checkpoint-*")] == ["checkpoint-4"]
 
 
+@pytest.mark.full
 def test_raising_the_steps_continues(here, finished, tiny_bert):
     assert train(tiny_bert, "out", *RESUME, steps=6) == 0
     assert content(here / "out" / "encoder") == content(finished / "six" / "encoder")
