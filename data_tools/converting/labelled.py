@@ -10,10 +10,8 @@ from data_tools.converting.format_types import Head, ReadOptions, Record, Source
 from data_tools.converting.pairs import is_number, renamed
 from data_tools.converting.separated import header_names
 from data_tools.converting.source_text import text_lines
-from data_tools.converting.tables import classes, header_names, rows, with_classes
-from data_tools.converting.values import Raw, as_text, pick_name, pick_text, picked
 from data_tools.converting.tables import classes, rows, with_classes
-from data_tools.converting.values import EMPTY_LABELS, Raw, as_text, is_empty, pick_name, pick_text, picked
+from data_tools.converting.values import Raw, as_text, pick_name, pick_text, picked
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.sources import kind
 from zh_embedder.text.empty_cells import EMPTY_LABELS, is_empty

@@ -9,10 +9,8 @@ from data_tools.converting.format_types import Head, ReadOptions, Record, Source
 from data_tools.converting.record_cleaning import score_of
 from data_tools.converting.separated import header_names
 from data_tools.converting.source_text import open_text, text_lines
-from data_tools.converting.tables import check_scores, class_number, classes, header_names, rows, with_classes
-from data_tools.converting.values import Raw, as_text, pick, pick_name, pick_text, picked
 from data_tools.converting.tables import check_scores, class_number, classes, rows, with_classes
-from data_tools.converting.values import Raw, as_text, is_empty, pick, pick_name, pick_text, picked
+from data_tools.converting.values import Raw, as_text, pick, pick_name, pick_text, picked
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.data.sources import kind
 from zh_embedder.text.empty_cells import is_empty

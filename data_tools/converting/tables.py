@@ -16,8 +16,6 @@ from data_tools.converting.arrow_tables import (
     schema_of,
 )
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
-from data_tools.converting.source_text import objects, open_text
-from data_tools.converting.values import Raw, as_part, pick_name, text_of, texts_of, unread
 from data_tools.converting.separated import DIALECTS, separated_rows
 from data_tools.converting.source_text import objects
 from data_tools.converting.values import Raw, as_part, is_empty, pick_name, text_of, texts_of, unread
