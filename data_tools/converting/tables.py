@@ -18,7 +18,7 @@ from data_tools.converting.arrow_tables import (
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
 from data_tools.converting.separated import DIALECTS, separated_rows
 from data_tools.converting.source_text import objects
-from data_tools.converting.values import Raw, as_part, is_empty, pick_name, text_of, texts_of, unread
+from data_tools.converting.values import Raw, as_part, pick_name, text_of, texts_of, unread
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.data.sources import kind
 from zh_embedder.text.empty_cells import is_empty
