@@ -239,7 +239,10 @@ def test_a_person_reads_on_the_page_what_the_summary_holds(better, worse):
             before, after = means(summary, "base"), means(summary, "saved")
             driver.get((run / "report.html").as_uri())
             text = lambda selector: driver.find_element("css selector", selector).text  # noqa: E731
-            assert f"the mean went from {before:.3f} to {after:.3f} ({printed(before, after)})" in text("h1")
+            assert (
+                f"the mean went from {before:.3f} to {after:.3f} ({printed(before, after).replace('-', '−')})"
+                in text("h1")
+            )
             sign = "+" if after > before else "−"
             gained = f"{before:.3f}→{after:.3f}{sign}{printed(before, after)[1:]}"
             assert re.sub(r"\s", "", text(".fact.wide")) == f"mean{gained}"
