@@ -83,7 +83,8 @@ def command(redirect: str) -> subprocess.CompletedProcess:
 
 def test_a_reader_that_stops_early_is_no_error_message():
     done = command("| head -c 1")
-    assert (done.returncode, done.stdout, done.stderr) == (141, "u", "")
+    assert (done.stdout, done.stderr) == ("u", "")
+    assert done.returncode in (0, 141)  # all was written before the reader went, or not
 
 
 def test_closed_streams_and_an_ascii_terminal_are_no_bug():

@@ -229,7 +229,7 @@ def test_what_fails_on_the_way_leaves_nothing(qa, collator, tmp_path, monkeypatc
 
     monkeypatch.setattr(token_cache, "make_block", fails)
     monkeypatch.setattr(token_cache, "processes_for", lambda _: 1)
-    with pytest.raises(UserError, match="a.arrow: disk full"):
+    with pytest.raises(UserError, match=r"a\.arrow: disk full"):
         token_table(qa, tmp_path / "new" / "a.arrow", collator)
     assert not (tmp_path / "new").exists()
 
