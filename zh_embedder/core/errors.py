@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 MAX_SHOWN = 20
+UNSHOWN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 class UserError(ValueError):
@@ -45,6 +47,8 @@ FULL = (
     "Disk quota",
     "Input/output error",
     "Read-only file",
+    "File too large",
+    "Error while serializing",
     "PytorchStreamWriter",
     "inline_container",
 )
@@ -69,6 +73,8 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
     said = FOREIGN | WHILE_READING if reading else FOREIGN
     names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     text = " ".join(str(error).split())
+    if "Error while serializing" in text:  # safetensors, whose errors are of one type
+        return f"the file cannot be written; is the disk full?: {text}"
     if found := next((said[name] for name in names if name in said), None):
         return f"{found}: {text}" if text and found != text and not isinstance(error, RecursionError) else found
     if isinstance(error, OSError):
@@ -125,6 +131,14 @@ def writing(path: Path | str) -> Iterator[None]:
         if said is None or not unwritten:
             raise
         raise UserError(f"{path}: {said}") from error
+
+
+def visible(text: str) -> str:
+    r"""Return a message as a terminal may show it: names of files and data may hold what would move its cursor.
+
+    Line breaks and tabs stay; other control characters, and those that turn the direction of text, become `\x1b`.
+    """
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def reject(where: str, got: object, expected: str) -> UserError:
