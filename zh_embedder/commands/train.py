@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from zh_embedder.core.exits import importing
@@ -43,8 +44,16 @@ def measure(args: Arguments) -> None:
     Raises:
         UserError: a mistake of the user's.
     """
-    from zh_embedder.commands.llm_embedder_evaluation import evaluate
+    from zh_embedder.commands.llm_embedder_evaluation import evaluate, places
+    from zh_embedder.core.distributed import found_by_first
+    from zh_embedder.core.outputs import reserved
     from zh_embedder.training.launch import begin
 
     begin(args)
-    evaluate(args)
+    with ExitStack() as held:
+
+        def take() -> None:
+            held.enter_context(reserved(places(args)))
+
+        found_by_first(take)
+        evaluate(args)

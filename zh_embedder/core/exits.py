@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from zh_embedder.core.errors import explain
+from zh_embedder.core.errors import explain, visible
 
 BUG = 1
 MISTAKE = 2
@@ -127,7 +127,7 @@ def report(error: Exception, *, shown: bool = True) -> int:
         sys.stderr.write(bug(error))
         return BUG
     if shown:
-        sys.stderr.write(f"error: {said}\n")
+        sys.stderr.write(f"error: {visible(said)}\n")
     if isinstance(error, OSError) and error.filename is None:
         try:
             sys.stdout.flush()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What a run writes into its folder, and what others put there before it starts: logs and scripts.
+RESULTS = ("checkpoint-*", "encoder", "key_encoder", "eval")  # an earlier run's are replaced
+OURS = (*RESULTS, "args.json", "plan.json", "summary.json", "metrics.json", "report.html", "runs")
+WITH_A_RUN = (".*", "*.log", "*.out", "*.err", "*.pid", "*.sh", "*.yaml", "*.yml")
 PATIENCE = 2.0  # seconds for which a run waits for the folder: ranks and workers of one that was killed end within 1
 
 
@@ -62,22 +67,28 @@ def check_world(args: Run) -> None:
 
 
 @contextmanager
-def own_folder(args: Run) -> Iterator[None]:
+def own_folder(args: Run, *, inputs: Sequence[str], models: Sequence[str | None]) -> Iterator[None]:
     """Be the only run that writes in --output_dir, all ranks together; a folder that stays empty goes again.
 
     The first rank holds the lock to the end of the run.
 
+    Args:
+        args: the flags.
+        inputs: files, folders and globs that the run reads.
+        models: bases that it starts from.
+
     Raises:
-        UserError: another run writes there, or nothing can be written there; every rank raises it.
+        UserError: another run writes there, nothing can be written there, or it is the place of something else; every
+            rank raises it.
     """
     from zh_embedder.core.distributed import found_by_first
-    from zh_embedder.core.outputs import Output, Places, check_outputs, only_writer
+    from zh_embedder.core.outputs import only_writer
 
     flag, run = "--output_dir", Path(str(args.train.output_dir))
     with ExitStack() as held:
 
         def take() -> None:
-            check_outputs(Places([Output(flag=flag, path=run, folder=True, kept=True)]))
+            check_place(run, inputs, models)
             give_up = time.monotonic() + PATIENCE
             while True:
                 try:
@@ -94,6 +105,40 @@ def own_folder(args: Run) -> Iterator[None]:
         yield
 
 
+def check_place(run: Path, inputs: Sequence[str], models: Sequence[str | None]) -> None:
+    """Refuse a run's folder that is an input, would write over one, or belongs to something else.
+
+    Raises:
+        UserError: as of `check_outputs`.
+    """
+    from zh_embedder.core.outputs import Output, Places, check_outputs, found_inputs
+
+    flag = "--output_dir"
+    check_outputs(Places([Output(flag=flag, path=run, folder=True, kept=True)], inputs, models))
+    for path in found_inputs([*inputs, *filter(None, models)]):
+        inside = path.resolve().parts[len(run.resolve().parts) :]
+        if run.resolve() in path.resolve().parents and any(fnmatchcase(inside[0], one) for one in RESULTS):
+            raise UserError(f"{flag}: {run}: the run would replace its input {path}, expected another folder")
+    if strange := stranger_in(run):
+        raise UserError(
+            f"{flag}: {run}: holds {strange} and no run, expected a new or empty folder, or that of a run (logs and "
+            "scripts may be there already)"
+        )
+
+
+def stranger_in(run: Path) -> str | None:
+    """Return what shows that a folder belongs to something else; None where a run may be there.
+
+    A run adds to its folder, so nothing in it is lost; but a hundred files of a run among those of a project or a data
+    set are hard to tell apart again. Launchers write a log or a script there first, and a folder that has seen a run
+    may hold whatever its owner keeps with it.
+    """
+    names = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
+    if any(fnmatchcase(name, one) for name in names for one in OURS):
+        return None
+    return next((name for name in names if not any(fnmatchcase(name, one) for one in WITH_A_RUN)), None)
+
+
 def find_resume(args: Run) -> Path | None:
     """Find the checkpoint to resume from: a folder, or the newest whole one of the run where the flag says True.
 
@@ -102,14 +147,15 @@ def find_resume(args: Run) -> Path | None:
     Raises:
         UserError: there is none, or it is not whole.
     """
+    from zh_embedder.config.run import NO_CHECKPOINT
     from zh_embedder.core.distributed import found_by_first
 
     asked = args.train.resume_from_checkpoint
-    if asked is None or str(asked).lower() in ("false", "none", ""):
+    if str(asked).lower() in NO_CHECKPOINT:
         return None
     if str(asked).lower() == "true":
         return found_by_first(lambda: newest_whole(Path(str(args.train.output_dir))))
-    return found_by_first(lambda: check_whole(Path(asked)))
+    return found_by_first(lambda: check_whole(Path(str(asked))))
 
 
 def newest_whole(run: Path) -> Path:
@@ -151,8 +197,6 @@ def check_whole(checkpoint: Path) -> Path:
 def check_output(args: Run, resume: Path | None) -> None:
     """Refuse to write over a run that no flag asks to replace."""
     run = Path(str(args.train.output_dir))
-    if run.is_file():
-        raise UserError(f"--output_dir: {run} is a file, expected a folder")
     taken = [p.name for p in [*run.glob("checkpoint-*"), run / "encoder"] if p.exists()]
     if taken and resume is None and not args.train.overwrite:
         raise UserError(
