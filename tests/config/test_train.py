@@ -160,7 +160,10 @@ def test_the_published_command_of_flag_embedding_parses_to_what_it_says():
     ]
 
 
-@pytest.mark.parametrize(("words", "expected"), [("none", []), ("tensorboard wandb", ["tensorboard", "wandb"])])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("none", []), ("tensorboard", ["tensorboard"]), ("tensorboard tensorboard", ["tensorboard", "tensorboard"])],
+)
 def test_metrics_go_to_as_many_places_as_are_named(words, expected):
     assert parse([*LEAST, "--report_to", *words.split()]).train.report_to == expected
 
@@ -392,7 +395,7 @@ def test_every_field_of_transformers_can_be_given_its_default_on_one_command_lin
         (["--train_sampling_strategy", "group_by_length"], "--train_sampling_strategy: got 'group_by_length'"),
         (["--group_by_length"], "--group_by_length: transformers 5 removed this option"),
         (["--fsdp", "full_shard"], "--fsdp: needs an accelerator"),
-        (["--deepspeed", "nowhere.json"], "command line: "),
+        (["--deepspeed", "nowhere.json"], "--deepspeed: no such file: nowhere.json"),
         (["--lr_scheduler_type", "lineal"], "--lr_scheduler_type: unknown name 'lineal'; did you mean 'linear'?"),
     ],
 )

@@ -93,6 +93,29 @@ def command(redirect: str) -> subprocess.CompletedProcess:
 def test_a_reader_that_stops_early_is_no_error_message():
     done = command("| head -c 1")
     assert (done.stdout, done.stderr) == ("u", "")
+    assert done.returncode in (0, 141)  # all was written before the reader went, or not
+
+
+def test_closed_streams_and_an_ascii_terminal_are_no_bug():
+    for redirect in ("<&- >&-", "<&- >&- 2>&-"):
+        assert (command(redirect).returncode, command(redirect).stderr) == (0, "")
+    words = [sys.executable, "-m", "zh_embedder.cli", "versions", "zh_llm_embedder"]
+    shown = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert b"\\u4e3a" in shown.stdout
+
+
+def test_ctrl_c_during_an_import_ends_at_once():
+    code = """
+import os, signal
+from zh_embedder.core.exits import exit_code, importing
+def work():
+    with importing():
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+exit_code(work)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "\nstopped\n")
 
 
 def test_a_full_standard_output_is_one_message():

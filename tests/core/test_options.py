@@ -78,7 +78,7 @@ def test_every_command_says_that_a_flag_is_given_twice(tmp_path, monkeypatch, ca
 
 def test_an_older_spelling_is_named_in_the_message(capsys):
     assert call("new-base", ["x", "--output_dir", "y", "--layers", "-1"]) == 2
-    assert capsys.readouterr().err == "error: --layers: got -1, expected a whole number of 0 or more\n"
+    assert capsys.readouterr().err == "error: --layers: got -1, expected a whole number from 0 to 1000\n"
 
 
 @pytest.mark.parametrize(

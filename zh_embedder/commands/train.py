@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from zh_embedder.core.exits import importing
 from zh_embedder.core.runtime import run_ranked
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     """
 
     def work() -> None:
-        from zh_embedder.config.train import PROGRAM, parse
-        from zh_embedder.training.run import train
+        with importing():
+            from zh_embedder.config.train import PROGRAM, parse
+            from zh_embedder.training.run import train
 
         args = parse(argv, program=program or PROGRAM)
         if args.data.train_data:

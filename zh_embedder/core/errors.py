@@ -44,6 +44,8 @@ WHILE_READING = {
 # What libraries with file errors of their own say when they cannot write.
 FULL = (
     "No space left",
+    "File too large",
+    " requested and ",
     "Disk quota",
     "Input/output error",
     "Read-only file",
@@ -73,8 +75,8 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
     said = FOREIGN | WHILE_READING if reading else FOREIGN
     names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     text = " ".join(str(error).split())
-    if "Error while serializing" in text:  # safetensors, whose errors are of one type
-        return f"the file cannot be written; is the disk full?: {text}"
+    if not isinstance(error, OSError) and any(mark in text for mark in (*FULL, "Error while serializing")):
+        return f"cannot be written: {text[:200]}"
     if found := next((said[name] for name in names if name in said), None):
         return f"{found}: {text}" if text and found != text and not isinstance(error, RecursionError) else found
     if isinstance(error, OSError):
@@ -88,6 +90,8 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
 def of_system(error: OSError) -> str:
     """What the system says of a file, the file first where it is known."""
     said = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    if " requested and " in said:  # numpy's way to say that the disk took a part
+        said = f"cannot be written whole, as on a full disk: {said}"
     if error.filename is None:
         return said
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
