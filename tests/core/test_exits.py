@@ -1,5 +1,6 @@
 """Every end of a command has its exit code and one message; a bug has a file and a block to paste."""
 
+import logging
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.exits import exit_code
-from zh_embedder.core.runtime import run_ranked
+from zh_embedder.core.runtime import run_ranked, start_logging
 
 
 def raising(error: BaseException):
@@ -24,6 +25,14 @@ def raising(error: BaseException):
 def test_a_commands_exit_code_is_2_for_the_users_mistake_and_0_for_none(capsys):
     assert (exit_code(raising(UserError("x: got 1, expected 2"))), exit_code(lambda: None)) == (2, 0)
     assert capsys.readouterr().err == "error: x: got 1, expected 2\n"
+
+
+def test_a_message_moves_no_cursor(capsys):
+    assert exit_code(raising(UserError("a\n\x1b[2Jb\u202e.jsonl\r: no"))) == 2
+    assert capsys.readouterr().err == "error: a\n\\x1b[2Jb\\u202e.jsonl\\r: no\n"
+    start_logging()
+    logging.getLogger("zh_embedder").info("读 %s", "\x9b2J\t中")
+    assert "读 \\x9b2J\t中\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_no_traceback(capsys):

@@ -243,7 +243,7 @@ def read_flags(
         parser.parse_args(["--help"])
     translated = translate(argv, SPELLINGS[command])
     parser.check_flags(f"--{name}" for name in sorted(translated.given))
-    translated.notes += dict.fromkeys([*parser.repeated(argv), *parser.repeated(translated.argv)])
+    translated.notes += parser.repeated(argv)
     given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
     for name, value in defaults(given).items():
         translated.add(name, value)

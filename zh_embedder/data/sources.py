@@ -86,18 +86,15 @@ def say_repeated(files: Sequence[Path], flag: str) -> None:
 
 def data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Return the data files of a folder, sorted; what is skipped is counted in a line: hidden files, other suffixes."""
-    others = [p for p in sorted(folder.rglob("*")) if p.is_file() and kind(p) not in suffixes]
-    if others:
-        logger.info(
-            "%s: %s skipped, no %s, such as %s", folder, counted(len(others), "file"), " or ".join(suffixes), others[0]
-        )
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and kind(p) in suffixes]
-    found = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    if hidden := len(paths) - len(found):
-        example = next(p for p in paths if p not in set(found))
-        logger.info(
-            "%s: %s skipped, hidden or in a hidden folder, such as %s", folder, counted(hidden, "file"), example
-        )
+    found, hidden, others = list[Path](), list[Path](), list[Path]()
+    for path in sorted(folder.rglob("*")):
+        in_sight = not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        ours = kind(path) in suffixes
+        if (in_sight or ours) and path.is_file():
+            (found if in_sight and ours else others if in_sight else hidden).append(path)
+    for skipped, why in ((hidden, "hidden or in a hidden folder"), (others, f"neither {' nor '.join(suffixes)}")):
+        if skipped:
+            logger.info("%s: %s skipped, %s, such as %s", folder, counted(len(skipped), "file"), why, skipped[0])
     return found
 
 
