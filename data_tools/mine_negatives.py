@@ -180,11 +180,18 @@ def places(args: argparse.Namespace) -> Places:
     check(args)
     if not first_rank():
         return Places([])
+    from data_tools.mining.pipeline import SETTINGS, work_folder
+
     files = [*args.files, *args.input_file]
     path = output_of(args, [Path(name) for name in files])
-    audit = path.with_name(f"{path.name}.audit.html")
+    audit, work = path.with_name(f"{path.name}.audit.html"), args.work_dir or work_folder(path)
     outputs = [
-        Output(flag="--output" if args.output else "--save_name", path=path),
+        Output(
+            flag="--output" if args.output else "--save_name",
+            path=path,
+            earlier="that of an unfinished run",
+            is_earlier=lambda _: (work / SETTINGS).is_file(),
+        ),
         Output(flag="--output", path=audit, earlier="an earlier audit", is_earlier=is_result),
     ]
     return Places(outputs, [*files, *args.corpus], [args.model, args.cross_encoder], args.overwrite)

@@ -44,7 +44,7 @@ from data_tools.shared.ranks import in_turn, start_ranks
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import beside_file, read_json, write_json
+from zh_embedder.core.files import beside_file, partial_of, read_json, remove, write_json
 from zh_embedder.core.hashing import files_hashes, model_hash, sha256_of
 from zh_embedder.core.machine import prepare
 from zh_embedder.core.progress import Bar
@@ -92,7 +92,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the work is kept until it is done."""
-        return self.work_dir or self.output.with_name(f".{self.output.name}.mining")
+        return self.work_dir or work_folder(self.output)
 
     @property
     def uses_vectors(self) -> bool:
@@ -112,6 +112,11 @@ class Job:
             **{name: getattr(self, name) for name in names},
             **asdict(self.settings),
         }
+
+
+def work_folder(output: Path) -> Path:
+    """Where the work on an output is kept, unless --work_dir says otherwise."""
+    return output.with_name(f".{output.name}.mining")
 
 
 def mine(job: Job) -> None:
@@ -226,7 +231,9 @@ def finish(job: Job, known: PositiveIndex) -> None:
     if not job.corpus and counts[OTHERS] > MOST_OTHERS * counts["taken"]:
         logger.info("mine_negatives: %s", OTHERS_SAID.format(share=counts[OTHERS] / counts["taken"]))
     if job.work_dir is None:
-        shutil.rmtree(job.folder, ignore_errors=True)
+        aside = partial_of(job.folder)  # half of it would pass for the work of an unfinished run
+        job.folder.rename(aside)
+        remove(aside)
 
 
 def said(summary: Mapping[str, Any]) -> str:

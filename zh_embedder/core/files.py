@@ -15,18 +15,27 @@ from typing import Any
 from zh_embedder.core.errors import reading, writing
 
 LONGEST = 40  # characters of a name that its partial file keeps: the file system allows 255 bytes
-PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial", re.DOTALL)
+PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)(?P<inner>-\d+)?\.partial", re.DOTALL)
 
 
 def partial_of(target: Path) -> Path:
     """Where this process writes what will become the target: hidden, next to it, with the machine and process in it."""
+    if PARTIAL.fullmatch(target.name):  # a folder that is written into one that is being written
+        return beside_partial(target, 1)
     host = re.sub(r"\W", "-", socket.gethostname())[:40]
     return target.with_name(f".{target.name[:LONGEST]}.{host}.{os.getpid()}.partial")
 
 
 def old_of(target: Path) -> Path:
     """Where the folder that is replaced waits until the new one is in its place."""
+    if PARTIAL.fullmatch(target.name):
+        return beside_partial(target, 2)
     return target.with_name(f".{target.name[:LONGEST]}.old")
+
+
+def beside_partial(target: Path, number: int) -> Path:
+    """Another partial name of the same target and process."""
+    return target.with_name(f"{target.name.removesuffix('.partial')}-{number}.partial")
 
 
 def sweep(target: Path) -> None:
@@ -34,11 +43,12 @@ def sweep(target: Path) -> None:
     own, old = partial_of(target), old_of(target)
     if old.is_dir() and not target.exists():
         old.rename(target)
-    host = own.name.removesuffix(".partial").rsplit(".", 2)[1]
+    mine = PARTIAL.fullmatch(own.name)
+    name, host = (mine["name"], mine["host"]) if mine else (target.name[:LONGEST], "")
     with suppress(FileNotFoundError, NotADirectoryError):
         for path in list(target.parent.iterdir()):
             found = PARTIAL.fullmatch(path.name)
-            if not found or found["name"] != target.name[:LONGEST] or found["host"] != host:
+            if not found or found["name"] != name or found["host"] != host:
                 continue
             if path == own or not alive(int(found["pid"])):
                 remove(path)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import LONGEST, missing_parents, remove_empty, sweep
+from zh_embedder.core.files import LONGEST, PARTIAL, missing_parents, remove_empty, sweep
 
 OVERWRITE = "--overwrite"
 GENERATOR = '<meta name="generator" content="zh-embedder">'  # of every page
@@ -179,6 +179,8 @@ def strangers(folder: Path, known: Sequence[str]) -> Iterator[str]:
     """Yield what does not belong to an earlier result: files of other names, then its mark where that is missing."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if PARTIAL.fullmatch(path.name):  # of a killed process, as the lock of a living one is held
+            continue
         if not (path.is_dir() and not path.is_symlink()) and not any(matches(name, one) for one in known):
             yield name
     if known and not (folder / known[0]).is_file():
