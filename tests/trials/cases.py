@@ -1,6 +1,6 @@
 """All trials, and the folders that several of them start from."""
 
-from tests.trials import cases_data, cases_machine, cases_right, cases_training, cases_use
+from tests.trials import cases_data, cases_machine, cases_right, cases_second, cases_training, cases_use
 from tests.trials.case import Case
 from tests.trials.material import CORPUS, GOOD, train
 
@@ -10,6 +10,7 @@ ALL: list[Case] = [
     *cases_data.cases.list,
     *cases_right.cases.list,
     *cases_machine.cases.list,
+    *cases_second.cases.list,
 ]
 
 PREPARED: dict[str, Case] = {
