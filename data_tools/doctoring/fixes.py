@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.doctoring.leftovers import without_escapes, without_frame, without_subtitles
+from data_tools.doctoring.leftovers import without_escapes, without_frame, without_percents, without_subtitles
 from data_tools.doctoring.record_checks import FILE_SHIFT, DoctorSettings, instruction_of, look
 from data_tools.doctoring.survey import FixPlan, Survey, every_line, kind_of
 from data_tools.doctoring.text_checks import mojibake
@@ -155,6 +155,7 @@ def strip_leftovers(raw: Raw, place: Place) -> Iterator[Change]:
     yield from rewrite(raw, place, "subtitle", without_subtitles)
     yield from rewrite(raw, place, "special_token", without_frame)
     yield from rewrite(raw, place, "escaped", without_escapes)
+    yield from rewrite(raw, place, "percent_encoded", without_percents)
 
 
 def rewrite(raw: Raw, place: Place, kind: str, work: Callable[[str], str]) -> Iterator[Change]:
@@ -227,4 +228,4 @@ def remove_keys(raw: Raw, side: str, gone: set[int]) -> None:
             raw[name] = [value for at, value in enumerate(values) if at - offset not in gone]
 
 
-STEPS = (strip_control, strip_leftovers, strip_instructions, drop_keys)
+STEPS = (strip_leftovers, strip_control, strip_instructions, drop_keys)

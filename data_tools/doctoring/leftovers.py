@@ -112,14 +112,17 @@ def without_frame(text: str) -> str:
 
 
 def without_escapes(text: str) -> str:
-    """Decode escapes and percent-encoding of a text that has no Chinese but what they spell."""
-    if CHINESE.search(text) or URL.search(text):
-        return text  # it may be about them
-    if escaped(text):
-        text = ESCAPES.sub(lambda found: unescape(found.group()), text)
-    if percent_encoded(text):
-        text = PERCENT.sub(lambda found: decoded(found.group()), text)
-    return text
+    """Decode the escapes of a text that has no Chinese but what they spell: others may be about escapes."""
+    if not escaped(text) or CHINESE.search(text) or URL.search(text):
+        return text
+    return ESCAPES.sub(lambda found: unescape(found.group()), text)
+
+
+def without_percents(text: str) -> str:
+    """Decode percent-encoding in the same way."""
+    if not percent_encoded(text) or CHINESE.search(text) or URL.search(text):
+        return text
+    return PERCENT.sub(lambda found: decoded(found.group()), text)
 
 
 def decoded(run: str) -> str:

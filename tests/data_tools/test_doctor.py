@@ -184,6 +184,7 @@ def test_leftovers_are_taken_out_where_they_cannot_be_meant(tmp_path):
         "\\u516c\\u53f8": "公司",
         "公司的\\u516c\\u53f8": "公司的\\u516c\\u53f8",
         "%E5%85%AC%E5%8F%B8": "公司",
+        "\\u516c\\u200b\\u53f8": "公司",
         "https://a.cn/%E5%85%AC%E5%8F%B8": "https://a.cn/%E5%85%AC%E5%8F%B8",
     }
     examine(tmp_path, [record(query=text) for text in texts], "--fix", str(tmp_path / "out"))
