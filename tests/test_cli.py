@@ -173,7 +173,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluat"], "error: zh-embedder: unknown name 'evaluat'; did you mean 'evaluate'? Known: convert, doctor"),
+        (["evaluat"], "error: COMMAND: unknown name 'evaluat'; did you mean 'evaluate'? Known: convert, doctor"),
         (["new_base"], "did you mean 'new-base'?"),
         (["evaluate"], "error: --data: is missing; see `zh-embedder evaluate --help`"),
         (["encode", "encoder"], "error: INPUT, --output_dir: are missing; see"),
@@ -278,7 +278,16 @@ def measured(model: str, folder: Path, metrics=METRICS) -> dict[str, float]:
 
 def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
     code, out, err = run(
-        capsys, "evaluate", *models, "--data", DEMO / "qa", DEMO / "tool", "--json", tmp_path / "new" / "scores.json"
+        capsys,
+        "evaluate",
+        *models,
+        "--data",
+        DEMO / "qa",
+        DEMO / "tool",
+        "--max_unknown",
+        1,
+        "--json",
+        tmp_path / "new" / "scores.json",
     )
     assert (code, "Traceback" in err) == (0, False)
     rows = json.loads((tmp_path / "new" / "scores.json").read_text("utf-8"))

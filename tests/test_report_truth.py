@@ -55,6 +55,11 @@ def printed(before: float, after: float) -> str:
     return f"{round(float(f'{after:.3f}') - float(f'{before:.3f}'), 3):+.3f}"
 
 
+def minus(text: str) -> str:
+    """A text as the page prints it: numbers below zero with a minus sign, not a hyphen."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
+
+
 def page_of(path) -> dict:
     """The data that a page carries."""
     (found,) = re.findall(r'<script type="application/json" id="report-data">(.*?)</script>', path.read_text("utf-8"))
@@ -239,7 +244,10 @@ def test_a_person_reads_on_the_page_what_the_summary_holds(better, worse):
             before, after = means(summary, "base"), means(summary, "saved")
             driver.get((run / "report.html").as_uri())
             text = lambda selector: driver.find_element("css selector", selector).text  # noqa: E731
-            assert f"the mean went from {before:.3f} to {after:.3f} ({printed(before, after)})" in text("h1")
+            assert (
+                f"the mean went from {before:.3f} to {after:.3f} ({printed(before, after).replace('-', '−')})"
+                in text("h1")
+            )
             sign = "+" if after > before else "−"
             gained = f"{before:.3f}→{after:.3f}{sign}{printed(before, after)[1:]}"
             assert re.sub(r"\s", "", text(".fact.wide")) == f"mean{gained}"
@@ -250,4 +258,4 @@ def test_a_person_reads_on_the_page_what_the_summary_holds(better, worse):
             assert f"step {summary['step']} compared with step 0" in text("#errors .note")
         shown = [item.text for item in driver.find_elements("css selector", ".falls li, .checks li")]
         verdict = page_of(worse[0] / "report.html")["verdict"]
-        assert shown == [words["english"] for words in (*verdict["falls"], *verdict["checks"])]
+        assert shown == [minus(words["english"]) for words in (*verdict["falls"], *verdict["checks"])]

@@ -123,6 +123,8 @@ def test_a_process_that_a_shell_started_outlives_it(tmp_path):
     shell = 'nohup python -c "$0" > out.txt 2> err.txt & exit 0'
     subprocess.run(["sh", "-c", shell, watch], cwd=tmp_path, env=env, check=True)
     deadline = time.monotonic() + 30
-    while (tmp_path / "out.txt").read_text() != "on\n" and time.monotonic() < deadline:
+    while not (tmp_path / "out.txt").is_file() or (
+        (tmp_path / "out.txt").read_text() != "on\n" and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert (tmp_path / "out.txt").read_text() == "on\n", (tmp_path / "err.txt").read_text()

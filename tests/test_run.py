@@ -69,7 +69,7 @@ def test_the_published_command_of_llm_embedder_runs_on_two_ranks(real_data, tiny
       --query_encoder {tiny_bert} --version zh_llm_embedder
       --inbatch_same_dataset epoch --learning_rate 2e-5 --num_train_epochs 2 --train_group_size 15
       --per_device_train_batch_size 16 --cos_temperature 0.02 --dtype fp32 --report_to tensorboard
-      --data_root data"""
+      --data_root data --max_unknown 1"""
     printed = run(*shlex.split(command), cwd=tmp_path, launcher=forked(2))
     assert "tool:train.jsonl" in printed
     assert "steps 1 to 6: each one dataset, the same on all 2 ranks (checked): tool:train.jsonl x6" in printed
@@ -98,7 +98,7 @@ def test_the_published_command_of_flagembedding_runs(real_data, tiny_bert, tmp_p
       --num_train_epochs 2 --per_device_train_batch_size 2 --dataloader_drop_last True --warmup_ratio 0.1
       --gradient_checkpointing --deepspeed {ROOT / "configs/deepspeed/stage0.json"} --logging_steps 1
       --save_steps 1000 --negatives_cross_device --temperature 0.02 --sentence_pooling_method cls
-      --normalize_embeddings True --kd_loss_type kl_div --report_to none"""
+      --normalize_embeddings True --kd_loss_type kl_div --report_to none --max_unknown 1"""
     printed = run(*shlex.split(command), cwd=tmp_path, launcher=forked(1))
     assert "1 info_nce" in printed  # scores are there and not used: --knowledge_distillation False
     assert "flags: --model_name_or_path is --query_encoder" in printed

@@ -10,11 +10,12 @@ from importlib import import_module
 from types import ModuleType
 
 from zh_embedder.core.errors import UserError, unknown_name
-from zh_embedder.core.exits import exit_code
+from zh_embedder.core.exits import exit_code, importing, open_streams
 from zh_embedder.core.options import HelpFormatter, Parser, as_typed
 from zh_embedder.core.spellings import spelt
 
 TOOLS = "data_tools"
+WITH_MODEL = ("evaluate", "mteb", "encode", "export", "mine", "score", "new-base")
 OWN_PARSER = ("train", "pretrain")  # Hugging Face's parser makes their flags: their modules have main(argv)
 
 
@@ -203,12 +204,18 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
 
     def work() -> None:
         check_environment()
+        with importing():
+            load(word)
         if word in OWN_PARSER:
             codes.append(load(word).main(argv, program=program or f"zh-embedder {word}"))
             return
         try:
             args = parse_command(word, build_parser(word, program), argv)
             module = load(word)
+            if word in WITH_MODEL:
+                with importing():  # these would import it anyway
+                    import_module("transformers")
+                    import_module("torch")
             with reserved(module.places(args)) if hasattr(module, "places") else nullcontext():
                 codes.append(module.run(args) or 0)
         except UserError as error:
@@ -220,11 +227,12 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of a command line; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    open_streams()
     word = argv[0] if argv else "--help"
     if word in ("-h", "--help"):
         return exit_code(lambda: sys.stdout.write(overview()))
     if word not in COMMANDS:
-        sys.stderr.write(f"error: {unknown_name('zh-embedder', word, COMMANDS)}\n")
+        sys.stderr.write(f"error: {unknown_name('COMMAND', word, COMMANDS)}\n")
         return 2
     return call(word, argv[1:])
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, identity
 from data_tools.converting.pairs import is_number, renamed
+from data_tools.converting.separated import header_names
 from data_tools.converting.source_text import text_lines
-from data_tools.converting.tables import classes, header_names, rows, with_classes
+from data_tools.converting.tables import classes, rows, with_classes
 from data_tools.converting.values import Raw, as_text, pick_name, pick_text, picked
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.data.sources import kind

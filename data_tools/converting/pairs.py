@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from data_tools.converting.format_types import Head, ReadOptions, Record, Source, SourceItem, distinct, identity
 from data_tools.converting.record_cleaning import score_of
+from data_tools.converting.separated import header_names
 from data_tools.converting.source_text import open_text, text_lines
-from data_tools.converting.tables import check_scores, class_number, classes, header_names, rows, with_classes
+from data_tools.converting.tables import check_scores, class_number, classes, rows, with_classes
 from data_tools.converting.values import Raw, as_text, pick, pick_name, pick_text, picked
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.data.sources import kind

@@ -77,8 +77,12 @@ def decodes(path: Path, encoding: str) -> UnicodeDecodeError | None:
 
 
 @lru_cache(maxsize=64)
-def find_encoding(path: Path) -> str:
+def find_encoding(path: Path, *, flag: bool = True) -> str:
     """Return a file's encoding: UTF-8, UTF-16 with its mark, GB18030 or Big5; all but the first are logged.
+
+    Args:
+        path: of the file.
+        flag: whether the command has --encoding, for the message.
 
     Raises:
         UserError: it is none of them, may be either of the last two, or is UTF-8 with damaged bytes.
@@ -99,8 +103,10 @@ def find_encoding(path: Path) -> str:
         return found
     if valid:
         names = " or ".join(NAMES[encoding] for encoding in valid)
-        raise UserError(f"{path}: encoding: may be {names}, expected UTF-8, or --encoding {' or '.join(valid)}")
-    raise UserError(f"{path}: encoding: neither UTF-8, GB18030 nor Big5, expected one of them, or --encoding NAME")
+        how = f"--encoding {' or '.join(valid)}" if flag else f"`iconv -f {valid[0].upper()} -t UTF-8` first"
+        raise UserError(f"{path}: encoding: may be {names}, expected UTF-8, or {how}")
+    how = ", or --encoding NAME" if flag else ""
+    raise UserError(f"{path}: encoding: neither UTF-8, GB18030 nor Big5, expected one of them{how}")
 
 
 def check_damage(path: Path) -> None:

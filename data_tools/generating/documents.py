@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.converting.source_text import find_encoding, opened
+from data_tools.converting.source_text import BOMS, find_encoding, opened
 from data_tools.generating.html_blocks import Outline, Page, TextBlock, read_page
 from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.counts import counted
@@ -70,7 +70,9 @@ def decoded(path: Path) -> str:
             return raw.decode(name)
         except (LookupError, UnicodeDecodeError):
             logger.info("%s: is not in the encoding that it declares, %s", path, name)
-    return raw.decode(find_encoding(path))
+    if b"\0" in raw and raw[:2] not in BOMS:
+        raise UserError(f"{path}: is not text: it holds null characters, expected the format that its name says")
+    return raw.decode(find_encoding(path, flag=False))
 
 
 def title_of(path: Path) -> str:

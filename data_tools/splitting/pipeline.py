@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from data_tools.splitting.part_files import check_places, outputs, write_parts
 from data_tools.splitting.proof import prove
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.files import write_json
+from zh_embedder.core.files import missing_parents, remove, remove_empty, write_json
 from zh_embedder.data.source_groups import sizes_of
 
 logger = logging.getLogger(__name__)
 
+REPORT = "split.json"
 Wanted = Mapping[str, float | int | None]  # part -> its share, its count, or None for the rest
 
 
@@ -65,15 +67,35 @@ def split(options: SplitOptions) -> bool:
         named=options.eval_folders,
     )
     parts = assign(census, options.wanted)
-    written = dict(zip(names, write_parts(options.files, places, parts, census), strict=True))
-    later = {name: written[name] for name in names[1:]}
-    sets = write_eval_sets(later, options.corpus) if options.eval_folders else []
-    report = describe(census, parts, names) | {"eval": [str(path) for path in sets]}
-    proof = prove(written, near=options.near, groups_per_file=options.groups_per_file)
-    write_json(folder / "split.json", {"seed": options.seed, "near": options.near, **report, "proof": proof.as_dict()})
+    with all_or_none(folder):
+        written = dict(zip(names, write_parts(options.files, places, parts, census), strict=True))
+        later = {name: written[name] for name in names[1:]}
+        sets = write_eval_sets(later, options.corpus) if options.eval_folders else []
+        report = describe(census, parts, names) | {"eval": [str(path) for path in sets]}
+        proof = prove(written, near=options.near, groups_per_file=options.groups_per_file)
+        settings = {"seed": options.seed, "near": options.near}
+        write_json(folder / REPORT, {**settings, **report, "proof": proof.as_dict()})
     for line in (*lines_of(report), *proof.lines()):
         logger.info("%s", line)
     return proof.holds
+
+
+@contextmanager
+def all_or_none(folder: Path) -> Iterator[None]:
+    """Leave no part behind where another one could not be written: half a split looks like a whole one.
+
+    The report comes first and says that it is unfinished: a killed split can be told from other folders and replaced.
+    """
+    before, made = set(folder.rglob("*")), missing_parents(folder / REPORT)
+    try:
+        write_json(folder / REPORT, {"finished": False})
+        yield
+    except BaseException:
+        new = sorted((path for path in folder.rglob("*") if path not in before), reverse=True)  # what is inside first
+        for path in new:
+            remove(path)
+        remove_empty(made)
+        raise
 
 
 def describe(census: Census, parts: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:

@@ -213,3 +213,23 @@ def test_the_defaults_of_bm25_are_those_of_its_module():
     from zh_embedder.search.bm25 import K1, B
 
     assert (EvalArguments().k1, EvalArguments().b) == (K1, B)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--log_path", "eval.jsonl"), "--log_path: eval.jsonl: is an input too"),
+        (("--log_path", "corpus.jsonl/log"), "--log_path: corpus.jsonl/log: cannot be written"),
+        (("--log_path", "base"), "--log_path: base: is a folder"),
+        (("--log_path", "notes.txt"), "--log_path: notes.txt: is there already and not a log of measurements"),
+        (("--output_dir", "base"), "--output_dir: base: is an input too"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_before_anything_is_measured(folder, capsys, more, said):
+    (folder / "notes.txt").write_text("mine", "utf-8")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    evaluate(*LIGHT, *([] if "--output_dir" in more else ["--output_dir", "out"]), *more, expect=2)
+    shown = capsys.readouterr()
+    assert f"error: {said}" in shown.err and not shown.out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not (folder / "out").exists()

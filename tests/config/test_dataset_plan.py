@@ -558,7 +558,9 @@ def test_labelled_texts_need_one_encoder(dataset):
 
 def test_kinds_cannot_stand_in_one_step(dataset):
     both = [dataset(PLAIN), dataset(PAIR, name="pairs.jsonl")]
-    assert "queries with keys and scored pairs cannot share a step" in refused(*both, inbatch_same_dataset=None)
+    said = refused(*both, inbatch_same_dataset=None)
+    named = [f"queries with keys ({both[0].path})", f"scored pairs ({both[1].path})"]
+    assert f"{' and '.join(named)} cannot share a step" in said
     assert len(plan(*both)) == 2
 
 

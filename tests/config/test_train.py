@@ -160,14 +160,19 @@ def test_the_published_command_of_flag_embedding_parses_to_what_it_says():
     ]
 
 
-@pytest.mark.parametrize(("words", "expected"), [("none", []), ("tensorboard wandb", ["tensorboard", "wandb"])])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("none", []), ("tensorboard", ["tensorboard"]), ("tensorboard tensorboard", ["tensorboard", "tensorboard"])],
+)
 def test_metrics_go_to_as_many_places_as_are_named(words, expected):
     assert parse([*LEAST, "--report_to", *words.split()]).train.report_to == expected
 
 
 def test_an_old_flag_given_twice_is_noted_once_and_the_last_value_counts():
     args = parse([*LEAST, "--query_max_len", "64", "--query_max_len", "128"])
-    assert (args.model.query_max_length, args.notes) == (128, ("--query_max_len is --query_max_length",))
+    twice = "is given 2 times, the last one counts"
+    assert args.model.query_max_length == 128
+    assert args.notes == ("--query_max_len is --query_max_length", f"--query_max_len: {twice}: --query_max_len 128")
 
 
 # Every flag of LLM-Embedder's run_dense.py with its default.
@@ -255,6 +260,35 @@ def test_a_flag_of_evaluation_alone_is_said_to_change_nothing_beside_training():
     idle = "has no effect with --train_data: it is for evaluation only"
     assert args.notes[-2:] == (f"--eval_method {idle}", f"--save_encode {idle}")
     assert not parse(["--eval_data", "x", "--save_encode"]).notes
+
+
+def test_a_flag_of_training_is_said_to_change_nothing_in_an_evaluation():
+    read = ["--version", "none", "--dtype", "fp32", "--key_max_length", "64", "--seed", "1", "--report_to", "none"]
+    assert not parse(["--eval_data", "x", "--output_dir", "out", *read]).notes
+    args = parse(["--eval_data", "x", "--train_group_size", "4", "--learning_rate", "1e-3", "--loss", "info_nce"])
+    idle = "--learning_rate, --loss, --train_group_size"
+    assert args.notes == (f"no effect without --train_data, as nothing is trained: {idle}",)
+
+
+def test_a_flag_given_twice_is_noted_with_the_value_that_counts():
+    args = parse([*LEAST, "--seed", "1", "--metrics", "mrr", "--seed=2", "--metrics", "ndcg"])
+    last = "is given 2 times, the last one counts"
+    assert args.train.seed == 2
+    assert {f"--seed: {last}: --seed=2", f"--metrics: {last}: --metrics ndcg"} <= set(args.notes)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--embedding_name", "../x"], ["--save_name", "../../x"], ["--save_name", "a/b"], ["--embedding_name", ".x"]],
+)
+def test_names_of_files_stay_in_their_folder(argv):
+    assert refused(["--eval_data", "x", *argv]).startswith(f"{argv[0]}: got '{argv[1]}', expected a ")
+
+
+def test_a_run_is_replaced_or_resumed():
+    said = refused([*LEAST, "--overwrite_output_dir", "--resume_from_checkpoint", "True"])
+    assert said.startswith("--overwrite_output_dir: cannot be used with --resume_from_checkpoint")
+    assert parse([*LEAST, "--overwrite", "--resume_from_checkpoint", "False"]).train.overwrite
 
 
 def test_the_default_warm_up_is_llm_embedders_ratio():
@@ -361,7 +395,7 @@ def test_every_field_of_transformers_can_be_given_its_default_on_one_command_lin
         (["--train_sampling_strategy", "group_by_length"], "--train_sampling_strategy: got 'group_by_length'"),
         (["--group_by_length"], "--group_by_length: transformers 5 removed this option"),
         (["--fsdp", "full_shard"], "--fsdp: needs an accelerator"),
-        (["--deepspeed", "nowhere.json"], "command line: "),
+        (["--deepspeed", "nowhere.json"], "--deepspeed: no such file: nowhere.json"),
         (["--lr_scheduler_type", "lineal"], "--lr_scheduler_type: unknown name 'lineal'; did you mean 'linear'?"),
     ],
 )

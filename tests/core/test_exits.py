@@ -1,5 +1,6 @@
 """Every end of a command has its exit code and one message; a bug has a file and a block to paste."""
 
+import logging
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.exits import exit_code
-from zh_embedder.core.runtime import run_ranked
+from zh_embedder.core.runtime import run_ranked, start_logging
 
 
 def raising(error: BaseException):
@@ -24,6 +25,14 @@ def raising(error: BaseException):
 def test_a_commands_exit_code_is_2_for_the_users_mistake_and_0_for_none(capsys):
     assert (exit_code(raising(UserError("x: got 1, expected 2"))), exit_code(lambda: None)) == (2, 0)
     assert capsys.readouterr().err == "error: x: got 1, expected 2\n"
+
+
+def test_a_message_moves_no_cursor(capsys):
+    assert exit_code(raising(UserError("a\n\x1b[2Jb\u202e.jsonl\r: no"))) == 2
+    assert capsys.readouterr().err == "error: a\n\\x1b[2Jb\\u202e.jsonl\\r: no\n"
+    start_logging()
+    logging.getLogger("zh_embedder").info("读 %s", "\x9b2J\t中")
+    assert "读 \\x9b2J\t中\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_no_traceback(capsys):
@@ -84,6 +93,29 @@ def command(redirect: str) -> subprocess.CompletedProcess:
 def test_a_reader_that_stops_early_is_no_error_message():
     done = command("| head -c 1")
     assert (done.stdout, done.stderr) == ("u", "")
+    assert done.returncode in (0, 141)  # all was written before the reader went, or not
+
+
+def test_closed_streams_and_an_ascii_terminal_are_no_bug():
+    for redirect in ("<&- >&-", "<&- >&- 2>&-"):
+        assert (command(redirect).returncode, command(redirect).stderr) == (0, "")
+    words = [sys.executable, "-m", "zh_embedder.cli", "versions", "zh_llm_embedder"]
+    shown = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert b"\\u4e3a" in shown.stdout
+
+
+def test_ctrl_c_during_an_import_ends_at_once():
+    code = """
+import os, signal
+from zh_embedder.core.exits import exit_code, importing
+def work():
+    with importing():
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+exit_code(work)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "\nstopped\n")
 
 
 def test_a_full_standard_output_is_one_message():

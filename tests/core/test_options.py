@@ -54,9 +54,31 @@ def test_a_flag_is_named_as_it_was_typed(message, shown):
     assert str(as_typed(UserError(message), {"num_layers": "layers"})) == shown
 
 
+def test_a_flag_given_twice_is_said_with_the_value_that_counts():
+    parser = Parser(prog="x")
+    for name in ("--seed", "--files"):
+        parser.add_argument(name, nargs="+")
+    parser.add_argument("--packing", action="store_true")
+    parser.add_argument("--no_packing", action="store_false", dest="packing")
+    assert parser.repeated(["a", "--seed", "1", "--files", "b", "--", "--seed", "2"]) == []
+    assert parser.repeated(
+        ["--seed=1", "--files", "a", "b", "--seed", "-2", "--packing", "--files", "c", "--no-packing"]
+    ) == [
+        "--seed: is given 2 times, the last one counts: --seed -2",
+        "--files: is given 2 times, the last one counts: --files c",
+        "--packing: is given 2 times, the last one counts: --no_packing",
+    ]
+
+
+def test_every_command_says_that_a_flag_is_given_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("split", ["gone.jsonl", "--output_dir", "out", "--seed", "1", "--ratios", "1", "--seed", "2"]) == 2
+    assert "--seed: is given 2 times, the last one counts: --seed 2" in capsys.readouterr().err
+
+
 def test_an_older_spelling_is_named_in_the_message(capsys):
     assert call("new-base", ["x", "--output_dir", "y", "--layers", "-1"]) == 2
-    assert capsys.readouterr().err == "error: --layers: got -1, expected a whole number of 0 or more\n"
+    assert capsys.readouterr().err == "error: --layers: got -1, expected a whole number from 0 to 1000\n"
 
 
 @pytest.mark.parametrize(

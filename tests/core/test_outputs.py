@@ -55,7 +55,7 @@ def check(path, *, inputs=(), models=(), overwrite: bool | None = False, **more)
         (
             "mine",
             BASE | {"overwrite": True},
-            "--overwrite: mine holds no modules.json, expected an earlier base",
+            "--overwrite: mine holds letters.txt, expected an earlier base",
         ),
         ("mine/letters.txt", {}, "is there already, expected a new file, or --overwrite"),
         (

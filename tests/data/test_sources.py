@@ -29,3 +29,22 @@ def test_an_evaluation_set_is_no_training_data(tmp_path: Path, inner: str) -> No
     with pytest.raises(UserError, match="these look like an evaluation set: --eval_data"):
         find_files([str(tmp_path)], data_root=None)
     assert len(find_files([str(tmp_path)], data_root=None, flag="FILES")) == 2
+
+
+def test_other_files_of_a_folder_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jsonl", "README.md", "notes/b.txt", ".git/HEAD"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with caplog.at_level(logging.INFO):
+        assert find_files([str(tmp_path)], data_root=None) == [tmp_path / "a.jsonl"]
+    assert caplog.messages == [f"{tmp_path}: 2 files skipped, neither .jsonl nor .json, such as {tmp_path}/README.md"]
+
+
+def test_a_file_given_twice_is_said_however_it_is_spelt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "b.jsonl").write_text("{}")
+    specs = [str(tmp_path), str(tmp_path / "x" / ".." / "a.jsonl"), str(tmp_path / "a.*")]
+    (tmp_path / "x").mkdir()
+    with caplog.at_level(logging.INFO):
+        assert len(find_files(specs, data_root=None)) == 4
+    assert caplog.messages == [f"--train_data: {tmp_path}/a.jsonl is given 3 times, and its lines are read as often"]

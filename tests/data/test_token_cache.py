@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.data.test_collator import plain
+from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import text_identity
 from zh_embedder.data import token_cache
 from zh_embedder.data.collator import Collator
@@ -228,7 +229,7 @@ def test_what_fails_on_the_way_leaves_nothing(qa, collator, tmp_path, monkeypatc
 
     monkeypatch.setattr(token_cache, "make_block", fails)
     monkeypatch.setattr(token_cache, "processes_for", lambda _: 1)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"a\.arrow: disk full"):
         token_table(qa, tmp_path / "new" / "a.arrow", collator)
     assert not (tmp_path / "new").exists()
 

@@ -331,7 +331,7 @@ def test_tables_that_would_lose_cells_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"query": "一", "query": "二", "pos": ["答"]}', r"x.jsonl:1: .*'query' is there twice in one object"),
+        ('{"query": "一", "query": "二", "pos": ["答"]}', r"x.jsonl:1: .*'query': appears twice in an object"),
         ('{"query": ' + "[" * 100000, "x.jsonl:1: JSON nested too deeply"),
         (
             '{"query": "一", "pos": ["答"], "task": "../../x"}',

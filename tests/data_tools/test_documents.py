@@ -283,3 +283,13 @@ def test_running_heads_are_those_of_most_pages():
     assert without_running_heads(pages) == (bodies, 6)  # and not the line in the middle of a page that is like one
     kept, dropped = without_running_heads(pages[:2])
     assert (kept, dropped) == (pages[:2], 0)  # two pages repeat too little to tell
+
+
+def test_a_file_that_is_no_text_is_named_whatever_it_is_called(tmp_path):
+    for name in ("picture.html", "notes.md", "a.txt"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+        with pytest.raises(UserError, match=rf"{name}: is not text: it holds null characters"):
+            read_documents([str(tmp_path / name)])
+    (tmp_path / "short.txt").write_bytes("好，對".encode("big5"))
+    with pytest.raises(UserError, match=r"short\.txt: encoding: may be GB18030 or Big5, expected UTF-8, or `iconv "):
+        read_documents([str(tmp_path / "short.txt")])

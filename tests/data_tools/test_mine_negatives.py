@@ -339,7 +339,7 @@ def test_two_ranks_write_what_one_does(tmp_path, tiny_bert):
     [
         (("--words", "nix"), "words: unknown name 'nix'"),
         (("--user_dict", "nowhere.txt"), "nowhere.txt: No such file"),
-        (("--b", "2"), "b: got 2.0, expected "),
+        (("--b", "2"), "--b: got 2, expected "),
         (("--cross_encoder", "nowhere"), "nowhere"),
     ],
 )

@@ -93,7 +93,7 @@ def test_the_public_function_reads_a_set_where_it_is_given_a_path(encoder):
     assert zh_embedder.evaluate is evaluate
     assert evaluate(encoder, DEMO / "qa") == evaluate(encoder, read_retrieval_set(DEMO / "qa"))
     assert evaluate(encoder, str(DEMO / "qa"), metrics=["map"]).keys() == {"map"}
-    with pytest.raises(UserError, match="--metrics: got 'ndgc@10'"):
+    with pytest.raises(UserError, match="metrics: got 'ndgc@10'"):
         evaluate(encoder, DEMO / "nowhere", metrics=["ndgc@10"])
 
 

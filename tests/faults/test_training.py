@@ -50,6 +50,8 @@ def test_killed_at_an_operation_and_run_again_gives_the_same_bytes(ranks, share,
     expected = result(out)
     assert len(expected) > 8
     found = [one for one in found if one.at.call != "fsync"]  # a kill there leaves what one behind it leaves
+    # Syncing changes nothing that can be read: a kill there leaves what a kill at the next operation does.
+    found = [one for one in found if one.at.call not in ("fsync", "fdatasync")]
     chosen = found if share is None else found[len(found) // (2 * share) :: -(-len(found) // share)]
     resumed = 0
     for number, operation in enumerate(chosen):

@@ -726,7 +726,7 @@ def test_a_crash_while_saving_leaves_the_old_folder_and_no_other(tiny_bert, tmp_
 
     monkeypatch.setattr(owner, where.split(".")[-1], crash)
     for _ in range(2):
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(UserError, match="encoder: no space left"):
             encoder.save(target)
         assert same_files(target, tmp_path / "before")
         assert [p.name for p in target.parent.iterdir()] == ["encoder"]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from zh_embedder.bases.names import load_config
 from zh_embedder.core.errors import UserError
 from zh_embedder.pretraining.random_encoder import (
     bert_config,
     character_tokenizer,
-    folder_config,
     random_encoder,
 )
 
@@ -53,6 +53,6 @@ def test_a_configuration_with_fewer_words_than_the_tokenizer_is_refused(tokenize
 
 
 def test_folders_without_what_is_wanted_are_refused(tmp_path, tiny_bert):
-    assert folder_config(str(tiny_bert)).hidden_size == 32
+    assert load_config(str(tiny_bert), flag="--query_encoder").hidden_size == 32
     with pytest.raises(UserError, match="--query_encoder: "):
-        folder_config(str(tmp_path))
+        load_config(str(tmp_path), flag="--query_encoder")

@@ -198,6 +198,7 @@ def test_mistakes_are_said_without_a_traceback_and_nothing_is_written(here, capf
 @pytest.mark.slow
 def test_a_plan_that_would_not_continue_is_refused(here, capfd):
     assert main(flags("plan", "--max_steps", 2, "--save_steps", 1)) == 0
-    for more, name in ((("--mlm_probability", 0.2), "masks"), (("--tokens_per_device", 2048), "tokens_per_step")):
+    size = "tokens a step (--tokens_per_device x ranks) "
+    for more, name in ((("--mlm_probability", 0.2), "masks"), (("--tokens_per_device", 2048), size)):
         assert main(flags("plan", *more, "--resume_from_checkpoint", "True")) == 2
         assert f"was trained with {name}" in capfd.readouterr().err

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,11 @@ from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed, write_json
 from zh_embedder.core.hashing import texts_hash
+from zh_embedder.core.outputs import Output, Places
 from zh_embedder.core.provenance import command
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import text_list
+from zh_embedder.data.sources import below_root
 from zh_embedder.evaluation.collations import Rows, keys_found, keys_scored, mined_negatives
 from zh_embedder.evaluation.find_keys import (
     at_random,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INDEX_FILE, RESULT_FILE, METRICS_FILE, REPORT_FILE = "index.faiss", "result", "metrics.json", "report.html"
+LOG_START = '{"date": "'
 UNRULED = "; keys found become negatives as they are: data_tools.mine_negatives also drops likely false negatives"
 SUFFIXES = {"collate_neg": "neg", "collate_key": "key", "collate_score": "scored"}
 
@@ -90,6 +94,24 @@ def evaluate(args: Arguments) -> list[Outcome]:
         finish(args, watched.every, outcomes)
     wait_for_all()
     return outcomes
+
+
+def places(args: Arguments) -> Places:
+    """Return what is read and written: results are added to a folder and to a log."""
+    own, folder, root = args.eval, args.train.folder, args.data.data_root
+    inputs = [below_root(spec, root) for spec in (*(own.eval_data or ()), *filter(None, (own.corpus, own.canary)))]
+    outputs = [] if folder is None else [Output(flag="--output_dir", path=folder, folder=True, kept=True)]
+    if own.log_path:
+        path, earlier = Path(own.log_path), "a log of measurements"
+        outputs.append(Output(flag="--log_path", path=path, locked=False, earlier=earlier, is_earlier=is_log))
+    return Places(outputs, inputs, [args.model.query_encoder, args.model.key_encoder])
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file is empty, or begins with a line that `finish` wrote."""
+    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as stream:
+        return stream.read(len(LOG_START)) in ("", LOG_START)
+    return False
 
 
 def check(args: Arguments) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zh_embedder.core.exits import importing
 from zh_embedder.core.runtime import run_ranked
 
 
@@ -19,8 +20,9 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     """
 
     def work() -> None:
-        from zh_embedder.pretraining.arguments import PROGRAM, parse
-        from zh_embedder.pretraining.run import pretrain
+        with importing():
+            from zh_embedder.pretraining.arguments import PROGRAM, parse
+            from zh_embedder.pretraining.run import pretrain
 
         pretrain(parse(argv, program=program or PROGRAM))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from zh_embedder.core.exits import importing
 from zh_embedder.core.runtime import run_ranked
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     """
 
     def work() -> None:
-        from zh_embedder.config.train import PROGRAM, parse
-        from zh_embedder.training.run import train
+        with importing():
+            from zh_embedder.config.train import PROGRAM, parse
+            from zh_embedder.training.run import train
 
         args = parse(argv, program=program or PROGRAM)
         if args.data.train_data:
@@ -41,8 +44,16 @@ def measure(args: Arguments) -> None:
     Raises:
         UserError: a mistake of the user's.
     """
-    from zh_embedder.commands.llm_embedder_evaluation import evaluate
+    from zh_embedder.commands.llm_embedder_evaluation import evaluate, places
+    from zh_embedder.core.distributed import found_by_first
+    from zh_embedder.core.outputs import reserved
     from zh_embedder.training.launch import begin
 
     begin(args)
-    evaluate(args)
+    with ExitStack() as held:
+
+        def take() -> None:
+            held.enter_context(reserved(places(args)))
+
+        found_by_first(take)
+        evaluate(args)

@@ -338,8 +338,9 @@ def mixed(sets: Sequence[TrainSet]) -> list[TrainSet]:
         if not one.records.in_batch_negatives:
             raise UserError(f"{one.records.path}: no_in_batch_neg needs --inbatch_same_dataset")
     if len({one.records.kind for one in sets}) > 1:
-        kinds = sorted({KINDS[one.records.kind] for one in sets})
-        raise UserError(f"training data: {' and '.join(kinds)} cannot share a step, expected --inbatch_same_dataset")
+        kinds = {KINDS[one.records.kind]: one.records.path for one in reversed(sets)}
+        found = " and ".join(f"{name} ({path})" for name, path in sorted(kinds.items()))
+        raise UserError(f"training data: {found} cannot share a step, expected --inbatch_same_dataset")
     plain = [one for one in sets if not distils(one.terms)]
     shared = min((one.terms for one in plain or sets), key=len)
     names = loss_names(shared)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zh_embedder.core.errors import reject, unknown_name
+from zh_embedder.core.names import check_name
 from zh_embedder.core.numbers import COUNT, real
 from zh_embedder.core.options import check_numbers, choose, option
 from zh_embedder.core.spellings import with_cutoffs
@@ -77,6 +78,9 @@ class EvalArguments:
             if base in NAMES and not (cutoff.isdecimal() and int(cutoff) > 0):
                 raise reject("--metrics", name, f"a cutoff of 1 or more, such as {base}@10")
         check_numbers(self)
+        check_name("--embedding_name", self.embedding_name, what="a name of a file")
+        if self.save_name is not None:
+            check_name("--save_name", self.save_name, what="a suffix of names")
         choose("eval_method", self.eval_method, ("retrieval", "rerank"))
         choose("retrieval_method", self.retrieval_method, METHODS)
 

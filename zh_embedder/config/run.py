@@ -26,6 +26,7 @@ from zh_embedder.core.spellings import SPELLINGS
 
 MOST_WORKERS = 4  # per rank, unless the flag says more
 MOST_PROCESSES = 1024  # or threads, of one rank: more than any machine has cores
+NO_CHECKPOINT = ("none", "false", "")  # values of --resume_from_checkpoint, in lower case
 NO_FOLDER = (None, "trainer_output")  # transformers' value where --output_dir is not given
 
 
@@ -73,6 +74,11 @@ class RunArguments(TrainingArguments):
         check_numbers(self, INHERITED)
         choose("dtype", self.dtype, (AUTO, *DTYPES))
         refuse_unused(self)
+        if self.overwrite and str(self.resume_from_checkpoint).lower() not in NO_CHECKPOINT:
+            raise UserError(
+                "--overwrite: cannot be used with --resume_from_checkpoint, expected one of them: resuming continues "
+                "the run that --overwrite would replace"
+            )
         if accelerator() is None:
             # Without this, transformers under torchrun trains unconnected models (docs/log/2026-11.md).
             self.use_cpu = True
@@ -237,6 +243,7 @@ def read_flags(
         parser.parse_args(["--help"])
     translated = translate(argv, SPELLINGS[command])
     parser.check_flags(f"--{name}" for name in sorted(translated.given))
+    translated.notes += parser.repeated(argv)
     given = {name: next(iter(values), None) for name, values in split_flags(translated.argv)}
     for name, value in defaults(given).items():
         translated.add(name, value)

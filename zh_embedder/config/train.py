@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
+
+from transformers import TrainingArguments
 
 from zh_embedder.config.evaluation import ALONE, EvalArguments, evaluation_defaults
 from zh_embedder.config.inherited_flags import INHERITED
@@ -193,6 +195,19 @@ class Arguments:
 
 
 CLASSES = (DataArguments, ModelArguments, TrainArguments, EvalArguments)
+# Flags that an evaluation alone reads, of the groups that are about training.
+READ = {
+    *("data_root", "version", "instructions_dir", "add_instruction", "default_task"),
+    *("train_data", "dtype", "cpu_threads"),
+}
+IDLE = {  # flags that have no effect without --train_data
+    *({one.name for one in fields(DataArguments)} - READ),
+    *({one.name for one in fields(TrainArguments)} - {one.name for one in fields(TrainingArguments)} - READ),
+    *("learning_rate", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps", "lr_scheduler_type"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm", "optim"),
+    *("save_steps", "save_strategy", "save_total_limit", "eval_steps", "eval_strategy", "resume_from_checkpoint"),
+    *("matryoshka_dims", "matryoshka_weights", "lora_rank", "lora_alpha", "sub_batch_size", "fix_position_embedding"),
+}
 
 
 def parser(program: str = PROGRAM) -> RunParser:
@@ -217,6 +232,8 @@ def parse(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> Argum
     if data.train_data:
         idle = sorted(ALONE & given.keys())
         notes += [f"--{name} has no effect with --train_data: it is for evaluation only" for name in idle]
+    elif idle := sorted(f"--{name}" for name in IDLE & given.keys()):
+        notes.append(f"no effect without --train_data, as nothing is trained: {', '.join(idle)}")
     if data.train_data or not measured.eval_data:
         check_together(data, model, train)
         check_evaluation(train, measured)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 MAX_SHOWN = 20
+UNSHOWN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 class UserError(ValueError):
@@ -42,9 +44,13 @@ WHILE_READING = {
 # What libraries with file errors of their own say when they cannot write.
 FULL = (
     "No space left",
+    "File too large",
+    " requested and ",
     "Disk quota",
     "Input/output error",
     "Read-only file",
+    "File too large",
+    "Error while serializing",
     "PytorchStreamWriter",
     "inline_container",
 )
@@ -69,6 +75,8 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
     said = FOREIGN | WHILE_READING if reading else FOREIGN
     names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     text = " ".join(str(error).split())
+    if not isinstance(error, OSError) and any(mark in text for mark in (*FULL, "Error while serializing")):
+        return f"cannot be written: {text[:200]}"
     if found := next((said[name] for name in names if name in said), None):
         return f"{found}: {text}" if text and found != text and not isinstance(error, RecursionError) else found
     if isinstance(error, OSError):
@@ -82,6 +90,8 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
 def of_system(error: OSError) -> str:
     """What the system says of a file, the file first where it is known."""
     said = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    if " requested and " in said:  # numpy's way to say that the disk took a part
+        said = f"cannot be written whole, as on a full disk: {said}"
     if error.filename is None:
         return said
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
@@ -125,6 +135,14 @@ def writing(path: Path | str) -> Iterator[None]:
         if said is None or not unwritten:
             raise
         raise UserError(f"{path}: {said}") from error
+
+
+def visible(text: str) -> str:
+    r"""Return a message as a terminal may show it: names of files and data may hold what would move its cursor.
+
+    Line breaks and tabs stay; other control characters, and those that turn the direction of text, become `\x1b`.
+    """
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def reject(where: str, got: object, expected: str) -> UserError:

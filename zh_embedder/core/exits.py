@@ -1,23 +1,26 @@
 """End of a command: its exit code, one message for a mistake, and a report to paste for a bug.
 
 0: done. 1: a command's finding, or a bug of ours, whose traceback goes into a file. 2: a mistake of the user's or a
-fault of the machine's, in one message. 130: stopped by Ctrl-C, 143: by SIGTERM.
+fault of the machine's, in one message. 130: stopped by Ctrl-C, 143: by SIGTERM. 141: its reader went away.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from zh_embedder.core.errors import explain
+from zh_embedder.core.errors import explain, visible
 
 BUG = 1
 MISTAKE = 2
+CLOSED = 141  # the reader of its output went away, as `| head` does: 128 + SIGPIPE
 STOPPED = 130  # exit code of a program that was ended by Ctrl-C
 TERMINATED = 143  # of one that was asked to end, by a scheduler or `kill`
 SHOWN_PACKAGES = ("zh-embedder", "torch", "transformers", "sentence-transformers")
@@ -50,6 +53,7 @@ def exit_code(work: Callable[[], object], *, hint: str = "", shown: bool = True,
         answers: whether SIGTERM clears up first. A rank that waits for others in a collective could not, and its
             launcher would wait for it.
     """
+    open_streams()
     answers = answers and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     if answers:
@@ -62,7 +66,7 @@ def exit_code(work: Callable[[], object], *, hint: str = "", shown: bool = True,
                 sys.stdout.flush()
     except BrokenPipeError:  # `| head`: no reader is left to tell
         silence(sys.stdout.fileno())
-        return MISTAKE
+        return CLOSED
     except KeyboardInterrupt as stop:
         if shown:
             sys.stderr.write(f"\nstopped{hint}\n")
@@ -73,6 +77,40 @@ def exit_code(work: Callable[[], object], *, hint: str = "", shown: bool = True,
         if answers:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return 0
+
+
+def open_streams() -> None:
+    """Give a process whose streams its parent closed others that go nowhere, and let none fail at a character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115 - as long as the process
+            setattr(sys, name, stream)
+        if mode == "w" and isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows \u4e2d
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """End at once on Ctrl-C: an interrupted import of a compiled library leaves an interpreter that may crash.
+
+    Nothing has been written yet then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End the process."""
+    with suppress(OSError):
+        os.write(2, b"\nstopped\n")
+    os._exit(STOPPED)
 
 
 def silence(stream: int) -> None:
@@ -89,7 +127,7 @@ def report(error: Exception, *, shown: bool = True) -> int:
         sys.stderr.write(bug(error))
         return BUG
     if shown:
-        sys.stderr.write(f"error: {said}\n")
+        sys.stderr.write(f"error: {visible(said)}\n")
     if isinstance(error, OSError) and error.filename is None:
         try:
             sys.stdout.flush()

@@ -42,6 +42,27 @@ class Parser(ArgumentParser):
             if not (self.allow_abbrev and any(option.startswith(f"--{found[1]}") for option in known)):
                 raise unknown_flag(found[1], known)
 
+    def repeated(self, words: Sequence[str]) -> list[str]:
+        """Say which flags are given more than once, and what counts: a line each.
+
+        Flags that exclude each other, such as `--packing` and `--no_packing`, are one.
+        """
+        actions = {option: one for one in self._actions for option in one.option_strings}
+        given: dict[str, list[str]] = {}
+        for place, word in enumerate(words):
+            if word == "--":  # what follows are no flags
+                break
+            if found := FLAG.fullmatch(word):
+                name = f"--{found[1].replace('-', '_')}"
+                end = next((at for at, one in enumerate(words[place + 1 :], place + 1) if FLAG.match(one)), len(words))
+                name_of = actions[name].dest if name in actions else name.removeprefix("--")
+                given.setdefault(name_of, []).append(" ".join([f"{name}{found[2] or ''}", *words[place + 1 : end]]))
+        return [
+            f"--{name}: is given {len(values)} times, the last one counts: {values[-1]}"
+            for name, values in given.items()
+            if len(values) > 1
+        ]
+
     def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
         """Read the words of one flag as argparse does, but no empty text: as a path it is the working directory."""
         if action.type in (None, str, Path) and action.choices is None:

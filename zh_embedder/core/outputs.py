@@ -109,6 +109,8 @@ def check_kind(where: str, output: Output) -> None:
         there, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
     except OSError as error:
         raise UserError(f"{where}: cannot be written: {error.strerror or error}") from None
+    if not there and output.folder and path.is_symlink():
+        raise UserError(f"{where}: is a link to {path.readlink()}, which is not there, expected a folder")
     if there and output.folder and not is_folder:
         raise UserError(f"{where}: is a file, expected a folder")
     if there and not output.folder and is_folder:

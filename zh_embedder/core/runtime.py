@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from zh_embedder.core.errors import visible
 from zh_embedder.core.exits import exit_code
+from zh_embedder.core.options import Parser
 from zh_embedder.core.ranks import check_environment, end_with_launcher, first_rank, launched
 from zh_embedder.core.spellings import respell
 
@@ -23,7 +25,7 @@ class AboveBars(logging.Handler):
         """Write one message to the error stream."""
         from zh_embedder.core.progress import write_above
 
-        write_above(self.format(record))
+        write_above(visible(self.format(record)))
 
 
 def start_logging() -> None:
@@ -48,6 +50,8 @@ def parse_command(
     """
     words, notes = respell(command, sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(words)
+    if isinstance(parser, Parser):
+        notes += parser.repeated(words)
     start_logging()
     for note in notes:
         logger.info("%s", note)

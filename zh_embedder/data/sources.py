@@ -7,6 +7,7 @@ import gzip
 import io
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -47,11 +48,9 @@ def find_files(
     """
     files: list[Path] = []
     for spec in specs:
-        name = spec
-        if spec.startswith(ROOT_PREFIX):
-            if data_root is None:
-                raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where {ROOT_PREFIX!r} points to")
-            name = str(Path(data_root) / spec.removeprefix(ROOT_PREFIX))
+        if spec.startswith(ROOT_PREFIX) and data_root is None:
+            raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where {ROOT_PREFIX!r} points to")
+        name = below_root(spec, data_root)
         path = Path(name).expanduser()
         if path.is_dir():
             refuse_evaluation_set(path, flag)
@@ -65,18 +64,37 @@ def find_files(
         if not found:
             raise UserError(f"{flag}: no such file: {name}{nearest_path(Path(name))}")
         files.extend(found)
+    say_repeated(files, flag)
     return files
 
 
+def below_root(spec: str, data_root: str | None) -> str:
+    """Return a path with `llm-embedder:` resolved, where it is known."""
+    if data_root is None or not spec.startswith(ROOT_PREFIX):
+        return spec
+    return str(Path(data_root) / spec.removeprefix(ROOT_PREFIX))
+
+
+def say_repeated(files: Sequence[Path], flag: str) -> None:
+    """Log a line for each file that is given more than once, whichever way its path is spelt."""
+    times = Counter(path.resolve() for path in files)
+    for path, count in times.items():
+        if count > 1:
+            first = next(one for one in files if one.resolve() == path)
+            logger.info("%s: %s is given %d times, and its lines are read as often", flag, first, count)
+
+
 def data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Return the data files of a folder, sorted; hidden ones are skipped and counted in a line."""
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and kind(p) in suffixes]
-    found = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    if hidden := len(paths) - len(found):
-        example = next(p for p in paths if p not in set(found))
-        logger.info(
-            "%s: %s skipped, hidden or in a hidden folder, such as %s", folder, counted(hidden, "file"), example
-        )
+    """Return the data files of a folder, sorted; what is skipped is counted in a line: hidden files, other suffixes."""
+    found, hidden, others = list[Path](), list[Path](), list[Path]()
+    for path in sorted(folder.rglob("*")):
+        in_sight = not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        ours = kind(path) in suffixes
+        if (in_sight or ours) and path.is_file():
+            (found if in_sight and ours else others if in_sight else hidden).append(path)
+    for skipped, why in ((hidden, "hidden or in a hidden folder"), (others, f"neither {' nor '.join(suffixes)}")):
+        if skipped:
+            logger.info("%s: %s skipped, %s, such as %s", folder, counted(len(skipped), "file"), why, skipped[0])
     return found
 
 

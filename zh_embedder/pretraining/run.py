@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
+from zh_embedder.data.sources import below_root
 from zh_embedder.training.launch import begin, check_output, find_resume, own_folder, train_and_save
 
 if TYPE_CHECKING:
@@ -32,12 +33,19 @@ def pretrain(args: PretrainArguments) -> None:
         UserError: anything that the user can fix; nothing has been written then.
     """
     begin(args)
-    with own_folder(args):
+    corpus, base = args.corpus, args.base
+    inputs = [below_root(spec, corpus.data_root) for spec in corpus.corpus or ()]
+    inputs += [] if corpus.user_dict is None else [corpus.user_dict]
+    with own_folder(args, inputs=inputs, models=[base.query_encoder, base.tokenizer_name]):
         pretrain_in_folder(args)
 
 
 def pretrain_in_folder(args: PretrainArguments) -> None:
     """Pretrain, with the run's folder for this run alone."""
+    from zh_embedder.text.words import segmenter
+
+    if args.corpus.user_dict is not None:
+        segmenter("jieba", args.corpus.user_dict)  # a wrong one is reported before anything is built
     resume = find_resume(args)
     check_output(args, resume)
     trainer = build(args)
@@ -161,11 +169,8 @@ def read_corpus(args: PretrainArguments, encoder: Encoder, limit: int) -> list[W
     """Read and cut the corpus; the log says what it came to."""
     from zh_embedder.data.record_tables import cache_folder
     from zh_embedder.pretraining.corpus import CorpusRule, find_corpus, load_corpus
-    from zh_embedder.text.words import segmenter
 
     corpus = args.corpus
-    if corpus.user_dict is not None:
-        segmenter("jieba", corpus.user_dict)  # a wrong one is reported at once
     rule = CorpusRule(
         limit=limit,
         field=corpus.field,

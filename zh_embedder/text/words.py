@@ -150,7 +150,7 @@ def read_dictionary(path: Path) -> Iterator[tuple[str, int | None]]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8, expected a dictionary of UTF-8 lines: {ENTRY}") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}, expected a dictionary: {ENTRY}") from None
+        raise UserError(f"--user_dict: {path}: {error.strerror}, expected a dictionary: {ENTRY}") from None
     for number, line in enumerate(lines, start=1):
         word, *rest = line.split() or [""]
         if not word:

@@ -34,6 +34,14 @@ from zh_embedder.training.trace import Trace
 logger = logging.getLogger(__name__)
 
 ARGS_FILE, STAGING = "args.json", ".partial"
+# What the plan of a checkpoint says, in the words of the flags.
+PLANNED = {
+    "step_rows": "queries a step (--per_device_train_batch_size x ranks)",
+    "tokens_per_step": "tokens a step (--tokens_per_device x ranks)",
+    "gradient_accumulation_steps": "--gradient_accumulation_steps",
+    "seed": "seed (--data_seed, else --seed)",
+    "mode": "--inbatch_same_dataset",
+}
 
 
 class BaseTrainer(Trainer):
@@ -295,7 +303,8 @@ class BaseTrainer(Trainer):
         for name, value in self.plan().items():
             if saved.get(name) != value:
                 raise UserError(
-                    f"--resume_from_checkpoint: {checkpoint} was trained with {name} {saved.get(name)}, this run has "
+                    f"--resume_from_checkpoint: {checkpoint} was trained with {PLANNED.get(name, name)} "
+                    f"{saved.get(name)}, this run has "
                     f"{value}: the order of the data would differ. Use the same value, or start a new run from its "
                     f"weights with --query_encoder {checkpoint / QUERY_FOLDER}"
                 )

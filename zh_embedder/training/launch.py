@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,22 +62,29 @@ def check_world(args: Run) -> None:
 
 
 @contextmanager
-def own_folder(args: Run) -> Iterator[None]:
+def own_folder(args: Run, *, inputs: Sequence[str], models: Sequence[str | None]) -> Iterator[None]:
     """Be the only run that writes in --output_dir, all ranks together; a folder that stays empty goes again.
 
     The first rank holds the lock to the end of the run.
 
+    Args:
+        args: the flags.
+        inputs: files, folders and globs that the run reads.
+        models: bases that it starts from.
+
     Raises:
-        UserError: another run writes there, or nothing can be written there; every rank raises it.
+        UserError: another run writes there, nothing can be written there, or it is the place of something else; every
+            rank raises it.
     """
     from zh_embedder.core.distributed import found_by_first
-    from zh_embedder.core.outputs import Output, Places, check_outputs, only_writer
+    from zh_embedder.core.outputs import only_writer
+    from zh_embedder.training.run_folder import check_place
 
     flag, run = "--output_dir", Path(str(args.train.output_dir))
     with ExitStack() as held:
 
         def take() -> None:
-            check_outputs(Places([Output(flag=flag, path=run, folder=True, kept=True)]))
+            check_place(run, inputs, models)
             give_up = time.monotonic() + PATIENCE
             while True:
                 try:
@@ -102,14 +109,15 @@ def find_resume(args: Run) -> Path | None:
     Raises:
         UserError: there is none, or it is not whole.
     """
+    from zh_embedder.config.run import NO_CHECKPOINT
     from zh_embedder.core.distributed import found_by_first
 
     asked = args.train.resume_from_checkpoint
-    if asked is None or str(asked).lower() in ("false", "none", ""):
+    if str(asked).lower() in NO_CHECKPOINT:
         return None
     if str(asked).lower() == "true":
         return found_by_first(lambda: newest_whole(Path(str(args.train.output_dir))))
-    return found_by_first(lambda: check_whole(Path(asked)))
+    return found_by_first(lambda: check_whole(Path(str(asked))))
 
 
 def newest_whole(run: Path) -> Path:
@@ -151,8 +159,6 @@ def check_whole(checkpoint: Path) -> Path:
 def check_output(args: Run, resume: Path | None) -> None:
     """Refuse to write over a run that no flag asks to replace."""
     run = Path(str(args.train.output_dir))
-    if run.is_file():
-        raise UserError(f"--output_dir: {run} is a file, expected a folder")
     taken = [p.name for p in [*run.glob("checkpoint-*"), run / "encoder"] if p.exists()]
     if taken and resume is None and not args.train.overwrite:
         raise UserError(

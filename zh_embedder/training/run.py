@@ -20,11 +20,15 @@ def train(args: Arguments) -> None:
         UserError: anything that the user can fix; nothing has been written then.
     """
     from zh_embedder.config.instructions import read_version
+    from zh_embedder.data.sources import below_root
     from zh_embedder.training.launch import begin, own_folder
 
     begin(args)
     version = read_version(args.data.version, directory=args.data.instructions_dir)
-    with own_folder(args):
+    data, model = args.data, args.model
+    read = [*(data.train_data or ()), *(args.eval.eval_data or ()), *filter(None, (args.eval.corpus, args.eval.canary))]
+    inputs = [below_root(spec, data.data_root) for spec in read]
+    with own_folder(args, inputs=inputs, models=[model.query_encoder, model.key_encoder, model.tokenizer_name]):
         train_in_folder(args, version)
 
 
