@@ -13,7 +13,8 @@ from zh_embedder.core.outputs import Output, Places, is_result
 
 DETAILS = """\
 One pass over the files; texts are not kept, only hashes of them (220 MB for a million records of 8 keys).
-Exit code: 0 if no error was found, 1 if one was, 2 for a mistake on the command line."""
+Exit code: 0 if no error was found, 1 if one was (also a file that cannot be read to its end, or is not UTF-8),
+2 for a mistake on the command line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

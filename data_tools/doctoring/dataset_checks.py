@@ -237,6 +237,24 @@ def truncated(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
             yield profile.first, f"task {profile.task}: {share:.0%} of {name} texts are cut at {flag}"
 
 
+def unknown_characters(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
+    """Texts in a language that the tokenizer does not know: all of them become alike."""
+    if settings.tokenizer is None:
+        return
+    from zh_embedder.text import tokens, unknown
+
+    texts = [text[: unknown.LONGEST] for sample in profile.samples for text in unknown.sample_of(sample.kept)]
+    lacking, total = tokens.unknown_characters(settings.tokenizer, texts)
+    share = lacking.total() / max(1, total)
+    if share > unknown.MAX_UNKNOWN:
+        shown = " ".join(character for character, _ in lacking.most_common(unknown.SHOWN))
+        yield (
+            profile.first,
+            f"task {profile.task}: the tokenizer of {settings.base} does not know {share:.0%} of the characters "
+            f"({shown} ...), expected at most {unknown.MAX_UNKNOWN:.0%}; take another base",
+        )
+
+
 def length_outlier(profile: Profile, settings: DoctorSettings) -> Iterator[Where]:
     """Texts far longer, or queries far shorter, than the others of their dataset."""
     for side, name in enumerate(SIDES):
@@ -277,6 +295,7 @@ DATASET_CHECKS: Mapping[str, DatasetCheck] = {
     "shared_prefix": Check(WARNING, "one beginning of nearly all queries or keys", shared_prefix),
     "teacher_flat": Check(WARNING, "teacher scores squeezed together", teacher_flat),
     "teacher_disagrees": Check(ERROR, "negatives beat positives in most records", teacher_disagrees),
+    "unknown_characters": Check(ERROR, "characters that the tokenizer does not know: over 20 %", unknown_characters),
     "truncated": Check(INFO, "a share of texts over 10 % is cut", truncated),
     "length_outlier": Check(INFO, "a text far longer or shorter than the others", length_outlier),
     "label_imbalance": Check(WARNING, "labels of very different frequency", label_imbalance),

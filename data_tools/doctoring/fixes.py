@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.doctoring.leftovers import without_escapes, without_frame, without_percents, without_subtitles
 from data_tools.doctoring.record_checks import FILE_SHIFT, DoctorSettings, instruction_of, look
 from data_tools.doctoring.survey import FixPlan, Survey, every_line, kind_of
 from data_tools.doctoring.text_checks import mojibake
@@ -24,6 +25,8 @@ from zh_embedder.core.hashing import text_hash
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.json_lines import parse_object
 from zh_embedder.data.schema import parse_line
+from zh_embedder.text.empty_cells import is_empty
+from zh_embedder.text.encodings import misread
 from zh_embedder.text.letters import CONTROL
 
 TEXTS = ("query", "text", "text1", "text2")
@@ -104,7 +107,7 @@ def targets(files: Sequence[Path], out: Path) -> list[Path]:
 def mend(text: str | UserError, place: Place) -> tuple[Raw | None, list[Change]]:
     """Return a line's record as it is written, None where it is left out, and what was done."""
     if isinstance(text, UserError):
-        return None, [place.change("encoding", "dropped record", "", str(text))]
+        return None, [place.change(kind_of(str(text), readable=False), "dropped record", "", str(text))]
     if kind := place.plan.drop.get(place.place):
         return None, [place.change(kind, "dropped record", "", text)]
     try:
@@ -130,7 +133,7 @@ def strip_control(raw: Raw, place: Place) -> Iterator[Change]:
     """
 
     def stripped(text: str) -> str:
-        if not CONTROL.search(text) or mojibake(text):
+        if not CONTROL.search(text) or mojibake(text) or misread(text):
             return text
         return CONTROL.sub("", text.translate(BREAKS))
 
@@ -145,6 +148,14 @@ def strip_instructions(raw: Raw, place: Place) -> Iterator[Change]:
         return text.removeprefix(instruction).lstrip() or text if instruction else text
 
     yield from rewrite(raw, place, "baked_instruction", stripped)
+
+
+def strip_leftovers(raw: Raw, place: Place) -> Iterator[Change]:
+    """Take out what other tools left, where it cannot be meant."""
+    yield from rewrite(raw, place, "subtitle", without_subtitles)
+    yield from rewrite(raw, place, "special_token", without_frame)
+    yield from rewrite(raw, place, "escaped", without_escapes)
+    yield from rewrite(raw, place, "percent_encoded", without_percents)
 
 
 def rewrite(raw: Raw, place: Place, kind: str, work: Callable[[str], str]) -> Iterator[Change]:
@@ -182,13 +193,16 @@ def unwanted(raw: Raw, side: str, place: Place) -> Iterator[tuple[int, str]]:
     query = look(query).digest if isinstance(query, str) else None
     positives = raw.get("pos") if isinstance(raw.get("pos"), list) else []
     right = {look(text).digest for text in positives or [] if isinstance(text, str)} if side == "neg" else set()
-    subject = pair(text_hash(raw.get("task") or ""), query or 0)
+    task = raw.get("task")  # of any type: the record is checked after it was changed
+    subject = pair(text_hash(task if isinstance(task, str) else ""), query or 0)
     elsewhere = place.plan.cut.get(place.place, set())
     seen: set[int] = set()
     for index, text in enumerate(raw[side]):
         own = look(text).digest
         if not text.strip():
             yield index, "empty_text"
+        elif is_empty(text):
+            yield index, "empty_cell"
         elif own in right:
             yield index, "negative_is_positive"
         elif side == "neg" and own == query:
@@ -214,4 +228,4 @@ def remove_keys(raw: Raw, side: str, gone: set[int]) -> None:
             raw[name] = [value for at, value in enumerate(values) if at - offset not in gone]
 
 
-STEPS = (strip_control, strip_instructions, drop_keys)
+STEPS = (strip_leftovers, strip_control, strip_instructions, drop_keys)

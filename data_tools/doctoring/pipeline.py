@@ -61,6 +61,7 @@ def settings_of(options: DoctorOptions) -> DoctorSettings:
         step_batch=options.per_device_train_batch_size * options.ranks,
         teacher_temperature=options.teacher_temperature,
         tokenizer=load_tokenizer(options.query_encoder) if options.query_encoder else None,
+        base=options.query_encoder or "",
         max_lengths=(options.query_max_length, options.key_max_length),
     )
 
@@ -101,7 +102,7 @@ def not_checked(options: DoctorOptions) -> list[str]:
     if not options.evals:
         found.append("leaks: name evaluation sets with --eval")
     if not options.query_encoder:
-        found.append("truncation: name a model with --query_encoder")
+        found.append("truncation and unknown characters: name a model with --query_encoder")
     if not options.train_group_size:
         found.append("too few negatives: give --train_group_size")
     if scripts() is None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from data_tools.doctoring import text_checks
+from data_tools.doctoring import leftovers, text_checks
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
 from data_tools.doctoring.text_checks import Style
 from data_tools.shared.near_texts import near, normal
 from zh_embedder.config.instructions import Version
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import GROUP, LABELLED, PAIR, Row
+from zh_embedder.text.encodings import misread
 
 FILE_SHIFT = 40  # a place is the number of a file and of a line in one integer
 MIN_TO_RANK = 3  # negatives: below it, a positive that scores lowest is no sign of turned scores
@@ -58,6 +59,7 @@ class DoctorSettings:
     step_batch: int = 16
     teacher_temperature: float = 1.0
     tokenizer: Any = None
+    base: str = ""  # name of the tokenizer
     max_lengths: tuple[int, int] = (256, 256)  # of queries, of keys
 
 
@@ -120,9 +122,12 @@ def item_of(row: Row, file: str, place: int) -> CheckedRecord:
 @lru_cache(maxsize=TEXTS_REMEMBERED)
 def look(text: str) -> Look:
     """Look at a text. Of one that was decoded wrongly nothing else is reported: all else comes of that."""
-    plain, broken = normal(text), text_checks.mojibake(text)
-    checks = () if broken else TEXT_CHECKS.items()
-    found = [("mojibake", broken), *((kind, check.find(text)) for kind, check in checks if kind != "mojibake")]
+    plain, found = normal(text), list[tuple[str, str | None]]()
+    broken = False
+    for kind, check in TEXT_CHECKS.items():
+        found.append((kind, check.find(text)))
+        if broken := kind in DECODING and found[-1][1] is not None:
+            break
     return Look(
         text=text,
         normal=plain,
@@ -141,8 +146,17 @@ def short(text: str) -> str | None:
 
 
 TextCheck = Check[Callable[[str], str | None]]
+DECODING = ("mojibake", "misread")
 TEXT_CHECKS: Mapping[str, TextCheck] = {
     "mojibake": Check(ERROR, "text that was decoded wrongly", text_checks.mojibake),
+    "misread": Check(ERROR, "text of one encoding that was read as another: Big5 as GB18030", misread),
+    "written_list": Check(ERROR, "a list or an object written as a text", leftovers.written_list),
+    "empty_cell": Check(ERROR, "what an empty cell of a table becomes: nan, None, NULL", leftovers.empty_cell),
+    "subtitle": Check(WARNING, "tags or times of subtitles", leftovers.subtitle),
+    "special_token": Check(WARNING, "special tokens of a tokenizer or chat template", leftovers.special_token),
+    "escaped": Check(WARNING, "escapes that were written twice", leftovers.escaped),
+    "percent_encoded": Check(WARNING, "percent-encoded Chinese", leftovers.percent_encoded),
+    "repetition": Check(WARNING, "a few characters repeated over half a text", leftovers.repetition),
     "control": Check(WARNING, "control and invisible characters", text_checks.control),
     "private_use": Check(INFO, "characters that only one font knew", text_checks.private),
     "markup": Check(INFO, "HTML tags or entities", text_checks.markup),

@@ -27,6 +27,7 @@ from zh_embedder.data.sources import BOMS, block_lines, not_utf8, read_blocks
 LINE_KINDS: Mapping[str, tuple[str, str]] = {
     "schema": (ERROR, "a line that is no record"),
     "encoding": (ERROR, "bytes that are not UTF-8: GB18030, UTF-16"),
+    "unreadable": (ERROR, "a file that cannot be read to its end"),
     "empty_text": (ERROR, "a text without characters, or of white space alone"),
     "teacher_length": (ERROR, "another number of teacher scores than of keys"),
     "unused_field": (INFO, "a field that training does not use, once for each file"),
@@ -35,6 +36,7 @@ LINE_KINDS: Mapping[str, tuple[str, str]] = {
 SAID = {
     "teacher_length": re.compile(r"got \d+ scores, expected"),
     "empty_text": re.compile("a string that is not empty$"),
+    "empty_cell": re.compile("what an empty cell of a table becomes$"),
 }
 SEVERITY: Mapping[str, str] = {
     **{kind: row[0] for kinds in (LINE_KINDS, REPEAT_KINDS, LEAK_KINDS) for kind, row in kinds.items()},
@@ -133,15 +135,16 @@ class Survey:
 def kind_of(message: str, *, readable: bool) -> str:
     """Return the kind of a line that cannot be used."""
     if not readable:
-        return "encoding" if "UTF-" in message else "schema"
+        return "encoding" if "UTF-" in message else "unreadable"
     return next((kind for kind, words in SAID.items() if words.search(message)), "schema")
 
 
 def every_line(path: Path) -> Iterator[tuple[int, str | UserError]]:
     """Yield (number, text) of every line; unlike training, which needs a right file, continue after a wrong line."""
+    last = 0
     for block in read_blocks(path):
         if isinstance(block, UserError):
-            yield 1, block
+            yield last + 1, block
             return
         last = block.first - 1
         for number, text in block_lines(path, block):

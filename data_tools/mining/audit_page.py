@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from data_tools.mining.blocks import NONE, SHORT, SHORT_REFUSED, SHORT_TAKEN, MiningSettings
+from data_tools.mining.blocks import NONE, SHORT, SHORT_REFUSED, SHORT_TAKEN, WORDLESS, MiningSettings
 from data_tools.mining.false_negatives import CROSS_ENCODER, MEANING, REPEATED, RULES, RefusalLimits
 from data_tools.shared.html_page import cells, overview, page
+from zh_embedder.core.counts import counted
 
 WARNING = "warning"
 MANY = 0.05  # share of records with too few negatives above which the page warns
@@ -26,6 +27,27 @@ REMEDIES: Mapping[
 
 
 def advice(counts: Mapping[str, int], settings: MiningSettings) -> str | None:
+    """Say what left records without enough negatives, and what helps; None where few are short and all have words.
+
+    Args:
+        counts: of a whole run, as `mining.mined` counts.
+        settings: of the run.
+    """
+    wordless = counts.get(WORDLESS, 0)
+    if not wordless:
+        return refusals(counts, settings)
+    said = f"{counted(wordless, 'query')} {'has' if wordless == 1 else 'have'} no word, only punctuation"
+    said += f" or symbols: --method {settings.method} finds no keys for them by words; drop them, or use --method dense"
+    with_words = (
+        {**counts, SHORT: counts.get(SHORT, 0) - wordless, NONE: max(0, counts.get(NONE, 0) - wordless)}
+        if settings.method == "bm25"
+        else counts
+    )
+    rest = refusals(with_words, settings)
+    return f"{said}. {rest}" if rest else said
+
+
+def refusals(counts: Mapping[str, int], settings: MiningSettings) -> str | None:
     """Say which option left many records without enough negatives, and what helps; None where few are short.
 
     Args:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.mining.false_negatives import Candidate, JudgedQuery, RefusalLimits
-from data_tools.mining.finders import FINDERS, Asked, Pool, draw_rows, rows_of
+from data_tools.mining.finders import FINDERS, WITH_WORDS, Asked, Pool, draw_rows, rows_of
 from data_tools.mining.pools import MiningRecord, PositiveIndex
 from data_tools.mining.selection import Choice, PairScorer, choose, draw_order
 from data_tools.shared.record_files import as_line, lines_to
@@ -31,11 +31,13 @@ from zh_embedder.core.files import renamed
 from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.model import KEY, QUERY, Model
 from zh_embedder.text.prefix import full_text
+from zh_embedder.text.words import letters
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
 SHOWN_REFUSED, SHOWN_TEXT = 40, 400  # of the audit
 SHORT, NONE, KEPT, STALE_COUNT = "short", "without", "kept", "stale_scores"
 OTHERS = "others"  # taken that are positives of other records
+WORDLESS = "wordless"  # queries that a search by words cannot look for
 SHORT_TAKEN, SHORT_REFUSED = "short_taken", "short_refused_"  # of those records alone: which rule left them short
 
 
@@ -105,7 +107,7 @@ def mined(record: MiningRecord, choice: Choice, settings: MiningSettings, counts
     stale = [name for name in STALE if record.raw.get(name) is not None]
     counts.update(reason for _, reason in choice.refused)
     counts.update({"taken": len(choice.taken), "records": 1, KEPT: len(kept), STALE_COUNT: bool(stale)})
-    counts.update({NONE: not neg})
+    counts.update({NONE: not neg, WORDLESS: settings.method in WITH_WORDS and not letters(record.query)})
     if len(choice.taken) < settings.negatives:
         counts.update({SHORT: 1, SHORT_TAKEN: len(choice.taken)})
         counts.update(SHORT_REFUSED + reason for _, reason in choice.refused)

@@ -88,6 +88,14 @@ RECORDS = {
     "teacher_length": [record(teacher_scores=[1.0, 2.0])],
     "unused_field": [record(negs=["什么"])],
     "mojibake": [record(query="公司什么时候开会".encode().decode("gbk", "ignore"))],
+    "misread": [record(query="臺北天氣如何？請參考觀光局網頁".encode("big5").decode("gb18030"))],
+    "written_list": [record(pos=["['七天内可以退货', '如何申请']"])],
+    "empty_cell": [record(neg=[OTHER, "nan"])],
+    "subtitle": [record(query="{\\an8}公司什么时候开会")],
+    "special_token": [record(query="公司什么时候[UNK]开会")],
+    "escaped": [record(query="公司\\u4ec0\\u4e48时候开会")],
+    "percent_encoded": [record(query="公司%E4%BB%80%E4%B9%88时候开会")],
+    "repetition": [record(neg=["每桶" * 60])],
     "control": [record(query="公司\u200b什么时候开会")],
     "private_use": [record(query="公司\ue001什么时候开会")],
     "markup": [record(query="公司<br/>什么时候开会&nbsp;")],
@@ -160,6 +168,35 @@ def test_texts_that_are_cut_are_counted_with_the_model_s_tokenizer(tmp_path, tin
     flags = ["--query_encoder", str(tiny_bert), "--key_max_length"]
     assert examine(tmp_path, clean(), *flags, "8")[0] == [("truncated", 1)]
     assert examine(tmp_path, clean(), *flags, "64")[0] == []
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_an_error(tmp_path, tiny_bert):
+    records = clean() + [r | {"query": "བོད་ཡིག" * 3, "pos": ["ཀཁགང" * 5], "neg": [], "task": "bo"} for r in clean(20)]
+    found, code = examine(tmp_path, records, "--query_encoder", str(tiny_bert))
+    assert ([line for kind, line in found if kind == "unknown_characters"], code) == ([41], 1)
+
+
+def test_leftovers_are_taken_out_where_they_cannot_be_meant(tmp_path):
+    texts = {
+        "{\\an8}公司什么时候开会": "公司什么时候开会",
+        "[CLS]公司何时开会[SEP]": "公司何时开会",
+        "公司<|im_end|>是什么意思": "公司<|im_end|>是什么意思",
+        "\\u516c\\u53f8": "公司",
+        "公司的\\u516c\\u53f8": "公司的\\u516c\\u53f8",
+        "%E5%85%AC%E5%8F%B8": "公司",
+        "\\u516c\\u200b\\u53f8": "公司",
+        "https://a.cn/%E5%85%AC%E5%8F%B8": "https://a.cn/%E5%85%AC%E5%8F%B8",
+    }
+    examine(tmp_path, [record(query=text) for text in texts], "--fix", str(tmp_path / "out"))
+    lines = (tmp_path / "out/records/train.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["query"] for line in lines] == list(texts.values())
+
+
+@pytest.mark.parametrize("task", [["a"], {"a": 1}, 5, False])
+def test_a_task_of_a_wrong_type_is_left_out_of_the_copy(tmp_path, task):
+    found, code = examine(tmp_path, [*clean(), record(task=task)], "--fix", str(tmp_path / "out"))
+    assert (found, code) == ([("schema", 41)], 1)
+    assert len((tmp_path / "out/records/train.jsonl").read_text("utf-8").splitlines()) == 40
 
 
 def test_a_tokenizer_is_enough_to_count_lengths_and_a_missing_one_is_said(tmp_path, tiny_bert, capsys):

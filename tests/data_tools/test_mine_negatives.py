@@ -229,6 +229,16 @@ def test_records_left_short_are_blamed_on_the_option_that_refused_most_of_their_
     assert "refused" not in few
 
 
+def test_queries_without_a_word_are_named_as_the_reason(tmp_path, capsys):
+    cities = [{"query": f"{city}的好处是什么", "pos": [f"{city}的好处"], "task": "qa"} for city in CITIES]
+    marks = [{"query": mark, "pos": [f"好的{mark}"], "task": "qa"} for mark in ("？？", "……", " ！")]
+    flags = ("--method", "bm25", "--words", "bigram", "--range", 0, 10, "--negatives", 1)
+    mine(tmp_path, *flags, rows=[*cities, *marks])
+    err = capsys.readouterr().err
+    assert "3 queries have no word" in err
+    assert "too few keys" not in err
+
+
 def test_negatives_that_answer_other_records_are_counted_and_said_where_no_corpus_was_given(tmp_path, capsys):
     rows = records()[:20]
     write(tmp_path / "in.jsonl", rows)
