@@ -53,5 +53,6 @@ def test_a_table_is_named_with_the_command_that_converts_it(tmp_path: Path, name
     assert message.startswith(f"--train_data: {given} is {said}, expected JSON Lines: ")
     assert (
         said == "a workbook"
-        or f"`zh-embedder convert {given} --output {given.name.split('.')[0]}.jsonl --task TASK`" in message
+        or f"`zh-embedder convert {given} --from FORMAT --output {given.name.split('.')[0]}.jsonl --task TASK`"
+        in message
     )
