@@ -384,17 +384,28 @@ def test_an_error_leaves_an_old_cache_exactly_as_it_was(tmp_path, load, cache):
 
 @pytest.mark.parametrize(("wrong", "shown", "more"), [(1, 1, None), (20, 20, None), (21, 20, 1), (25, 20, 5)])
 def test_up_to_20_wrong_lines_are_shown_then_counted(wrong, shown, more, tmp_path, load):
-    path = write(tmp_path / "a.jsonl", GOOD + b"x\n" * wrong + GOOD)
+    path = write(tmp_path / "a.jsonl", GOOD + lines({"query": n} for n in range(wrong)) + GOOD)
     messages = refusal(load, path)
     assert [m.split(": ")[0] for m in messages[:shown]] == [f"a.jsonl:{n}" for n in range(2, 2 + shown)]
     assert messages[shown:] == ([] if more is None else [f"... and {more} more"])
 
 
 def test_the_wrong_lines_of_all_files_are_counted_together(tmp_path, load):
-    paths = [write(tmp_path / f"{n}.jsonl", b"x\n" * wrong) for n, wrong in enumerate((3, 25, 7))]
+    paths = [
+        write(tmp_path / f"{n}.jsonl", lines({"query": i} for i in range(wrong))) for n, wrong in enumerate((3, 25, 7))
+    ]
     messages = refusal(load, *paths)
     assert [m.split(":")[0] for m in messages[:-1]] == ["0.jsonl"] * 3 + ["1.jsonl"] * 17
     assert messages[-1] == "... and 15 more"  # 3 + 25 + 7 - 20
+
+
+def test_a_mistake_of_many_lines_is_one_message_with_their_number(tmp_path, load):
+    others = [{"id": "0" * 5000}] * 3967  # several blocks
+    messages = refusal(load, write(tmp_path / "a.jsonl", GOOD + lines([*others, {"query": 1}, *others[:1]]) + GOOD))
+    assert len(messages) == 2
+    assert messages[0].startswith("a.jsonl:2: query: is missing; found 'id', expected ")
+    assert messages[0].endswith(" (and in 3,967 more lines)")
+    assert messages[1].startswith("a.jsonl:3969: query: got 1, expected a string")
 
 
 def test_a_wrong_line_at_the_end_of_a_long_file_leaves_nothing_behind(tmp_path, load, cache):

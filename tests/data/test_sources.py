@@ -48,3 +48,30 @@ def test_a_file_given_twice_is_said_however_it_is_spelt(tmp_path: Path, caplog: 
     with caplog.at_level(logging.INFO):
         assert len(find_files(specs, data_root=None)) == 4
     assert caplog.messages == [f"--train_data: {tmp_path}/a.jsonl is given 3 times, and its lines are read as often"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.parquet", "a Parquet file"),
+        ("a.arrow", "an Arrow file"),
+        ("a.csv", "a table (.csv)"),
+        ("a.TSV", "a table (.tsv)"),
+        ("a.csv.gz", "a table (.csv)"),
+        ("saved/state.json", "a data set that `save_to_disk` wrote"),
+        ("a.xlsx", "a workbook"),
+    ],
+)
+def test_a_table_is_named_with_the_command_that_converts_it(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    given = tmp_path / name.split("/", maxsplit=1)[0]
+    with pytest.raises(UserError) as caught:
+        find_files([str(given)], data_root=None)
+    message = str(caught.value)
+    assert message.startswith(f"--train_data: {given} is {said}, expected JSON Lines: ")
+    assert (
+        said == "a workbook"
+        or f"`zh-embedder convert {given} --from FORMAT --output {given.name.split('.')[0]}.jsonl --task TASK`"
+        in message
+    )

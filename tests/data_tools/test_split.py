@@ -232,6 +232,60 @@ def test_a_wrong_record_is_named_with_its_line(tmp_path, capsys):
     assert "in.jsonl:2: pos: got '答', expected a list of strings" in capsys.readouterr().err
 
 
+def tree(folder):
+    """Every path below a folder, with what the files hold."""
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("task", ["../../x", "{root}/victim", "..", "a/b", "nul\x00"])
+def test_a_task_that_would_leave_the_folder_is_refused_with_its_line_and_nothing_is_written(tmp_path, capsys, task):
+    task = task.format(root=tmp_path)
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "queries.jsonl").write_text("theirs", "utf-8")
+    write_records(tmp_path / "in" / "in.jsonl", [*(record(i) for i in range(20)), record(20, task=task)])
+    before = tree(tmp_path)
+    words = [tmp_path / "in" / "in.jsonl", "--output", tmp_path / "deep" / "out", "--ratios", 0.5, 0.5, "--eval"]
+    assert main([*map(str, words)]) == 2
+    message = capsys.readouterr().err
+    assert "in.jsonl:21: task: got" in message
+    assert "Traceback" not in message
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["../../escape", "..", "", "{root}/escape"])
+def test_a_name_of_a_part_that_would_leave_the_folder_is_refused_and_nothing_is_written(tmp_path, capsys, name):
+    write_records(tmp_path / "in.jsonl", [record(i) for i in range(4)])
+    before = tree(tmp_path)
+    words = [tmp_path / "in.jsonl", "--output", tmp_path / "deep" / "out", "--ratios", 0.5, 0.5]
+    assert main([*map(str, words), "--names", "train", name.format(root=tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "--names: got" in message
+    assert "Traceback" not in message
+    assert tree(tmp_path) == before
+
+
+def test_a_second_draw_in_the_folder_of_a_split_needs_overwrite(tmp_path, capsys):
+    write_records(tmp_path / "in.jsonl", [record(i) for i in range(40)])
+    words = [*map(str, (tmp_path / "in.jsonl", "--output", tmp_path / "out", "--ratios", 0.5, 0.5))]
+    assert main(words) == 0
+    before = tree(tmp_path)
+    assert main([*words, "--seed", "1"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+    assert main([*words, "--seed", "1", "--overwrite"]) == 0
+    assert sorted(where(tmp_path / "out", ("train", "dev"))) == sorted(f"问题{i}是什么" for i in range(40))
+    assert tree(tmp_path) != before
+
+
+@pytest.mark.parametrize("share", ["nan", "inf", "-0.5"])
+def test_a_share_that_is_no_number_is_refused_by_name(tmp_path, capsys, share):
+    write_records(tmp_path / "in.jsonl", [record(1)])
+    words = [str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out"), f"--ratios={share}"]
+    assert main(words) == 2
+    assert f"--ratios: got {share}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_members_are_tied_by_marks_by_joining_and_through_others():
     unions = Unions()
     for marks in (["a"], ["b"], ["a", "c"], ["d"], ["c"]):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside_file, renamed
 from zh_embedder.core.hashing import file_hash, hash_of
@@ -83,6 +85,37 @@ def row_schema() -> pa.Schema:
     return features.arrow_schema
 
 
+class Wrong:
+    """What is wrong with the lines of a file: what many lines share is one message, with the first of them."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, str] = {}  # what is wrong -> the message of the first line that has it
+        self.lines: Counter[str] = Counter()  # what is wrong -> how many lines have it
+        self.unnamed = 0  # lines with other mistakes than the first `MAX_SHOWN`
+
+    def add(self, what: str, message: str, count: int = 1) -> None:
+        """Count lines with a mistake."""
+        if what not in self.first and len(self.first) == MAX_SHOWN:
+            self.unnamed += count
+            return
+        self.first.setdefault(what, message)
+        self.lines[what] += count
+
+    def merge(self, later: Wrong) -> None:
+        """Add what is wrong with later lines."""
+        for what, message in later.first.items():
+            self.add(what, message, later.lines[what])
+        self.unnamed += later.unnamed
+
+    def messages(self) -> list[str]:
+        """One message for each mistake, and in how many more lines it is."""
+        more = {what: count - 1 for what, count in self.lines.items()}
+        return [
+            message + (f" (and in {counted(more[what], 'more line')})" if more[what] else "")
+            for what, message in self.first.items()
+        ]
+
+
 class Parsed(NamedTuple):
     """What the lines of a block came to."""
 
@@ -90,7 +123,7 @@ class Parsed(NamedTuple):
     written: int
     blank: int
     wrong: int
-    messages: list[str]
+    messages: Wrong
     ignored: set[str]
     ends: bool  # the file cannot be read on
 
@@ -100,9 +133,11 @@ def parse_block(path: Path, block: Block | UserError) -> Parsed:
     import pyarrow as pa
 
     if isinstance(block, UserError):
-        return Parsed(None, 0, 0, 1, [str(block)], set(), ends=True)
+        found = Wrong()
+        found.add(str(block), str(block))
+        return Parsed(None, 0, 0, 1, found, set(), ends=True)
     rows: list[dict[str, Any]] = []
-    messages: list[str] = []
+    messages, wrong = Wrong(), 0
     ignored: set[str] = set()
     blank, ends = 0, False
     for number, text in block_lines(path, block):
@@ -115,24 +150,25 @@ def parse_block(path: Path, block: Block | UserError) -> Parsed:
                 continue
             row, unknown = parse_line(text, f"{path}:{number}")
         except UserError as error:
-            messages.append(str(error))
+            message, wrong = str(error), wrong + 1
+            messages.add(message.removeprefix(f"{path}:{number}: "), message)
             continue
         row["line"] = number
         rows.append(row)
         ignored |= unknown
-    laid_out = None if messages else pa.RecordBatch.from_pylist(rows, schema=row_schema())
-    return Parsed(laid_out, len(rows), blank, len(messages), messages[:MAX_SHOWN], ignored, ends)
+    laid_out = None if wrong else pa.RecordBatch.from_pylist(rows, schema=row_schema())
+    return Parsed(laid_out, len(rows), blank, wrong, messages, ignored, ends)
 
 
 def write_table(path: Path, target: Path) -> None:
     """Check every line of a file and write its rows as an Arrow file; nothing is written where a line is wrong.
 
     Raises:
-        UserError: up to 20 messages with file and line, then how many more there are.
+        UserError: up to 20 messages with file and line, equal ones as one, then how many more there are.
     """
     import pyarrow as pa
 
-    messages: list[str] = []
+    found = Wrong()
     wrong = blank = written = 0
     ignored: set[str] = set()
     pieces = path.stat().st_size // BLOCK_BYTES
@@ -144,16 +180,17 @@ def write_table(path: Path, target: Path) -> None:
             for block in parsed:
                 bar.update(block.written)
                 blank, wrong, written = blank + block.blank, wrong + block.wrong, written + block.written
-                messages += block.messages[: MAX_SHOWN - len(messages)]
+                found.merge(block.messages)
                 ignored |= block.ignored
                 if not wrong and block.rows is not None:
                     writer.write_batch(block.rows)
                 if block.ends:
                     break
         if not wrong and not written:
-            messages, wrong = [f"{path}: the file holds no records"], 1
+            raise UserError(f"{path}: the file holds no records")
         if wrong:
-            raise summarise(messages, total=wrong)
+            messages = found.messages()
+            raise summarise(messages, total=len(messages) + found.unnamed)
     if blank:
         logger.info("%s: %d blank lines skipped", path, blank)
     if ignored:

@@ -6,6 +6,7 @@ import glob
 import gzip
 import io
 import logging
+import shlex
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,13 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".json")
 COMPRESSIONS = (".gz", ".zst")
+TABLES = {
+    ".parquet": "a Parquet file",
+    ".arrow": "an Arrow file",
+    ".csv": "a table (.csv)",
+    ".tsv": "a table (.tsv)",
+}
+WORKBOOKS = (".xlsx", ".xls")
 ROOT_PREFIX = "llm-embedder:"
 BLOCK_BYTES = 1 << 22
 BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -52,6 +60,8 @@ def find_files(
             raise UserError(f"{flag}: got {spec!r}, expected --data_root to say where {ROOT_PREFIX!r} points to")
         name = below_root(spec, data_root)
         path = Path(name).expanduser()
+        if suffixes == SUFFIXES:  # records, not what convert reads
+            refuse_table(path, flag)
         if path.is_dir():
             refuse_evaluation_set(path, flag)
             found = data_files(path, suffixes)
@@ -82,6 +92,23 @@ def say_repeated(files: Sequence[Path], flag: str) -> None:
         if count > 1:
             first = next(one for one in files if one.resolve() == path)
             logger.info("%s: %s is given %d times, and its lines are read as often", flag, first, count)
+
+
+def refuse_table(path: Path, flag: str) -> None:
+    """Refuse a table or a workbook, and say how its rows become records.
+
+    Raises:
+        UserError: it is one.
+    """
+    suffix = kind(path).lower()
+    saved = path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    if saved or (path.is_file() and suffix in TABLES):
+        what = "a data set that `save_to_disk` wrote" if saved else TABLES[suffix]
+        output = shlex.quote(f"{path.name.split('.')[0]}.jsonl")
+        command = f"zh-embedder convert {shlex.quote(str(path))} --from FORMAT --output {output} --task TASK"
+        raise UserError(f"{flag}: {path} is {what}, expected JSON Lines: `{command}` makes them")
+    if path.is_file() and suffix in WORKBOOKS:
+        raise UserError(f"{flag}: {path} is a workbook, expected JSON Lines: save it as .csv and convert that")
 
 
 def data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
