@@ -492,6 +492,14 @@ def test_the_message_names_file_and_field(base, name):
     assert str(error.value).removeprefix("--query_encoder: ").startswith(f"{base}/{SAID[name]}")
 
 
+def test_a_file_that_our_own_makes_needless_is_read_whole_or_refused(whole, tmp_path):
+    load_encoder(str(whole)).save(tmp_path / "ours")
+    modules = tmp_path / "ours" / "modules.json"
+    modules.write_bytes(modules.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"ours/modules\.json: not valid JSON"):
+        load_encoder(str(tmp_path / "ours"))
+
+
 @pytest.mark.parametrize("name", ["the pooler is missing", "an output layer of masked words"])
 def test_weights_that_make_no_vectors_may_be_missing_or_unused(base, whole, name, caplog):
     DAMAGES[name](base)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.bases.fields import Fields, as_text
-from zh_embedder.bases.folder_format import MODULES, read_layout, read_stages
+from zh_embedder.bases.fields import Fields, as_text, read_any
+from zh_embedder.bases.folder_format import MODULES, read_layout
 from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.heads import HEADS
@@ -114,7 +114,7 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
     """
     if (folder / OUR_FILE).exists():
         if (folder / MODULES).exists():
-            read_stages(folder / MODULES)  # says nothing that our file does not say, but is read by others
+            read_any(folder / MODULES)  # says nothing that our file does not, but a copy that was cut short is refused
         return read_own(Fields.read(folder / OUR_FILE))
     layout = read_layout(folder, poolings=POOLINGS, pooling=pooling)
     if layout is None:

@@ -10,8 +10,8 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.outputs import Output, Places, check_outputs, found_inputs
 
 # What a run writes into its folder, and what others put there before it starts: logs and scripts.
-RESULTS = ("checkpoint-*", "encoder", "key_encoder", "eval")  # an earlier run's are replaced
-OURS = (*RESULTS, "args.json", "plan.json", "summary.json", "metrics.json", "report.html", "runs")
+RESULTS = ("checkpoint-*", "encoder", "key_encoder")  # an earlier run's are replaced
+OURS = (*RESULTS, "args.json", "plan.json", "summary.json", "metrics.json", "report.html", "evaluation", "runs")
 WITH_A_RUN = (".*", "*.log", "*.out", "*.err", "*.pid", "*.sh", "*.yaml", "*.yml")
 
 
