@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_tools.generating.limits import CONCURRENCY, PASSAGE_CHARS, TIMEOUT
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.numbers import AMOUNT, COUNT, POSITIVE, SEED, SHARE
+from zh_embedder.core.numbers import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE
 from zh_embedder.core.options import choose
 from zh_embedder.core.outputs import Output, Places, next_to
 
