@@ -267,7 +267,8 @@ def write_pools(job: Job, known: PositiveIndex) -> None:
         folder = pool_folder(job, number) / "texts"
         if (folder / STARTS).is_file():
             continue
-        keys = write_texts(folder, corpus_texts(job.corpus) if job.corpus else texts_of(job.files, task))
+        where = f"--corpus: {', '.join(map(str, job.corpus))}" if job.corpus else f"task {task}"
+        keys = write_texts(folder, corpus_texts(job.corpus) if job.corpus else texts_of(job.files, task), where)
         logger.info(
             "mine_negatives: %s to mine from (%s)", counted(keys, "key"), "corpus" if job.corpus else f"task {task}"
         )
