@@ -59,10 +59,11 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--join", type=any_text, default="\n", help="separator between columns joined with + (default: a line break)"
     )
-    group.add_argument(
+    header = group.add_mutually_exclusive_group()
+    header.add_argument(
         "--header", action="store_true", default=None, help="the table has a header line (default: detected)"
     )
-    group.add_argument(
+    header.add_argument(
         "--no_header", dest="header", action="store_false", default=None, help="the table has no header line"
     )
     group.add_argument(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from data_tools.generating.limits import CONCURRENCY, PASSAGE_CHARS, TIMEOUT
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.numbers import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, SEED
+from zh_embedder.core.numbers import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE
 from zh_embedder.core.options import choose
-from zh_embedder.core.outputs import Output, Places
+from zh_embedder.core.outputs import Output, Places, next_to
 
 if TYPE_CHECKING:
     from data_tools.generating.endpoint import EndpointSettings
@@ -140,7 +140,7 @@ def add_filters(own: argparse._ArgumentGroup) -> None:
     own.add_argument("--words", default="jieba", help="word segmentation for bm25: jieba or bigram")
     own.add_argument(
         "--near",
-        type=NOT_NEGATIVE,
+        type=SHARE,
         default=0.8,
         help="reject queries more similar than this to another of the document; 1: off",
     )
@@ -187,7 +187,7 @@ def places(args: argparse.Namespace) -> Places:
 
     outputs = []
     if args.output is not None:
-        ledger = args.output.with_name(f"{args.output.name}{SUFFIX}")
+        ledger = next_to("--output", args.output, SUFFIX)
         earlier, there = "that of an earlier start", ledger.is_file()
         outputs.append(Output(flag="--output", path=args.output, earlier=earlier, is_earlier=lambda _: there))
     if args.corpus is not None:

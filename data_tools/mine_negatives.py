@@ -11,9 +11,10 @@ from data_tools.mining.false_negatives import REFERENCES, RefusalLimits
 from data_tools.shared.record_files import find_records
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.names import check_name
 from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, SEED
 from zh_embedder.core.options import any_text, choose, number_of
-from zh_embedder.core.outputs import Output, Places, is_result
+from zh_embedder.core.outputs import Output, Places, is_result, next_to
 from zh_embedder.core.ranks import first_rank
 from zh_embedder.search.bm25 import B_RANGE, K1, K1_RANGE, B
 
@@ -166,6 +167,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("FILES: are missing, expected files of records")
     if (args.output is None) == (args.save_name is None):
         raise UserError("--output: expected the file to write, or LLM-Embedder's --save_name")
+    if args.save_name is not None:
+        check_name("--save_name", args.save_name, what="an output")
 
 
 def output_of(args: argparse.Namespace, files: Sequence[Path]) -> Path:
@@ -184,7 +187,7 @@ def places(args: argparse.Namespace) -> Places:
 
     files = [*args.files, *args.input_file]
     path = output_of(args, [Path(name) for name in files])
-    audit, work = path.with_name(f"{path.name}.audit.html"), args.work_dir or work_folder(path)
+    audit, work = next_to("--output", path, ".audit.html"), args.work_dir or work_folder(path)
     outputs = [
         Output(
             flag="--output" if args.output else "--save_name",

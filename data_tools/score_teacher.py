@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zh_embedder.cli import call
 from zh_embedder.core.numbers import COUNT, real
 from zh_embedder.core.options import choose
-from zh_embedder.core.outputs import Output, Places
+from zh_embedder.core.outputs import Output, Places, next_to
 from zh_embedder.core.ranks import first_rank
 
 if TYPE_CHECKING:
@@ -62,11 +62,12 @@ def places(args: argparse.Namespace) -> Places:
 
     if not first_rank():
         return Places([])
-    kept = args.cache or args.output.with_name(f"{args.output.name}{SUFFIX}")
+    kept = args.cache or next_to("--output", args.output, SUFFIX)
     output = Output(
         flag="--output", path=args.output, earlier="that of an earlier start", is_earlier=lambda _: kept.is_file()
     )
-    return Places([output], [*args.files, *filter(None, [args.prompts])], [args.model], args.overwrite)
+    cache = Output(flag="--cache", path=kept, kept=True, locked=False)
+    return Places([output, cache], [*args.files, *filter(None, [args.prompts])], [args.model], args.overwrite)
 
 
 def options_of(args: argparse.Namespace) -> ScoreOptions:

@@ -10,12 +10,13 @@ from pathlib import Path
 from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.names import check_name
-from zh_embedder.core.numbers import SEED, SHARE, SIMILARITY, whole
+from zh_embedder.core.numbers import SEED, SIMILARITY, real, whole
 from zh_embedder.core.outputs import Output, Places
 
 NAMES = ("train", "dev", "test")
 REST = "rest"
 REPORT = "split.json"
+RATIO = real(above=0, below=1)  # a part of none or all is no part
 PART = whole(0, also={REST: "what the others leave"})
 DETAILS = """\
 With --near, no near-duplicates either. The written files are checked again: the exit code is 1 if parts share
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="output",
     )
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--ratios", nargs="+", type=SHARE, metavar="R", help="share of each part; must sum to 1")
+    how.add_argument("--ratios", nargs="+", type=RATIO, metavar="R", help="share of each part; must sum to 1")
     how.add_argument(
         "--counts", nargs="+", type=PART, metavar="N", help="number of records in each part, one of them `rest`"
     )
@@ -72,6 +73,8 @@ def shares(args: argparse.Namespace) -> dict[str, float | int | None]:
     given = args.ratios if args.ratios is not None else args.counts
     flag = "--ratios" if args.ratios is not None else "--counts"
     names = [check_name("--names", name, what="a part") for name in args.names or NAMES[: len(given)]]
+    if args.names and (len(names) != len(given) or len(set(names)) != len(names)):
+        raise reject("--names", " ".join(names), f"{len(given)} different names, as many as numbers in {flag}")
     if len(names) != len(given) or len(set(names)) != len(names) or len(given) < 2:
         raise UserError(
             f"{flag}: got {len(given)} numbers for the parts {' '.join(names)}, expected one for each of two or more"

@@ -127,7 +127,9 @@ def read_docx(path: Path, name: str) -> Read:
             html = mammoth.convert_to_html(
                 stream, style_map=f"{TITLE_STYLE}\n{STYLES}", convert_image=mammoth.images.img_element(no_picture)
             ).value
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; those of mammoth have no number
+            raise
         raise UserError(f"{path}: cannot be read as a Word file (.docx): {error}") from None
     read = of_page(read_page(html), path, name)
     return Read(read.documents, {**read.notes, **({"pictures": pictures} if pictures else {})})

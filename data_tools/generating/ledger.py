@@ -66,7 +66,7 @@ class Ledger:
             self.load()
             self.stream: IO[str] = path.open("a", encoding="utf-8")
         except BaseException:
-            self.lock.release()
+            self.unlock()
             raise
 
     def load(self) -> None:
@@ -104,5 +104,9 @@ class Ledger:
         self.stream.close()
         if not self.path.stat().st_size:
             self.path.unlink()
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let go of the file, and leave no lock behind."""
         self.lock.release()
         Path(self.lock.lock_file).unlink(missing_ok=True)

@@ -44,7 +44,7 @@ from data_tools.shared.ranks import in_turn, start_ranks
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import beside_file, partial_of, read_json, remove, write_json
+from zh_embedder.core.files import beside_file, missing_parents, partial_of, read_json, remove, remove_empty, write_json
 from zh_embedder.core.hashing import files_hashes, model_hash, sha256_of
 from zh_embedder.core.machine import prepare
 from zh_embedder.core.progress import Bar
@@ -130,9 +130,7 @@ def mine(job: Job) -> None:
     # Whatever can be wrong with the flags comes out before anything is written or encoded.
     model, scorer = load_model(job), load_scorer(job)
     check_search(job, model)
-    if first:
-        start(job)
-    in_turn(lambda: write_pools(job, known) if first else None)
+    in_turn(lambda: begin_pools(job, known) if first else None)
     roots = {task: pool_folder(job, number) for number, task in enumerate(known.tasks)}
     folders = {task: vectors_folder(job, roots[task], task, model) for task in known.tasks}
     if model is not None:
@@ -240,7 +238,11 @@ def said(summary: Mapping[str, Any]) -> str:
     """Lay the counts of a summary out in a line, those that are 0 left out; its warning has a line of its own."""
     refused = ", ".join(f"{name} {count:,}" for name, count in summary["refused"].items())
     names = ("records_with_fewer", "records_without_negatives", "records_whose_teacher_scores_went")
-    rest = [f"{name.replace('_', ' ')}: {summary[name]:,}" for name in names if summary[name]]
+    rest = [
+        f"{name.replace('_', ' ').replace('teacher scores went', 'teacher_scores were removed')}: {summary[name]:,}"
+        for name in names
+        if summary[name]
+    ]
     first = f"{counted(summary['taken'], 'negative')} for {counted(summary['records'], 'record')}"
     return "; ".join([first, *([f"refused: {refused}"] if refused else []), *rest])
 
@@ -253,13 +255,27 @@ def pool_folder(job: Job, number: int) -> Path:
     return job.folder / f"pool-{0 if job.corpus else number:02}"
 
 
+def begin_pools(job: Job, known: PositiveIndex) -> None:
+    """Take up or begin the work, and write the pools; a folder in which no pool could be written goes again."""
+    made = missing_parents(job.folder / SETTINGS)
+    start(job)
+    try:
+        write_pools(job, known)
+    except BaseException:
+        if not any(job.folder.glob(f"pool-[0-9][0-9]/texts/{STARTS}")):
+            remove_work(job.folder)
+            remove_empty(made)
+        raise
+
+
 def write_pools(job: Job, known: PositiveIndex) -> None:
     """Write the keys of every pool that is not there yet."""
     for number, task in enumerate(known.tasks):
         folder = pool_folder(job, number) / "texts"
         if (folder / STARTS).is_file():
             continue
-        keys = write_texts(folder, corpus_texts(job.corpus) if job.corpus else texts_of(job.files, task))
+        where = f"--corpus: {', '.join(map(str, job.corpus))}" if job.corpus else f"task {task}"
+        keys = write_texts(folder, corpus_texts(job.corpus) if job.corpus else texts_of(job.files, task), where)
         logger.info(
             "mine_negatives: %s to mine from (%s)", counted(keys, "key"), "corpus" if job.corpus else f"task {task}"
         )

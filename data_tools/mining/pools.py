@@ -135,7 +135,7 @@ def corpus_texts(files: Sequence[Path]) -> Iterator[str]:
                 yield reader.parse(line, f"{path}:{number}", plain=plain)[1]
 
 
-def write_texts(folder: Path, texts: Iterable[str]) -> int:
+def write_texts(folder: Path, texts: Iterable[str], where: str = "corpus") -> int:
     """Write each text once, in the order in which they first come; returns how many.
 
     Raises:
@@ -153,7 +153,7 @@ def write_texts(folder: Path, texts: Iterable[str]) -> int:
                 seen.add(name)
                 starts.append(starts[-1] + stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n"))
         if not seen:
-            raise UserError("corpus: there are no keys to mine from")
+            raise UserError(f"{where}: there are no keys to mine from")
         np.save(partial / STARTS, np.asarray(starts))
     return len(seen)
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from data_tools.mining.pools import corpus_texts
 from data_tools.shared.record_files import as_line, lines_to, read_records
+from data_tools.splitting.part_files import stem_of
 from zh_embedder.core.counts import counted
 from zh_embedder.core.hashing import text_hash
 
@@ -65,7 +66,7 @@ def write_eval_sets(written: Mapping[str, Sequence[Path]], corpus: Sequence[Path
     """
     folders = []
     for path in (path for files in written.values() for path in files):
-        base = path.with_name(path.name.split(".")[0])
+        base = path.with_name(stem_of(path))
         tasks = {raw.get("task") for _, raw in read_records(path) if raw.get("pos") and "query" in raw}
         left = 0
         with ExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,28 @@ from zh_embedder.data.records import short_names
 
 logger = logging.getLogger(__name__)
 
+COMPRESSED = (".gz", ".zst")
+
 
 def outputs(files: Sequence[Path], folder: Path, names: Sequence[str]) -> list[list[Path]]:
     """Return for each file its file of each part: DIR/train.jsonl, or of several files DIR/train/NAME.jsonl."""
     found = []
-    for short in short_names(files):
-        stem, _, suffixes = Path(short).name.partition(".")
-        suffix = ".jsonl" + next((f".{s}" for s in suffixes.split(".") if s in ("gz", "zst")), "")
-        inner = "-".join([*Path(short).parts[:-1], stem])
+    taken: set[str] = set()
+    for path, short in zip(files, short_names(files), strict=True):
+        suffix = ".jsonl" + (path.suffix if path.suffix in COMPRESSED else "")
+        plain = "-".join([*Path(short).parts[:-1], stem_of(path)])
+        # A file given twice, and `a-b/c` next to `a/b-c`, would share a name and replace each other.
+        inner = next(
+            one for one in chain([plain], (f"{plain}-{n}" for n in range(2, len(files) + 1))) if one not in taken
+        )
+        taken.add(inner)
         found.append([folder / (f"{name}{suffix}" if len(files) == 1 else f"{name}/{inner}{suffix}") for name in names])
     return found
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of a record file without what says its kind; other dots are part of it."""
+    return path.name.removesuffix(path.suffix if path.suffix in COMPRESSED else "").removesuffix(".jsonl")
 
 
 def without_shared(raw: Record, census: Census, parts: NDArray[np.int64], part: int) -> Record:

@@ -66,6 +66,7 @@ def split(options: SplitOptions) -> bool:
         seed=options.seed,
         named=options.eval_folders,
     )
+    check_counts(options.wanted, len(census.groups))
     parts = assign(census, options.wanted)
     with all_or_none(folder):
         written = dict(zip(names, write_parts(options.files, places, parts, census), strict=True))
@@ -78,6 +79,17 @@ def split(options: SplitOptions) -> bool:
     for line in (*lines_of(report), *proof.lines()):
         logger.info("%s", line)
     return proof.holds
+
+
+def check_counts(wanted: Wanted, records: int) -> None:
+    """Refuse counts that leave nothing to the rest.
+
+    Raises:
+        UserError: they are as many as all records, or more.
+    """
+    asked = sum(number for number in wanted.values() if isinstance(number, int))
+    if asked >= records:
+        raise reject("--counts", asked, f"fewer than the {counted(records, 'record')} that there are")
 
 
 @contextmanager

@@ -78,10 +78,11 @@ def check_records(options: ScoreOptions) -> None:
         UserError: a record is wrong, or there is none.
     """
     wrong: list[str] = []
-    records = failures = 0
+    records = failures = replaced = 0
     for path in options.files:
         for where, raw in read_records(path, show_progress=False):
             records += 1
+            replaced += any(raw.get(name) for name in OLD)
             try:
                 items_of(raw, where, answers=options.method == "language_model")
             except UserError as error:
@@ -89,6 +90,8 @@ def check_records(options: ScoreOptions) -> None:
                 wrong += [str(error)] if len(wrong) < MAX_SHOWN else []
     if wrong:
         raise summarise(wrong, total=failures)
+    if replaced and world()[0] == 0:
+        logger.info("score_teacher: the teacher_scores of %s are replaced", counted(replaced, "record"))
     if not records:
         raise UserError(f"FILES: no records in {', '.join(map(str, options.files[:MAX_SHOWN]))}")
 

@@ -208,7 +208,7 @@ def test_a_group_larger_than_every_share_stays_in_the_largest_part(tmp_path, cap
     ("words", "message"),
     [
         (["--ratios", "0.9", "0.2"], "--ratios: got .* expected shares that are 1 together"),
-        (["--ratios", "0.9", "0.1", "--names", "a", "b", "c"], "--ratios: got 2 numbers for the parts a b c"),
+        (["--ratios", "0.9", "0.1", "--names", "a", "b", "c"], "--names: got 'a b c', expected 2 different names"),
         (["--counts", "5", "5"], "--counts: got .* expected whole numbers, and one 'rest'"),
         (["--ratios", "0.9", "0.1", "--near", "80"], "--near: got 80, expected a number above 0 and at most 1"),
     ],

@@ -46,6 +46,17 @@ class Places:
     overwrite: bool | None = None  # the flag; None where the command has none
 
 
+def next_to(flag: str, path: Path, suffix: str) -> Path:
+    """Return the file of the same name with a suffix, which is written along with an output.
+
+    Raises:
+        UserError: the output has no name of its own, as `.` and `/`.
+    """
+    if not path.name:
+        raise UserError(f"{flag}: {path}: is a folder, expected a file")
+    return path.with_name(f"{path.name}{suffix}")
+
+
 @contextmanager
 def reserved(places: Places) -> Iterator[None]:
     """Check the places of a command, and be the only one that writes there until it is done.

@@ -71,6 +71,8 @@ def find_files(
             found = [path]
         else:
             found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
+        if not found and path.exists():
+            raise UserError(f"{flag}: {name}: is a device or a pipe, expected a file, which can be read more than once")
         if not found:
             raise UserError(f"{flag}: no such file: {name}{nearest_path(Path(name))}")
         files.extend(found)
