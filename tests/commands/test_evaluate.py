@@ -8,7 +8,8 @@ import pytest
 from tests.jsonl import write
 from tests.processes import ROOT
 from zh_embedder.cli import main
-from zh_embedder.commands.evaluate import show, shown, table
+from zh_embedder.commands.evaluate import check_hits, show, shown, table, without_repeats
+from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.intervals import paired
 from zh_embedder.evaluation.outcome import Outcome, Role
 
@@ -192,3 +193,14 @@ def test_a_model_without_instructions_has_no_second_row_and_says_so_once(tmp_pat
     assert code == 0
     assert "(no instruction)" not in shown
     assert said.count("has no instructions for these sets") == 1
+
+
+def test_what_is_named_twice_is_measured_once_and_heard(caplog):
+    assert without_repeats(["a", "b", "a"], key=str, flag="MODEL") == ["a", "b"]
+    assert "MODEL: a is named more than once" in caplog.text
+
+
+def test_a_cutoff_beyond_the_keys_retrieved_is_refused():
+    check_hits(["ndcg@10", "map"], 10)
+    with pytest.raises(UserError, match=r"--hits: got 5, expected 100 or more, which ndcg@100 needs"):
+        check_hits(["ndcg@100"], 5)

@@ -1,7 +1,10 @@
 """`zh-embedder metrics` lists what the table holds."""
 
+import pytest
+
 from tests.test_cli import run
-from zh_embedder.evaluation.metrics import TABLE
+from zh_embedder.core.errors import UserError
+from zh_embedder.evaluation.metrics import TABLE, parse
 
 
 def test_every_metric_is_listed_with_what_it_is_measured_on(capsys):
@@ -27,3 +30,8 @@ def test_one_metric_is_explained_by_the_name_that_tables_show(capsys):
     code, _, err = run(capsys, "metrics", "recall")
     assert code == 2
     assert "error: metric: got 'recall', expected one of ndcg, mrr" in err
+
+
+def test_a_cutoff_in_full_width_digits_is_refused():
+    with pytest.raises(UserError, match="ndcg"):
+        parse("ndcg@１０")

@@ -391,3 +391,8 @@ def test_flag_embeddings_instruction_flags_make_a_version_for_all_tasks():
         ("qa", "查询：", ""),
         ("x", "查询：", ""),
     ]
+
+
+def test_a_list_of_versions_needs_the_folder_that_was_named(tmp_path):
+    with pytest.raises(UserError, match=r"--instructions_dir: no such folder: .*nope"):
+        known_versions(directory=str(tmp_path / "nope"))

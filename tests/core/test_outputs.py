@@ -156,3 +156,17 @@ def test_one_process_writes_at_a_time_and_a_killed_one_lets_go(place):
     ):
         pass
     assert tree(place) == before
+
+
+def test_results_are_not_added_to_a_strangers_folder(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".rank-0.lock").touch()
+    (out / "vectors-00000.npy").touch()
+    places = Places(
+        [Output(flag="--output_dir", path=out, folder=True, kept=True, known=("m.json", "vectors-*", ".*"))]
+    )
+    check_outputs(places)
+    (out / "thesis.txt").touch()
+    with pytest.raises(UserError, match=r"--output_dir: .*out: holds thesis\.txt"):
+        check_outputs(places)

@@ -254,3 +254,12 @@ def test_a_file_that_changed_after_it_was_checked_is_noticed(lines):
     write(files[1], *("文",) * lines)
     with pytest.raises(UserError, match=f"1.txt: has changed while it was read: got {lines} texts"):
         list(reader.texts(whole.inputs, whole.shards, shard_size=whole.shard_size))
+
+
+def test_empty_texts_and_repeated_ids_are_counted(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n{"id": "a", "text": ""}\n{"text": "y"}\n', "utf-8")
+    with caplog.at_level("WARNING"):
+        assert Reader([path]).inputs()[0].texts == 3
+    assert "1 empty text" in caplog.text
+    assert "1 id of an earlier text" in caplog.text

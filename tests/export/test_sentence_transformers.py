@@ -14,7 +14,7 @@ from zh_embedder.commands.export import main
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
 from zh_embedder.export.parity import SAMPLES, within
-from zh_embedder.export.sentence_transformers import export
+from zh_embedder.export.sentence_transformers import check_finite, export
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.models.spec import EncoderSpec
@@ -415,3 +415,11 @@ def test_half_refuses_what_fp16_cannot_hold(trained, tmp_path):
     with pytest.raises(UserError, match="fp16 cannot hold"):
         export(str(folder), tmp_path / "half", half=True)
     assert not (tmp_path / "half").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(trained, tmp_path):
+    encoder = load_encoder(str(trained()))
+    with torch.no_grad():
+        next(encoder.parameters())[-1, -1] = float("nan")
+    with pytest.raises(UserError, match=r"ENCODER: run: the weights .* hold NaN"):
+        check_finite(encoder, "run")

@@ -205,6 +205,9 @@ def build(
     counts = [count_file(path, normalise, documents=documents, show_progress=show_progress) for path in paths]
     common = common_characters(table)
     pieces = choose_pieces(counts, common=common, words=words, latin=latin, min_count=min_count)
+    made = sum(len(piece) > 1 for piece in pieces) - len(SPECIAL)
+    if made < words + latin:
+        logger.info("the corpus has only %d words, fewer than --words %d and --latin %d ask for", made, words, latin)
     with beside(folder) as partial:
         save_tokenizer(make_tokenizer(pieces, table), partial)
     logger.info("%s: %d pieces, %d of them of one character", folder, len(pieces), sum(len(p) == 1 for p in pieces))

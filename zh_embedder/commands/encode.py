@@ -12,7 +12,7 @@ from zh_embedder.core.ranks import first_rank
 from zh_embedder.data.text_files import FIELDS
 from zh_embedder.models.encoder import TOKENS_PER_BATCH
 from zh_embedder.search.encode_files import SHARD_SIZE, SIDES, EncodeOptions, encode_files
-from zh_embedder.search.vector_store import FILE_FORMATS, VECTOR_DTYPES
+from zh_embedder.search.vector_store import FILE_FORMATS, VECTOR_DTYPES, VECTOR_FILES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,15 @@ def places(args: argparse.Namespace) -> Places:
     """Where the vectors go; shards of the same vectors that are there stay."""
     if first_rank():
         path = Path(args.output_dir).expanduser()
-        folder = Output(flag="--output_dir", path=path, folder=True, kept=True, locked=False)
+        folder = Output(
+            flag="--output_dir",
+            path=path,
+            folder=True,
+            kept=True,
+            locked=False,
+            earlier="earlier vectors",
+            known=VECTOR_FILES,
+        )
         return Places([folder], args.inputs, [args.model])
     return Places([])
 

@@ -6,9 +6,10 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -43,6 +44,7 @@ from zh_embedder.text.words import WORDS
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Table = list[dict[str, object]]
 RISES, FALLS, LEVEL = "rises", "falls", "="
 PLACES = 4  # of a figure
@@ -109,7 +111,9 @@ def places(args: argparse.Namespace) -> Places:
 
 def read_sets(args: argparse.Namespace) -> list[EvalSet]:
     """Read every set that was named, under names that tell them apart."""
-    paths = find_sets(args.data, flag="--data")
+    paths = without_repeats(find_sets(args.data, flag="--data"), key=lambda path: path.resolve(), flag="--data")
+    if args.corpus and not Path(args.corpus).is_file():
+        raise UserError(f"--corpus: no such file: {args.corpus}")
     sets: list[EvalSet] = []
     for path in paths:
         if args.corpus and path.is_file():
@@ -119,6 +123,28 @@ def read_sets(args: argparse.Namespace) -> list[EvalSet]:
     if len({data.name for data in sets}) < len(sets):  # the ends of the paths do not tell them apart
         sets = [replace(data, name=str(path)) for data, path in zip(sets, paths, strict=True)]
     return sets
+
+
+def without_repeats(items: Sequence[T], *, key: Callable[[T], object], flag: str) -> list[T]:
+    """Keep the first of what is named more than once, and say so: a second would count twice in the means."""
+    found: dict[object, T] = {}
+    for item in items:
+        if key(item) in found:
+            logger.warning("%s: %s is named more than once and measured once", flag, item)
+        found.setdefault(key(item), item)
+    return list(found.values())
+
+
+def check_hits(metrics: Sequence[str], hits: int) -> None:
+    """Refuse a cutoff beyond the keys that are retrieved: the figure would be that of fewer keys.
+
+    Raises:
+        UserError: with the metric and the flag.
+    """
+    for name in metrics:
+        cutoff = parse(name, RANKED[0], flag="--metrics").cutoff
+        if cutoff is not None and cutoff > hits:
+            raise reject("--hits", hits, f"{cutoff} or more, which {name} needs")
 
 
 def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[Outcome]:
@@ -212,8 +238,8 @@ def left_out_notes(sets: Sequence[EvalSet]) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Measure models on evaluation sets and show tables."""
-    for name in args.metrics:
-        parse(name, RANKED[0], flag="--metrics")
+    check_hits(args.metrics, args.hits)
+    args.models = without_repeats([*map(str, args.models)], key=str, flag="MODEL")
     resolve_dtype(args.dtype, torch.device("cpu"), flag="--dtype")  # a wrong name is said before anything is read
     if not args.models and not args.bm25:
         raise UserError("MODEL: is missing, expected a model to measure, or --bm25")

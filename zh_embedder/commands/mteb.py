@@ -58,6 +58,7 @@ def places(args: argparse.Namespace) -> Places:
 def run(args: argparse.Namespace) -> None:
     """Measure a model with mteb and show a table."""
     output = Path(args.output)
+    there = output.exists()
     scores, missing = measure(
         args.model,
         args.tasks,
@@ -74,7 +75,16 @@ def run(args: argparse.Namespace) -> None:
         rows = [{"model": args.model, "data": s.task, "metric": s.metric, "value": s.value} for s in scores]
         beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
     if missing:
+        if not there:
+            remove_unfilled(output)
         raise cannot_reach(missing, output)
+
+
+def remove_unfilled(folder: Path) -> None:
+    """Remove folders without files in a folder that this run made, and the folder itself where nothing is left."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def show(scores: Sequence[Score]) -> str:

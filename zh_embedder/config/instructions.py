@@ -238,19 +238,27 @@ def find_version(name_or_path: str, *, directory: str | None = None) -> Path:
         name = Path(name_or_path).stem  # a packaged version is found by its name alone
         hint = "" if "/" in name_or_path else nearest(name, known_versions(directory=directory))
         raise UserError(f"--version: no such file: {name_or_path}{hint}")
-    folders = [*([Path(directory)] if directory else []), Path("instructions"), *PACKAGED]
-    if directory and not Path(directory).is_dir():
-        raise UserError(f"--instructions_dir: no such folder: {directory}")
-    for folder in folders:
+    for folder in folders_of(directory):
         for suffix in SUFFIXES:
             if (path := folder / f"{name_or_path}{suffix}").is_file():
                 return path
     raise unknown_name("--version", name_or_path, known_versions(directory=directory))
 
 
+def folders_of(directory: str | None) -> list[Path]:
+    """Folders that versions are searched in, in order.
+
+    Raises:
+        UserError: `directory` is no folder.
+    """
+    if directory and not Path(directory).is_dir():
+        raise UserError(f"--instructions_dir: no such folder: {directory}")
+    return [*([Path(directory)] if directory else []), Path("instructions"), *PACKAGED]
+
+
 def known_versions(*, directory: str | None = None) -> dict[str, Path]:
     """Every version that a name finds, with its file."""
-    folders = [*([Path(directory)] if directory else []), Path("instructions"), *PACKAGED]
+    folders = folders_of(directory)
     found: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.y*ml")):

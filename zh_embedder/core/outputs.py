@@ -151,7 +151,11 @@ def check_inputs(where: str, output: Output, inputs: Sequence[Path], *, closed: 
 
 def check_earlier(where: str, output: Output, overwrite: bool | None) -> None:
     """Refuse to write over what is there, unless it is an earlier result and may be replaced."""
-    if output.kept or not output.path.exists():
+    if not output.path.exists():
+        return
+    if output.kept:
+        if output.known and (strange := next(strangers(output.path, output.known, marked=False), None)):
+            raise UserError(f"{where}: holds {strange}, expected {output.earlier} and nothing else, or a new folder")
         return
     hint = f", or {OVERWRITE}" if overwrite is not None else ""
     if not output.folder:
@@ -186,7 +190,7 @@ def matches(name: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
-def strangers(folder: Path, known: Sequence[str]) -> Iterator[str]:
+def strangers(folder: Path, known: Sequence[str], *, marked: bool = True) -> Iterator[str]:
     """Yield what does not belong to an earlier result: files of other names, then its mark where that is missing."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -194,7 +198,7 @@ def strangers(folder: Path, known: Sequence[str]) -> Iterator[str]:
             continue
         if not (path.is_dir() and not path.is_symlink()) and not any(matches(name, one) for one in known):
             yield name
-    if known and not (folder / known[0]).is_file():
+    if marked and known and not (folder / known[0]).is_file():
         yield f"no {known[0]}"
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
 from zh_embedder.core.hashing import file_hash
 from zh_embedder.core.progress import with_bar
@@ -86,13 +90,17 @@ class Reader:
     def check(self, path: Path, messages: list[str], *, show_progress: bool) -> tuple[int, int]:
         """Check every line of a file, adding to `messages`; returns its texts, and how many lines are wrong."""
         plain, name = kind(path) == TEXT_FILE, f"checking {path.name}"
-        texts = blank = wrong = 0
+        texts = blank = wrong = empty = 0
+        ids = array("q")  # 8 bytes a text: a set of names would not fit into memory for large files
         for number, line in with_bar(read_lines(path), name=name, unit="lines", shown=show_progress):
             if not line:
                 blank += 1
                 continue
             try:
-                self.parse(line, f"{path}:{number}", plain=plain)
+                name_of, text = self.parse(line, f"{path}:{number}", plain=plain)
+                empty += not text.strip()
+                if not plain:
+                    ids.append(hash(name_of))
             except UserError as error:
                 wrong += 1
                 if len(messages) < MAX_SHOWN:
@@ -100,6 +108,10 @@ class Reader:
             texts += 1
         if blank:
             logger.info("%s: %d blank lines skipped", path, blank)
+        if empty:
+            logger.warning("%s: %s, encoded all the same", path, counted(empty, "empty text"))
+        if again := len(ids) - len(np.unique(np.frombuffer(ids, np.int64))) if ids else 0:
+            logger.warning("%s: %s of an earlier text given again (duplicate)", path, counted(again, "id"))
         return texts, wrong
 
     def inputs(self, *, show_progress: bool = False) -> tuple[InputFile, ...]:
@@ -137,12 +149,12 @@ class Reader:
             UserError: a line is wrong, or a file has other lines than when it was checked.
         """
         wanted, row, last = set(shards), 0, max(shards, default=-1)
-        for path, counted in zip(self.files, inputs, strict=True):
-            first, behind = row // shard_size, (row + counted.texts - 1) // shard_size
+        for path, file in zip(self.files, inputs, strict=True):
+            first, behind = row // shard_size, (row + file.texts - 1) // shard_size
             if wanted.isdisjoint(range(first, behind + 1)):
-                row += counted.texts
+                row += file.texts
                 continue
-            plain, end = kind(path) == TEXT_FILE, row + counted.texts
+            plain, end = kind(path) == TEXT_FILE, row + file.texts
             for number, line in read_lines(path):
                 if not line:
                     continue
@@ -153,7 +165,7 @@ class Reader:
                 if shard in wanted:
                     yield self.parse(line, f"{path}:{number}", plain=plain)
             if row != end:
-                raise UserError(f"{path}: has changed while it was read: got {row - end + counted.texts} texts")
+                raise UserError(f"{path}: has changed while it was read: got {row - end + file.texts} texts")
 
 
 def spread(

@@ -111,7 +111,7 @@ def parse(name: str, kind: str | None = None, *, flag: str = "--metrics") -> Nam
     known = {metric.name: metric for metric in reversed(TABLE if kind is None else of_kind(kind))}
     metric = known.get(base)
     # A cutoff of 0 would crash ir-measures, without a traceback.
-    number = cutoff.isdecimal() and not cutoff.startswith("0")
+    number = cutoff.isascii() and cutoff.isdecimal() and not cutoff.startswith("0")
     if metric is None or not (number and metric.cutoff != "none" if at else metric.cutoff != "needed"):
         names = ", ".join(reversed(known))
         raise reject(flag, name, f"one of {names}, such as ndcg@10")

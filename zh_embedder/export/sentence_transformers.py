@@ -85,6 +85,17 @@ def halve(folder: Path) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
+def check_finite(encoder: Encoder, source: str) -> None:
+    """Refuse weights that parity cannot judge: samples touch few rows of an embedding.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
+    """
+    for name, weight in encoder.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise UserError(f"ENCODER: {source}: the weights {name} hold NaN or infinity, expected finite numbers")
+
+
 def places(source: str, *targets: Path, overwrite: bool) -> Places:
     """Where exports go."""
     found = [
@@ -112,7 +123,8 @@ def export(
     """
     target = Path(target)
     check_outputs(places(source, target, overwrite=overwrite))
-    encoder = load_encoder(source, flag="export").to(torch.device("cpu")).eval()
+    encoder = load_encoder(source, flag="ENCODER").to(torch.device("cpu")).eval()
+    check_finite(encoder, source)
     if default_task is not None:
         if default_task not in encoder.spec.instructions:
             raise unknown_name("--default_task", default_task, encoder.spec.instructions)

@@ -27,7 +27,7 @@ from zh_embedder.core.options import check_numbers, choose, limited
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import own_device, own_rank
 from zh_embedder.data.text_files import Reader, find_texts
-from zh_embedder.models.encoder import TOKENS_PER_BATCH, Encoder
+from zh_embedder.models.encoder import TOKENS_PER_BATCH, Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import EncoderSpec, position_limit
 from zh_embedder.search.vector_store import (
@@ -146,7 +146,8 @@ def loaded(encoder: Encoder | str, side: str | None, name: str | None) -> tuple[
     """Load what is only named, onto this process's own device; returns the encoder and its name."""
     if isinstance(encoder, Encoder):
         return encoder, name or type(encoder).__name__
-    return Encoder.from_pretrained(encoder_of_side(encoder, side), device=own_device()), name or encoder
+    model = load_encoder(encoder_of_side(encoder, side), flag="MODEL").to(own_device()).eval()
+    return model, name or encoder
 
 
 # ---- encoding -------------------------------------------------------------------------------------------------------

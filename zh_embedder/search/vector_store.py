@@ -30,6 +30,7 @@ from zh_embedder.data.text_files import InputFile
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+VECTOR_FILES = (MANIFEST, "vectors-*", "ids-*", ".*")  # of a folder, with locks and what a killed run left
 FILE_FORMATS = ("npy", "safetensors")
 VECTOR_DTYPES = ("float32", "float16")
 SHARD_SIZE = 65536  # vectors of a file
