@@ -72,6 +72,6 @@ def test_a_table_is_named_with_the_command_that_converts_it(tmp_path: Path, name
     assert message.startswith(f"--train_data: {given} is {said}, expected JSON Lines: ")
     assert (
         said == "a workbook"
-        or f"`zh-embedder convert {given} --from FORMAT --output {given.name.split('.')[0]}.jsonl --task TASK`"
+        or f"`zh-embedder convert {given} --from columns --columns query=COLUMN pos=COLUMN --task TASK --output "
         in message
     )

@@ -107,7 +107,8 @@ def refuse_table(path: Path, flag: str) -> None:
     if saved or (path.is_file() and suffix in TABLES):
         what = "a data set that `save_to_disk` wrote" if saved else TABLES[suffix]
         output = shlex.quote(f"{path.name.split('.')[0]}.jsonl")
-        command = f"zh-embedder convert {shlex.quote(str(path))} --from FORMAT --output {output} --task TASK"
+        flags = f"--from columns --columns query=COLUMN pos=COLUMN --task TASK --output {output}"
+        command = f"zh-embedder convert {shlex.quote(str(path))} {flags}"
         raise UserError(f"{flag}: {path} is {what}, expected JSON Lines: `{command}` makes them")
     if path.is_file() and suffix in WORKBOOKS:
         raise UserError(f"{flag}: {path} is a workbook, expected JSON Lines: save it as .csv and convert that")
