@@ -109,11 +109,9 @@ class Finisher:
         return ""
 
     def check_task(self, record: Record, where: str) -> None:
-        """Refuse a record without a task, or with one that cannot be the name of a file or folder."""
+        """Refuse a task that cannot be the name of a file or folder; a record may have none."""
         task = record.get("task")
-        if not task:
-            raise UserError(f"{where}: task: is missing, expected --task NAME")
-        if isinstance(task, str) and task not in self.tasks:
+        if isinstance(task, str) and task and task not in self.tasks:
             self.tasks.add(check_name("--task" if task == self.task else f"{where}: task", task, what="a task"))
 
     def filter_list(self, record: Record, name: str) -> list[str]:

@@ -134,12 +134,12 @@ def choose_shape(own: Format, shape: str | None) -> str:
 
 
 def choose_task(own: Format, options: ReadOptions, source: Source) -> str | None:
-    """Return the task of records that name none."""
+    """Return the task of records that name none; None where there is no telling."""
     if options.task is not None:
         return options.task
     task = own.tasks.get(options.shape or "")
     if task is not None:
         logger.info("%s: task %s (--task says otherwise)", source.spec, task)
     elif not own.carries_task and "task" not in options.columns:
-        raise UserError(f"{source.spec}: --task: is missing, expected a name that the version has, such as qa")
+        logger.info("%s: no task (--task gives one, else train with --default_task)", source.spec)
     return task

@@ -676,3 +676,8 @@ def test_the_tensorboard_folder_is_the_one_asked_for_else_each_runs_own():
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ  # transformers then writes to output_dir/runs
     parse([*LEAST, "--logging_dir", "logs"])
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == "logs"
+
+
+def test_resuming_needs_no_value():
+    assert parse([*LEAST, "--resume_from_checkpoint"]).train.resume_from_checkpoint == "True"
+    assert parse([*LEAST, "--resume_from_checkpoint", "out/checkpoint-2"]).train.resume_from_checkpoint[:4] == "out/"

@@ -513,7 +513,6 @@ def test_a_mistake_names_file_line_field_and_the_nearest_column(tmp_path):
         "pos=answer",
     )
     fails(tmp_path, r"no such file: .*aa.csv; did you mean '.*/a.csv'", tmp_path / "aa.csv", "--task", "qa")
-    fails(tmp_path, "--task: is missing", write_lines(tmp_path / "f.jsonl", [{"query": "a", "pos": ["b"]}]))
 
 
 def test_a_failure_leaves_no_output(tmp_path):
@@ -634,3 +633,10 @@ def test_big5_is_read_as_what_it_is_and_a_damaged_byte_is_named(tmp_path, capsys
     assert main([str(tmp_path / "damaged.csv"), *flags, "--output", str(tmp_path / "c.jsonl")]) == 2
     assert re.search(r"damaged\.csv:7002: not UTF-8 at byte \d+ of the line \(.*ff", capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "big5.csv", "damaged.csv", "short.csv"]
+
+
+def test_records_may_have_no_task_and_training_is_named_as_the_place_for_it(tmp_path, capsys):
+    source = write_lines(tmp_path / "f.jsonl", [{"query": "a", "pos": ["b"]}])
+    assert main([str(source), "--from", "flagembedding", "--output", str(tmp_path / "o.jsonl")]) == 0
+    assert "no task (--task gives one, else train with --default_task)" in capsys.readouterr().err
+    assert "task" not in json.loads((tmp_path / "o.jsonl").read_text("utf-8"))

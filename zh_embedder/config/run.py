@@ -194,6 +194,8 @@ class RunParser(Parser, HfArgumentParser):
             options["type"] = number
         elif may_be_empty or name in MAY_BE_EMPTY:
             options["type"] = any_text
+        if name == "resume_from_checkpoint":  # alone, it means the newest checkpoint
+            options |= {"nargs": "?", "const": "True"}
         return super().add_argument(*names, **options)
 
 

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zh_embedder.core.errors import UserError
+
 if TYPE_CHECKING:
     from zh_embedder.config.instructions import Version
     from zh_embedder.config.train import Arguments
@@ -51,6 +53,10 @@ def train_in_folder(args: Arguments, version: Version) -> None:
         datasets, merged = merge_small(datasets, small=args.data.small_threshold, drop=args.data.drop_threshold)
         for note in merged:
             logger.info("data: %s", note)
+        if not datasets:
+            raise UserError(
+                f"--drop_threshold: got {args.data.drop_threshold}, above the records of every dataset: none is left"
+            )
     datasets, held_out = hold_out(datasets, share=args.eval.validation_share, seed=args.train.order_seed)
     trainer = build(args, version, datasets, read_watched(args.eval, held_out, data_root=args.data.data_root))
     trained = train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
