@@ -49,7 +49,7 @@ DECIDED: dict[str, str] = {
     "second: export: an export over itself": "an encoder may be exported onto itself, with --overwrite",
 }
 OPEN: dict[str, str] = {
-    "second: train: the tokenizer of another base": "a tokenizer that fits the embeddings is not compared with the base's",
+    "second: train: the tokenizer of another base": "its pieces are not compared with those of the base",
     "second: train: a temperature of cosines with inner products": "a flag without effect",
     "second: train: the base in two spellings": "two older spellings of one flag",
     "second: train: the temperature in two spellings": "two older spellings of one flag",
