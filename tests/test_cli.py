@@ -179,7 +179,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
         (["encode", "encoder"], "error: INPUT, --output_dir: are missing; see"),
         (
             ["encode", "./nowhere", "DEMO", "--output", "out"],
-            "error: from_pretrained: got './nowhere', expected a folder",
+            "error: MODEL: got './nowhere', expected a folder",
         ),
         (["encode", "m", "corpus.jsonl", "--output", "out"], "error: INPUT: no such file: corpus.jsonl"),
         (["export", "encoder"], "error: out: is missing; see"),
@@ -198,7 +198,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
             "error: --version: unknown name 'zh_llm_embeder'; did you mean 'zh_llm_embedder'?",
         ),
         (["versions", "missing.yaml"], "error: --version: no such file: missing.yaml"),
-        (["export", "./nowhere", "out"], "error: export: got './nowhere', expected a folder that is there"),
+        (["export", "./nowhere", "out"], "error: ENCODER: got './nowhere', expected a folder that is there"),
         (["evaluate", "m", "--data", "./nowhere"], "error: --data: no such file or folder: nowhere"),
         (["evaluate", "./nowhere", "--data", "DEMO"], "error: MODEL: got './nowhere', expected a folder"),
         (

@@ -81,7 +81,7 @@ def test_killed_in_epoch_2_and_resumed_equals_uninterrupted(
     monkeypatch.setenv("ZH_EMBEDDER_CACHE", str(tmp_path / "cache"))
     assert main([*map(str, changed), str(batch + 1)]) == 2
     message = capsys.readouterr().err
-    assert f"step_rows {batch * ranks}, this run has {batch + 1}" in message
+    assert f" {batch * ranks}, this run has {batch + 1}" in message
     assert "Traceback" not in message
 
 

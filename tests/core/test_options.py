@@ -72,7 +72,10 @@ def test_a_flag_given_twice_is_said_with_the_value_that_counts():
 
 def test_every_command_says_that_a_flag_is_given_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert call("split", ["gone.jsonl", "--output_dir", "out", "--seed", "1", "--ratios", "1", "--seed", "2"]) == 2
+    assert (
+        call("split", ["gone.jsonl", "--output_dir", "out", "--seed", "1", "--ratios", "0.5", "0.5", "--seed", "2"])
+        == 2
+    )
     assert "--seed: is given 2 times, the last one counts: --seed 2" in capsys.readouterr().err
 
 

@@ -351,7 +351,7 @@ def test_the_example_on_the_card_runs(trained, tmp_path, monkeypatch):
 
 def test_a_users_mistake_is_said_without_a_traceback(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: export: got '{tmp_path / 'nowhere'}', expected a folder")
+    assert capsys.readouterr().err.startswith(f"error: ENCODER: got '{tmp_path / 'nowhere'}', expected a folder")
 
 
 @pytest.mark.slow
