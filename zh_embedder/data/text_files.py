@@ -14,7 +14,7 @@ import numpy as np
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import MAX_SHOWN, UserError, nearest, reject, summarise
-from zh_embedder.core.hashing import file_hash, text_hash
+from zh_embedder.core.hashing import file_hash, text_identity
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.json_lines import parse_object
 from zh_embedder.data.schema import check_text
@@ -100,7 +100,7 @@ class Reader:
                 name_of, text = self.parse(line, f"{path}:{number}", plain=plain)
                 empty += not text.strip()
                 if not plain:
-                    ids.append(text_hash(name_of))
+                    ids.append(text_identity(name_of))
             except UserError as error:
                 wrong += 1
                 if len(messages) < MAX_SHOWN:
