@@ -21,6 +21,7 @@ from data_tools.doctoring.text_checks import mojibake
 from data_tools.shared.near_texts import pair
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import real
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.json_lines import parse_object
@@ -94,9 +95,9 @@ def targets(files: Sequence[Path], out: Path) -> list[Path]:
     Raises:
         UserError: two would be written to one place, or one over itself.
     """
-    absolute = [path.resolve() for path in files]
+    absolute = [real(path) for path in files]
     common = Path(os.path.commonpath([path.parent for path in absolute]))
-    found = [out.resolve() / path.relative_to(common) for path in absolute]
+    found = [real(out) / path.relative_to(common) for path in absolute]
     if len(set(found)) < len(found):
         raise UserError("FILES: the same file is given twice, expected each once with --fix")
     if clash := set(found) & set(absolute):

@@ -16,6 +16,7 @@ from data_tools.generating.html_blocks import Outline, Page, TextBlock, read_pag
 from data_tools.generating.pdf_text import chapter_level, read_pdf, unwrapped
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, nearest, reject, summarise
+from zh_embedder.core.files import real
 from zh_embedder.core.progress import with_bar
 from zh_embedder.core.strict_yaml import load_yaml
 from zh_embedder.data.sources import find_files, kind
@@ -201,7 +202,7 @@ def names_of(specs: Sequence[str]) -> Iterator[tuple[Path, str]]:
                 hint = "; save it as .docx" if path.suffix.lower() == ".doc" else ""
                 raise reject("DOCUMENTS", str(path), f"a {', '.join(READERS)} file{hint}")
             name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
-            if name in named and named[name].resolve() != path.resolve():
+            if name in named and real(named[name]) != real(path):
                 raise UserError(f"DOCUMENTS: {named[name]} and {path} would both be called {name}: give one folder")
             if name not in named:
                 named[name] = path

@@ -17,6 +17,7 @@ from data_tools.shared.record_files import as_line, lines_to, read_records
 from data_tools.splitting.census import Census
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import reject
+from zh_embedder.core.files import real
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.records import short_names
 
@@ -88,7 +89,7 @@ def write_parts(
 
 def check_places(files: Sequence[Path], places: Sequence[Sequence[Path]]) -> None:
     """Refuse to write over what is read."""
-    reading = {path.resolve() for path in files}
+    reading = {real(path) for path in files}
     for place in (place for own in places for place in own):
-        if place.resolve() in reading:
+        if real(place) in reading:
             raise reject("--output_dir", str(place), "a folder other than that of FILES")

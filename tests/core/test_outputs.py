@@ -170,3 +170,8 @@ def test_results_are_not_added_to_a_strangers_folder(tmp_path):
     (out / "thesis.txt").touch()
     with pytest.raises(UserError, match=r"--output_dir: .*out: holds thesis\.txt"):
         check_outputs(places)
+
+
+def test_a_link_to_itself_is_no_bug(place):
+    (place / "loop").symlink_to("loop")
+    check("new.jsonl", inputs=["loop"])

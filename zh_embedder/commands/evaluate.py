@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
-from zh_embedder.core.files import beside_file
+from zh_embedder.core.files import beside_file, real
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.numbers import COUNT, LENGTH, SHARE
 from zh_embedder.core.outputs import Output, Places, is_result
@@ -111,7 +111,7 @@ def places(args: argparse.Namespace) -> Places:
 
 def read_sets(args: argparse.Namespace) -> list[EvalSet]:
     """Read every set that was named, under names that tell them apart."""
-    paths = without_repeats(find_sets(args.data, flag="--data"), key=lambda path: path.resolve(), flag="--data")
+    paths = without_repeats(find_sets(args.data, flag="--data"), key=real, flag="--data")
     if args.corpus and not Path(args.corpus).is_file():
         raise UserError(f"--corpus: no such file: {args.corpus}")
     sets: list[EvalSet] = []

@@ -26,6 +26,11 @@ def partial_of(target: Path) -> Path:
     return target.with_name(f".{target.name[:LONGEST]}.{host}.{os.getpid()}.partial")
 
 
+def real(path: Path) -> Path:
+    """A path with its links followed; one that leads to itself stays as it is, where `Path.resolve` would raise."""
+    return Path(os.path.realpath(path))
+
+
 def old_of(target: Path) -> Path:
     """Where the folder that is replaced waits until the new one is in its place."""
     if PARTIAL.fullmatch(target.name):

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import LONGEST, PARTIAL, missing_parents, remove_empty, sweep
+from zh_embedder.core.files import LONGEST, PARTIAL, missing_parents, real, remove_empty, sweep
 
 OVERWRITE = "--overwrite"
 GENERATOR = '<meta name="generator" content="zh-embedder">'  # of every page
@@ -132,14 +132,14 @@ def check_kind(where: str, output: Output) -> None:
 
 def same(first: Path, second: Path) -> bool:
     """Whether two paths are one place, links followed."""
-    return first.resolve() == second.resolve()
+    return real(first) == real(second)
 
 
 def check_inputs(where: str, output: Output, inputs: Sequence[Path], *, closed: Sequence[Path]) -> None:
     """Refuse an output that is an input, lies in an input folder or would replace a folder with an input."""
-    target = output.path.resolve()
+    target = real(output.path)
     for path in inputs:
-        source = path.resolve()
+        source = real(path)
         linked = not output.folder and output.path.is_file() and path.is_file() and output.path.samefile(path)
         if source == target or linked:
             raise UserError(f"{where}: is an input too, expected another place")

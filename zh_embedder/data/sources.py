@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, nearest_path
+from zh_embedder.core.files import real
 from zh_embedder.text.encodings import NAMES, chinese_encoding
 
 logger = logging.getLogger(__name__)
@@ -89,10 +90,10 @@ def below_root(spec: str, data_root: str | None) -> str:
 
 def say_repeated(files: Sequence[Path], flag: str) -> None:
     """Log a line for each file that is given more than once, whichever way its path is spelt."""
-    times = Counter(path.resolve() for path in files)
+    times = Counter(real(path) for path in files)
     for path, count in times.items():
         if count > 1:
-            first = next(one for one in files if one.resolve() == path)
+            first = next(one for one in files if real(one) == path)
             logger.info("%s: %s is given %d times, and its lines are read as often", flag, first, count)
 
 

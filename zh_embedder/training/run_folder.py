@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import real
 from zh_embedder.core.outputs import Output, Places, check_outputs, found_inputs
 
 # What a run writes into its folder, and what others put there before it starts: logs and scripts.
@@ -24,8 +25,8 @@ def check_place(run: Path, inputs: Sequence[str], models: Sequence[str | None]) 
     flag = "--output_dir"
     check_outputs(Places([Output(flag=flag, path=run, folder=True, kept=True)], inputs, models))
     for path in found_inputs([*inputs, *filter(None, models)]):
-        inside = path.resolve().parts[len(run.resolve().parts) :]
-        if run.resolve() in path.resolve().parents and any(fnmatchcase(inside[0], one) for one in RESULTS):
+        inside = real(path).parts[len(real(run).parts) :]
+        if real(run) in real(path).parents and any(fnmatchcase(inside[0], one) for one in RESULTS):
             raise UserError(f"{flag}: {run}: the run would replace its input {path}, expected another folder")
     if strange := stranger_in(run):
         raise UserError(
