@@ -196,6 +196,7 @@ def places(args: argparse.Namespace) -> Places:
             is_earlier=lambda _: (work / SETTINGS).is_file(),
         ),
         Output(flag="--output", path=audit, earlier="an earlier audit", is_earlier=is_result),
+        Output(flag="--work_dir", path=work, folder=True, kept=True, locked=False),
     ]
     return Places(outputs, [*files, *args.corpus], [args.model, args.cross_encoder], args.overwrite)
 

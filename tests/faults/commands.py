@@ -84,7 +84,7 @@ WRITERS = {
         ("run/*",),
     ),
     "vocabulary": Writer("vocabulary corpus.jsonl --output_dir out/v --words 20 --keep_traditional", "v"),
-    "new-base": Writer("new-base tokens --corpus corpus.jsonl --output_dir out/b --hidden_size 16 --num_layers 1 "
+    "new-base": Writer("new-base tokens --corpus corpus.jsonl --output_dir out/b --hidden_size 40 --num_layers 1 "
         "--num_heads 2", "b"),
     "encode": Writer(
         "encode base corpus.jsonl --output_dir out/vectors --shard_size 16 --dtype fp32", "vectors", ("vectors/*",)

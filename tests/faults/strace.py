@@ -195,7 +195,8 @@ class Traced:
     def trace(self) -> str:
         """What strace saw, ids of the processes in names replaced."""
         for pid in self.pids:
-            self.lines = self.lines.replace(f".{pid}.", ".{pid}.")
+            for mark in ".-":
+                self.lines = self.lines.replace(f".{pid}{mark}", f".{{pid}}{mark}")
         return self.lines
 
 

@@ -115,6 +115,9 @@ def test_no_space_at_a_file_operation_is_one_message_that_names_the_file(name, s
         shutil.rmtree(folder / "out", ignore_errors=True)
         struck = strike(Command(writer.argv(), folder), operation, fault="error=ENOSPC")
         assert struck.reached, f"{number}: {operation}"
+        if struck.code == 0:  # what failed was not needed, such as making a folder that is there
+            assert writer.results(folder) == expected, f"{number}: {operation}"
+            continue
         check_refusal(name, writer, folder, struck.code, struck.printed, f"{number}: {operation}")
         again(folder, name, writer)
         assert writer.results(folder) == expected, f"{number}: {operation}"

@@ -126,6 +126,10 @@ def report(error: Exception, *, shown: bool = True) -> int:
     if said is None:
         sys.stderr.write(bug(error))
         return BUG
+    if "tqdm" in sys.modules:
+        from zh_embedder.core.progress import end_bars
+
+        end_bars()
     if shown:
         sys.stderr.write(f"error: {visible(said)}\n")
     if isinstance(error, OSError) and error.filename is None:

@@ -69,6 +69,8 @@ def reserved(places: Places) -> Iterator[None]:
     except UserError:
         for output in places.outputs:
             remove_dead_lock(output.path)
+            with suppress(OSError, ValueError):
+                sweep(output.path)
         raise
     with ExitStack() as locks:
         for output in (one for one in places.outputs if one.locked):
@@ -166,7 +168,7 @@ def check_earlier(where: str, output: Output, overwrite: bool | None) -> None:
         return
     if same(output.path, Path.cwd()):
         raise UserError(f"{where}: is the working folder, expected a new folder")
-    if not any(output.path.iterdir()):
+    if all(PARTIAL.fullmatch(path.name) for path in output.path.iterdir()):  # nothing, or what a killed process left
         return
     if not overwrite:
         raise UserError(f"{where}: is there already, expected a new folder{hint}")

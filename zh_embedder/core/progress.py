@@ -70,3 +70,9 @@ def with_bar(items: Iterable[T], *, name: str, unit: str, shown: bool = True) ->
 def write_above(text: str) -> None:
     """Write a line to the error stream above the bars, not through them."""
     tqdm.write(text, file=sys.stderr)
+
+
+def end_bars() -> None:
+    """Close the bars that an error left open, so that its message begins on a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
