@@ -173,6 +173,8 @@ def hub_table(spec: str, split: str | None) -> Any:
         UserError: it cannot be loaded.
     """
     name, _, subset = spec.removeprefix(HUB).partition(":")
+    if not name:
+        raise UserError(f"INPUT: got {spec!r}, expected the name of a data set behind it, such as {HUB}owner/name")
     try:
         from datasets import load_dataset
 

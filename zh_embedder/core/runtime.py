@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from zh_embedder.core.errors import visible
-from zh_embedder.core.exits import exit_code
+from zh_embedder.core.exits import exit_code, importing
 from zh_embedder.core.options import Parser
 from zh_embedder.core.ranks import check_environment, end_with_launcher, first_rank, launched
 from zh_embedder.core.spellings import respell
@@ -83,6 +83,8 @@ def leave_group() -> None:
     A gloo thread that still lets go of a tensor while the interpreter ends aborts the process. The group joins its
     threads when the last reference goes, and DDP's hides in the trainer's reference cycles.
     """
+    if "torch.distributed" not in sys.modules:  # an import that was interrupted must not be begun anew
+        return
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -93,7 +95,8 @@ def leave_group() -> None:
 
 def quiet_deepspeed() -> None:
     """Tell DeepSpeed, which accelerate imports where it is installed, about the CPU; else it warns in every process."""
-    import torch
+    with importing():
+        import torch
 
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
