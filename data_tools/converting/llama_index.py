@@ -11,7 +11,6 @@ from data_tools.converting.format_types import Head, ReadOptions, Source, Source
 from data_tools.converting.qa import Judged, judged_items
 from data_tools.converting.source_text import read_document
 from data_tools.converting.values import as_list, as_object, as_text, pick
-from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.text.empty_cells import is_empty
@@ -66,6 +65,9 @@ def write_evaluation(source: Source, options: ReadOptions, folder: Path) -> str:
     Raises:
         UserError: the file is wrong, or no judgement of it names a query and a text that are there.
     """
+    # Only here: it loads tqdm, and --help has no use for it.
+    from data_tools.shared.record_files import as_line, lines_to
+
     judged = read_judged(source, options)
     queries, corpus = with_text(judged.queries), with_text(judged.keys)
     pairs = [(query, key) for query, keys in judged.relevant.items() for key in keys]

@@ -78,7 +78,6 @@ def expected_of(folder, writer):
     ("name", "share"),
     [
         ("convert", SAMPLE),
-        ("encode", SAMPLE),
         *(pytest.param(name, None, marks=ALL) for name in EVERY),
         *(pytest.param(name, 30, marks=ALL) for name in MANY),
     ],
@@ -103,7 +102,7 @@ def test_a_command_killed_at_a_file_operation_makes_the_same_bytes_the_next_time
 @traced
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("mine", SAMPLE), ("split", SAMPLE), *(pytest.param(name, 12, marks=ALL) for name in WRITERS)],
+    [("mine", SAMPLE), *(pytest.param(name, 12, marks=ALL) for name in WRITERS)],
     ids=lambda value: value if isinstance(value, str) else f"{value} points",
 )
 def test_no_space_at_a_file_operation_is_one_message_that_names_the_file(name, share, folder, record_property):
@@ -172,9 +171,7 @@ def small_disk(place: Path, free: int):
 @pytest.mark.parametrize(
     "share", [pytest.param(0.0, id="nothing free"), pytest.param(0.6, id="too little free", marks=ALL)]
 )
-@pytest.mark.parametrize(
-    "name", [name if name in ("convert", "score") else pytest.param(name, marks=ALL) for name in WRITERS]
-)
+@pytest.mark.parametrize("name", [name if name == "score" else pytest.param(name, marks=ALL) for name in WRITERS])
 def test_a_full_disk_is_one_message_and_with_space_the_next_run_goes_through(name, share, folder):
     writer = WRITERS[name]
     code, printed = run(folder, writer)

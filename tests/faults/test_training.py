@@ -11,7 +11,7 @@ from zh_embedder.bases.tiny import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))]
 SECONDS = 15
-SAMPLE = 4
+SAMPLE = 2
 ALL = pytest.mark.full
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -102,6 +100,8 @@ def check_outputs(places: Places) -> None:
 
 def found_inputs(specs: Sequence[str | Path]) -> list[Path]:
     """Return the files and folders that are there."""
+    import glob
+
     found: list[Path] = []
     for spec in specs:
         path = Path(spec).expanduser()
@@ -206,6 +206,8 @@ def strangers(folder: Path, known: Sequence[str], *, marked: bool = True) -> Ite
 
 def check_writable(where: str, output: Output) -> None:
     """Refuse a place where no file can be made: no permission, a read-only or special file system, a name too long."""
+    import tempfile
+
     folders = [output.path] if output.folder and output.path.is_dir() else []
     folders.append(next(path for path in output.path.absolute().parents if path.exists()))
     for folder in folders:
