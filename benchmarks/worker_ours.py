@@ -28,6 +28,7 @@ def train(job: Job) -> int:
         "max_steps": job.warmup + job.steps,
         "save_strategy": "no",
         "report_to": "none",
+        "max_unknown": 1,  # bases and texts are random
         "disable_tqdm": True,
         "use_cpu": job.on_cpu,
         **({"cpu_threads": job.threads} if job.threads else {}),
