@@ -33,7 +33,8 @@ def train(folder: Path, out: str, batch: int, *more: object, ranks: int = 1) -> 
     flags = (
         "--output_dir", out, "--query_encoder", "base", "--train_data", "qa.jsonl", "chat.jsonl",
         "--inbatch_same_dataset", "epoch", "--max_steps", 10, "--train_group_size", 4, "--cos_temperature", 0.1,
-        "--dtype", "fp32", "--report_to", "none", "--max_unknown", 1, "--per_device_train_batch_size", batch, "--learning_rate", 1e-3,
+        "--dtype", "fp32", "--report_to", "none", "--max_unknown", 1,
+        "--per_device_train_batch_size", batch, "--learning_rate", 1e-3,
         "--max_grad_norm", 0, "--warmup_steps", 0, "--overwrite", *more,
     )  # fmt: skip
     run(*flags, cwd=folder, **({"launcher": torchrun(ranks)} if ranks > 1 else {}))
