@@ -101,6 +101,7 @@ def batches_of(path: Path) -> Iterator[Any]:
         return
     with pa.memory_map(str(path)) as source:
         for batch in opened(source):
+            batch.validate(full=True)  # offsets of a damaged file would be followed into other memory
             yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
 
 

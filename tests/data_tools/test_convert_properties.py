@@ -381,6 +381,13 @@ def packed(suffix):
     return stream.getvalue()
 
 
+@pytest.mark.parametrize("at", range(1300, 1400, 4))
+def test_offsets_of_a_damaged_arrow_file_are_not_followed(tmp_path, at):
+    raw = bytearray(packed("arrow"))
+    raw[at] = 1
+    check("columns", "groups", tmp_path, {"x.arrow": bytes(raw)}, columns={"query": "query", "pos": "pos"})
+
+
 PACKED = ("jsonl.gz", "jsonl.zst", "jsonl.zip", "parquet", "arrow")
 
 
