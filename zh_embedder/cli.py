@@ -196,7 +196,7 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
     from contextlib import nullcontext
 
     from zh_embedder.core.outputs import reserved
-    from zh_embedder.core.ranks import check_environment
+    from zh_embedder.core.ranks import check_environment, launched
     from zh_embedder.core.runtime import parse_command
 
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -221,7 +221,7 @@ def call(word: str, argv: Sequence[str] | None = None, *, program: str | None = 
         except UserError as error:
             raise as_typed(error, spelt(word, argv)) from None
 
-    return exit_code(work) or codes[0]
+    return exit_code(work, answers=not launched()) or codes[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,11 +9,11 @@ from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import (
     beside,
     beside_file,
-    old_of,
     partial_of,
     put_in_place,
     read_json,
     renamed,
+    replaced_by,
     sweep,
     write_json,
 )
@@ -76,7 +76,7 @@ def test_what_a_killed_process_left_does_not_get_in(tmp_path, there):
     if there:
         write(tmp_path / "target", "旧")
     killed = partial_of(tmp_path / "target").name.replace(str(os.getpid()), str(dead_process()))
-    for name in (killed, partial_of(tmp_path / "target").name, ".target.old"):
+    for name in (killed, partial_of(tmp_path / "target").name, replaced_by(tmp_path / "target").name):
         (tmp_path / name).mkdir()
         (tmp_path / name / "stale").write_text("", "utf-8")
     write(tmp_path / "target", "新")
@@ -94,7 +94,7 @@ def test_unfinished_files_of_others_stay(tmp_path):
 
 def test_a_folder_whose_replacement_was_killed_between_the_renames_comes_back(tmp_path):
     write(tmp_path / "target", "旧")
-    (tmp_path / "target").rename(old_of(tmp_path / "target"))
+    (tmp_path / "target").rename(replaced_by(tmp_path / "target"))
     sweep(tmp_path / "target")
     assert contents(tmp_path) == {"target/a": "旧", "target/deep/b": "旧"}
 
@@ -177,3 +177,20 @@ def test_a_folder_that_is_whole_takes_the_place_of_another(tmp_path):
     write_json(tmp_path / "target" / "b.json", 2)
     put_in_place(tmp_path / "new", tmp_path / "target")
     assert contents(tmp_path) == {"target/a.json": "1\n"}
+
+
+def test_long_names_that_begin_alike_keep_their_files_apart(tmp_path):
+    first, second = (tmp_path / f"{'名' * 50}-{end}.jsonl" for end in "ab")
+    with renamed(first) as one, renamed(second) as other:
+        one.write_text("a", "utf-8")
+        other.write_text("b", "utf-8")
+    assert contents(tmp_path) == {first.name: "a", second.name: "b"}
+
+
+def test_files_of_others_with_names_like_ours_stay(tmp_path):
+    for name in (".target.old", ".target.partial", ".target.lock"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "letters").write_text("important", "utf-8")
+    write(tmp_path / "target", "旧")
+    write(tmp_path / "target", "新")
+    assert sum(text == "important" for text in contents(tmp_path).values()) == 3

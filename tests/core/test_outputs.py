@@ -1,5 +1,6 @@
 """Outputs are checked before anything is read: nothing that matters is replaced, and two runs never share a place."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import partial_of
-from zh_embedder.core.outputs import GENERATOR, Output, Places, check_outputs, is_result, reserved
+from zh_embedder.core.outputs import GENERATOR, Output, Places, check_outputs, is_result, lock_of, reserved
 
 BASE = {"folder": True, "earlier": "an earlier base", "known": ("modules.json", "*.json", "[0-9]_*/config.json")}
 
@@ -102,7 +103,7 @@ def test_new_places_and_places_next_to_inputs_are_fine(place):
     "text",
     [
         f"<!doctype html>{GENERATOR}<title>x</title>",
-        '[{"model": "a", "data": "b", "metric": "c", "value": 1}]',
+        json.dumps([{"model": "a", "data": "b", "metric": "c", "value": 1}], indent=2),
         '{\n  "findings": []\n}',
     ],
 )
@@ -147,9 +148,9 @@ def test_one_process_writes_at_a_time_and_a_killed_one_lets_go(place):
         (place / "deep" / stale).write_text("half", "utf-8")
         other.kill()
     with reserved(mine):
-        assert [path.name for path in (place / "deep").iterdir()] == [".new.jsonl.lock"]
+        assert [path.name for path in (place / "deep").iterdir()] == [lock_of(place / "deep" / "new.jsonl").name]
     (place / "deep").rmdir()  # made by the killed process
-    (place / ".hard.jsonl.lock").touch()
+    lock_of(place / "hard.jsonl").touch()
     with (
         pytest.raises(UserError, match="is there already"),
         reserved(Places([Output(flag="-", path=place / "hard.jsonl")])),

@@ -8,6 +8,7 @@ import pytest
 from tests.faults.strace import Command, obstacle, operations, strike
 from tests.processes import ROOT, SCRIPT, finish, forked, start
 from zh_embedder.bases.tiny import build
+from zh_embedder.core.outputs import lock_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))]
 SECONDS = 15
@@ -46,7 +47,7 @@ def result(run):
 def test_killed_at_an_operation_and_run_again_gives_the_same_bytes(ranks, share, tmp_path, record_property):
     build(tmp_path / "base", hidden=16, layers=1, heads=2)
     work, out = command(tmp_path, ranks), tmp_path / "out"
-    found = operations(work, [out, tmp_path / ".out.lock"])
+    found = operations(work, [out, lock_of(out)])
     expected = result(out)
     assert len(expected) > 8
     found = [one for one in found if one.at.call != "fsync"]  # a kill there leaves what one behind it leaves

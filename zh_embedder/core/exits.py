@@ -122,14 +122,14 @@ def silence(stream: int) -> None:
 
 def report(error: Exception, *, shown: bool = True) -> int:
     """Say what went wrong; returns the exit code."""
-    said = explain(error)
-    if said is None:
-        sys.stderr.write(bug(error))
-        return BUG
     if "tqdm" in sys.modules:
         from zh_embedder.core.progress import end_bars
 
         end_bars()
+    said = explain(error)
+    if said is None:
+        sys.stderr.write(visible(bug(error)))
+        return BUG
     if shown:
         sys.stderr.write(f"error: {visible(said)}\n")
     if isinstance(error, OSError) and error.filename is None:
@@ -142,8 +142,7 @@ def report(error: Exception, *, shown: bool = True) -> int:
 
 def bug(error: Exception) -> str:
     """Write the traceback of a bug to a file; returns what to show, with a block to paste into a report."""
-    import datetime  # all of these only here: the start of every command would pay for them
-    import platform
+    import platform  # all of these only here: the start of every command would pay for them
     import tempfile
     import traceback
 
@@ -159,10 +158,11 @@ def bug(error: Exception) -> str:
         f"versions: {versions}, Python {platform.python_version()}, {platform.system()} {platform.machine()}\n"
     )
     try:
-        now = datetime.datetime.now(datetime.UTC)
-        path = Path(tempfile.gettempdir()) / f"zh-embedder-bug-{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
-        path.write_text(f"{block}\n{text}", "utf-8", errors="backslashreplace")
-        where = f"Its traceback is in {path}. Please report it with that file and this block:"
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="zh-embedder-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as stream:
+            stream.write(f"{block}\n{text}")
+        where = f"Its traceback is in {stream.name}. Please report it with that file and this block:"
     except OSError:  # nowhere to write to: then it is shown after all
         where, block = "Please report it with this block:", f"{block}\n{text}"
     return f"error: this is a bug in zh-embedder.\n{where}\n\n{block}"

@@ -13,17 +13,37 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.core.errors import reading, writing
+from zh_embedder.core.hashing import text_name
 
-LONGEST = 40  # characters of a name that its partial file keeps: the file system allows 255 bytes
-PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)(?P<inner>-\d+)?\.partial", re.DOTALL)
+LONGEST = 40  # characters of a name that its hidden files keep: the file system allows 255 bytes
+# Of this program alone, by machine and process: what a killed one left is told from what others wrote.
+HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)(?:-\d+)?\.(?P<kind>partial|replaced)", re.DOTALL)
+PARTIAL, REPLACED = "partial", "replaced"
+
+
+def short_name(path: Path) -> str:
+    """A name for hidden files next to a path: its own, or where that is long its start and a hash of all of it."""
+    name = path.absolute().name
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 17]}-{text_name(name)}"
+
+
+def hidden_of(target: Path, kind: str) -> Path:
+    """A hidden name next to the target, with the machine and process in it."""
+    if HIDDEN.fullmatch(target.name):  # a folder that is written into one that is being written
+        start, _, before = target.name.rpartition(".")
+        return target.with_name(f"{start}-{1 if kind == before else 2}.{PARTIAL}")
+    host = re.sub(r"\W", "-", socket.gethostname())[:40]
+    return target.with_name(f".{short_name(target)}.{host}.{os.getpid()}.{kind}")
 
 
 def partial_of(target: Path) -> Path:
-    """Where this process writes what will become the target: hidden, next to it, with the machine and process in it."""
-    if PARTIAL.fullmatch(target.name):  # a folder that is written into one that is being written
-        return beside_partial(target, 1)
-    host = re.sub(r"\W", "-", socket.gethostname())[:40]
-    return target.with_name(f".{target.name[:LONGEST]}.{host}.{os.getpid()}.partial")
+    """Where this process writes what will become the target."""
+    return hidden_of(target, PARTIAL)
+
+
+def replaced_by(target: Path) -> Path:
+    """Where the folder that is replaced waits until the new one is in its place."""
+    return hidden_of(target, REPLACED)
 
 
 def real(path: Path) -> Path:
@@ -31,31 +51,19 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def old_of(target: Path) -> Path:
-    """Where the folder that is replaced waits until the new one is in its place."""
-    if PARTIAL.fullmatch(target.name):
-        return beside_partial(target, 2)
-    return target.with_name(f".{target.name[:LONGEST]}.old")
-
-
-def beside_partial(target: Path, number: int) -> Path:
-    """Another partial name of the same target and process."""
-    return target.with_name(f"{target.name.removesuffix('.partial')}-{number}.partial")
-
-
 def sweep(target: Path) -> None:
     """Remove what killed processes of this machine left of the target, and put back the folder they were replacing."""
-    own, old = partial_of(target), old_of(target)
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-    mine = PARTIAL.fullmatch(own.name)
-    name, host = (mine["name"], mine["host"]) if mine else (target.name[:LONGEST], "")
+    own = HIDDEN.fullmatch(partial_of(target).name)
     with suppress(FileNotFoundError, NotADirectoryError):
-        for path in list(target.parent.iterdir()):
-            found = PARTIAL.fullmatch(path.name)
-            if not found or found["name"] != name or found["host"] != host:
+        for path in sorted(target.parent.iterdir()):
+            found = HIDDEN.fullmatch(path.name)
+            if own is None or not found or (found["name"], found["host"]) != (own["name"], own["host"]):
                 continue
-            if path == own or not alive(int(found["pid"])):
+            if found["pid"] != own["pid"] and alive(int(found["pid"])):
+                continue
+            if found["kind"] == REPLACED and not target.exists():
+                path.rename(target)
+            else:
                 remove(path)
 
 
@@ -146,8 +154,7 @@ class beside:
 
 def put_in_place(folder: Path, target: Path) -> None:
     """Rename a whole folder to the target, whose old folder goes only when the new one is there."""
-    old = old_of(target)
-    remove(old)
+    old = replaced_by(target)
     if target.exists():
         target.rename(old)
     folder.rename(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import LONGEST, PARTIAL, missing_parents, real, remove_empty, sweep
+from zh_embedder.core.files import HIDDEN, missing_parents, real, remove_empty, short_name, sweep
 
 OVERWRITE = "--overwrite"
 GENERATOR = '<meta name="generator" content="zh-embedder">'  # of every page
-FIGURES = ('"model"', '"data"', '"metric"', '"value"')  # near the start of the JSON that evaluate and mteb write
-FINDINGS = '{\n  "findings": ['  # the start of the doctor's
+# How the JSON begins that evaluate and mteb write, and the doctor's.
+FIGURES = re.compile(r'\[\s+\{\s+"model": "[^\n]*,\s+"data": "[^\n]*,\s+"metric": "[^\n]*,\s+"value": ')
+FINDINGS = re.compile(r'\{\s+"findings": \[')
 PEEK = 1 << 16  # characters of an earlier result that are looked at
 
 
@@ -168,7 +170,7 @@ def check_earlier(where: str, output: Output, overwrite: bool | None) -> None:
         return
     if same(output.path, Path.cwd()):
         raise UserError(f"{where}: is the working folder, expected a new folder")
-    if all(PARTIAL.fullmatch(path.name) for path in output.path.iterdir()):  # nothing, or what a killed process left
+    if all(HIDDEN.fullmatch(path.name) for path in output.path.iterdir()):  # nothing, or what a killed process left
         return
     if not overwrite:
         raise UserError(f"{where}: is there already, expected a new folder{hint}")
@@ -180,7 +182,7 @@ def is_result(path: Path) -> bool:
     """Whether a file holds figures that a command wrote with --json, or a page that it wrote."""
     with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as stream:
         start = stream.read(PEEK)
-        return GENERATOR in start or start.startswith(FINDINGS) or all(word in start for word in FIGURES)
+        return GENERATOR in start or any(pattern.match(start) for pattern in (FIGURES, FINDINGS))
     return False
 
 
@@ -196,7 +198,7 @@ def strangers(folder: Path, known: Sequence[str], *, marked: bool = True) -> Ite
     """Yield what does not belong to an earlier result: files of other names, then its mark where that is missing."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if PARTIAL.fullmatch(path.name):  # of a killed process, as the lock of a living one is held
+        if HIDDEN.fullmatch(path.name):  # of a killed process, as the lock of a living one is held
             continue
         if not (path.is_dir() and not path.is_symlink()) and not any(matches(name, one) for one in known):
             yield name
@@ -215,7 +217,7 @@ def check_writable(where: str, output: Output) -> None:
             raise UserError(f"{where}: cannot be written: {folder} is a file, expected a folder")
         try:
             # The prefix is as long as that of the hidden file which will be written next to the output.
-            with tempfile.TemporaryFile(dir=folder, prefix=f".{output.path.name[:LONGEST]}."):
+            with tempfile.TemporaryFile(dir=folder, prefix=f".{short_name(output.path)}."):
                 pass
         except OSError as error:
             raise UserError(f"{where}: cannot be written: {error.strerror or error}") from None
@@ -263,7 +265,7 @@ def only_writer(flag: str, path: Path) -> Iterator[None]:
 
 def lock_of(path: Path) -> Path:
     """The file that a writer of a place holds."""
-    return path.absolute().with_name(f".{path.absolute().name[:LONGEST]}.lock")
+    return path.absolute().with_name(f".{short_name(path)}.zh-embedder.lock")
 
 
 def remove_dead_lock(path: Path) -> None:
