@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from data_tools.mining.blocks import NONE, SHORT, SHORT_REFUSED, SHORT_TAKEN, WORDLESS, MiningSettings
+from data_tools.mining.blocks import NONE, OTHERS, SHORT, SHORT_REFUSED, SHORT_TAKEN, WORDLESS, MiningSettings
 from data_tools.mining.false_negatives import CROSS_ENCODER, MEANING, REPEATED, RULES, RefusalLimits
 from data_tools.shared.html_page import cells, overview, page
 from zh_embedder.core.counts import counted
@@ -24,6 +24,33 @@ REMEDIES: Mapping[
     "answer": (lambda *_: "--filter_answers", "answers that are no common words, "),
     CROSS_ENCODER: (lambda _, settings: f"--cross_encoder_margin {settings.cross_margin:g}", "a smaller one, "),
 }
+
+
+MOST_OTHERS = 0.5  # of the negatives: above it, such negatives did harm when trained on (docs/measured/mining.md)
+OTHERS_SAID = (
+    "{share:.0%} of the negatives are positives of other records, so that a model may learn to avoid the kind of text "
+    "that answers; --corpus with keys that nobody asked for makes better ones"
+)
+LEFT = {  # counts of the summary that are said where they are not 0
+    "records_with_fewer": "records with fewer",
+    "records_without_negatives": "records without negatives",
+    "records_whose_teacher_scores_went": "records whose teacher_scores were removed",
+}
+
+
+def summary_line(summary: Mapping[str, Any]) -> str:
+    """Lay the counts of a summary out in a line; its warning has a line of its own."""
+    refused = ", ".join(f"{name} {count:,}" for name, count in summary["refused"].items())
+    first = f"{counted(summary['taken'], 'negative')} for {counted(summary['records'], 'record')}"
+    rest = [f"{words}: {summary[name]:,}" for name, words in LEFT.items() if summary[name]]
+    return "; ".join([first, *([f"refused: {refused}"] if refused else []), *rest])
+
+
+def others_note(counts: Mapping[str, int]) -> str | None:
+    """Say that many negatives are positives of other records; None where they are not."""
+    if counts[OTHERS] <= MOST_OTHERS * counts["taken"]:
+        return None
+    return OTHERS_SAID.format(share=counts[OTHERS] / counts["taken"])
 
 
 def advice(counts: Mapping[str, int], settings: MiningSettings) -> str | None:

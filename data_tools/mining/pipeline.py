@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_tools.mining.audit_page import WARNING, advice, write_audit
+from data_tools.mining.audit_page import WARNING, advice, others_note, summary_line, write_audit
 from data_tools.mining.blocks import (
     NONE,
     OTHERS,
@@ -59,11 +59,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 SETTINGS = "settings.json"
-MOST_OTHERS = 0.5  # of the negatives: above it, such negatives did harm when trained on (docs/measured/mining.md)
-OTHERS_SAID = (
-    "{share:.0%} of the negatives are positives of other records, so that a model may learn to avoid the kind of text "
-    "that answers; --corpus with keys that nobody asked for makes better ones"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,29 +217,16 @@ def finish(job: Job, known: PositiveIndex) -> None:
     path = job.output.with_name(f"{job.output.name}.audit.html")
     beside_file(path, write_audit(f"{job.output.name}: {job.settings.method}", summary, entries))
     write_json(path.with_suffix(".json"), summary)
-    logger.info("mine_negatives: %s", said(summary))
+    logger.info("mine_negatives: %s", summary_line(summary))
     logger.info("mine_negatives: %s, audit in %s", job.output, path)
     if warning:
         logger.warning("mine_negatives: %s", warning)
-    if not job.corpus and counts[OTHERS] > MOST_OTHERS * counts["taken"]:
-        logger.info("mine_negatives: %s", OTHERS_SAID.format(share=counts[OTHERS] / counts["taken"]))
+    if not job.corpus and (note := others_note(counts)):
+        logger.info("mine_negatives: %s", note)
     if job.work_dir is None:
         aside = partial_of(job.folder)  # half of it would pass for the work of an unfinished run
         job.folder.rename(aside)
         remove(aside)
-
-
-def said(summary: Mapping[str, Any]) -> str:
-    """Lay the counts of a summary out in a line, those that are 0 left out; its warning has a line of its own."""
-    refused = ", ".join(f"{name} {count:,}" for name, count in summary["refused"].items())
-    names = ("records_with_fewer", "records_without_negatives", "records_whose_teacher_scores_went")
-    rest = [
-        f"{name.replace('_', ' ').replace('teacher scores went', 'teacher_scores were removed')}: {summary[name]:,}"
-        for name in names
-        if summary[name]
-    ]
-    first = f"{counted(summary['taken'], 'negative')} for {counted(summary['records'], 'record')}"
-    return "; ".join([first, *([f"refused: {refused}"] if refused else []), *rest])
 
 
 # ---- pools ----------------------------------------------------------------------------------------------------------
