@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.commands import WRITERS
 from tests.processes import forked, start
 from zh_embedder.cli import COMMANDS, OWN_PARSER, TABLE, build_parser, main
 from zh_embedder.config.instructions import read_version
@@ -87,6 +88,15 @@ def test_word_and_door_reach_the_same_function(capsys, monkeypatch, word):
     assert run(capsys, word, *words)[0] == 1
     assert import_module(DOORS[word]).main(words) == 1
     assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("word", sorted(set(COMMANDS) - set(OWN_PARSER)))
+def test_a_command_that_writes_names_its_places(word):
+    """They are checked before it runs; and kills and full disks are tried on it."""
+    flags = {option for action in build_parser(word)._actions for option in (*action.option_strings, action.dest)}
+    writes = flags & {"--output", "--output_dir", "--output_corpus", "--json", "--report", "--fix", "out"}
+    assert hasattr(import_module(COMMANDS[word].module), "places") == bool(writes)
+    assert (word in WRITERS) == (bool(writes) and word != "mteb")  # whose data sets are on a hub
 
 
 @pytest.mark.parametrize("word", DOORS)

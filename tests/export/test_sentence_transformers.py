@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tests.processes import environment, forked, start
-from zh_embedder.commands.export import main
+from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
 from zh_embedder.export.parity import SAMPLES, within
@@ -350,7 +350,7 @@ def test_the_example_on_the_card_runs(trained, tmp_path, monkeypatch):
 
 
 def test_a_users_mistake_is_said_without_a_traceback(tmp_path, capsys):
-    assert main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
+    assert call("export", [str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: ENCODER: got '{tmp_path / 'nowhere'}', expected a folder")
 
 
@@ -377,7 +377,7 @@ def test_both_commands_export(trained, tmp_path, command):
 def test_both_encoders_of_a_run_are_exported(trained, tmp_path, capsys):
     run = trained()
     shutil.copytree(run / "encoder", run / "key_encoder")
-    assert main([str(run), str(tmp_path / "out")]) == 0
+    assert call("export", [str(run), str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     for side in ("query", "key"):
         assert f"exported {tmp_path / 'out' / side}" in printed

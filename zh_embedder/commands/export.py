@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from zh_embedder.core.counts import counted
-from zh_embedder.core.exits import exit_code
-from zh_embedder.core.options import Parser
-from zh_embedder.core.outputs import Places, reserved
-from zh_embedder.core.runtime import parse_command
+from zh_embedder.core.outputs import Places
 from zh_embedder.export.sentence_transformers import export
 from zh_embedder.export.sentence_transformers import places as places_of
 from zh_embedder.models.folders import encoder_folder, key_folder
@@ -49,17 +45,3 @@ def run(args: argparse.Namespace) -> None:
             f"parity with sentence-transformers: max |diff| {found.largest:.1e} over "
             f"{counted(len(found.by_prompt), 'prompt')}\n"
         )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m zh_embedder.export ENCODER OUT`."""
-    example = "example: python -m zh_embedder.export data/outputs/icl my-embedder --default_task qa"
-    parser = Parser(prog="python -m zh_embedder.export", description=__doc__, epilog=example)
-    add_arguments(parser)
-
-    def work() -> None:
-        args = parse_command("export", parser, argv)
-        with reserved(places(args)):
-            run(args)
-
-    return exit_code(work)

@@ -2,7 +2,7 @@
 
 import sys
 
-from zh_embedder.commands.export import main
+from zh_embedder.cli import call
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(call("export", program="python -m zh_embedder.export"))
