@@ -35,7 +35,7 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
         *("data.records", "data.sources", "data.record_tables", "data.token_cache"),
         *("converting.arrow_tables", "shared.record_files", "evaluation.set_files"),
     },
-    "filelock": {"core.outputs", "data.record_tables", "search.vector_store", "generating.ledger"},
+    "filelock": {"bases.modelscope", "core.outputs", "data.record_tables", "search.vector_store", "generating.ledger"},
     "tokenizers": {"bases.vocabulary", "bases.tokenizer_backend"},
     "opencc": {"bases.vocabulary", "doctoring.text_checks", "converting.record_cleaning"},
     "accelerate": {"training.dense_trainer"},
@@ -47,6 +47,7 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "scipy": {"evaluation.pair_metrics"},
     "sklearn": {"evaluation.pair_metrics", "evaluation.probes"},
     "mteb": {"evaluation.mteb"},
+    "modelscope": {"bases.modelscope"},
     "peft": {"models.lora"},
     "openai": {"generating.endpoint", "generating.requests"},
     "httpx2": {"generating.endpoint"},
@@ -60,7 +61,16 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
 FREE = {"numpy", "torch", "safetensors", "huggingface_hub", "transformers"}
 HEAVY = set(OWNERS) - {"tqdm", "yaml", "tokenizers", "accelerate"}
 READERS = {"core.numbers", "core.options", "core.runtime"}  # what all command lines are read with
-OPTIONAL = {"peft", "faiss", "jieba", "deepspeed", "bm25s", "ir_measures", "mteb"}  # training works without them
+OPTIONAL = {
+    "modelscope",
+    "peft",
+    "faiss",
+    "jieba",
+    "deepspeed",
+    "bm25s",
+    "ir_measures",
+    "mteb",
+}  # training works without them
 RIDDLE = re.compile(r"(What|How|Which|From|Where|When|Why|Who|Whose|Whether)\b")
 SPLIT_REACHES = 30  # library modules that `data_tools.split` may reach, lazy imports included: it needs no model
 
