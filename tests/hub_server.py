@@ -7,6 +7,7 @@ large files are served), ModelScope's begin with `/api/v1/models/`. A model's na
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Hub:
     models: dict[str, Path] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)  # "GET /path" -> how often
-    tokens: set[str] = field(default_factory=set)
+    tokens: set[tuple[str, str]] = field(default_factory=set)  # host, token
     sent: Counter[str] = field(default_factory=Counter)  # name/file -> bytes of it that were sent
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -52,11 +53,26 @@ class Hub:
         self.models[name], self.faults[name] = folder, Fault(**fault)
         return name
 
+    def large(self, name: str, file: str) -> str:
+        """Where a large file is: at a host of another name, to which no token may go."""
+        return f"{self.address.replace('127.0.0.1', 'localhost')}/cdn/{name}/{file}"
+
     def files(self, name: str) -> dict[str, bytes]:
         """Content of each file of a model."""
         folder = self.models[name]
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+class Server(ThreadingHTTPServer):
+    """Clients that give up are not this server's mistakes."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Show no traceback of a connection that its client has left."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -81,7 +97,7 @@ class Answer(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.asked[f"{self.command} {path}"] += 1
             if token := self.headers.get("Authorization", "").removeprefix("Bearer "):
-                self.hub.tokens.add(token)
+                self.hub.tokens.add((self.headers.get("Host", "").partition(":")[0], token))
         try:
             if found := re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)(/.*)?", path):
                 self.modelscope(found[1], found[2] or "", query)
@@ -90,7 +106,7 @@ class Answer(BaseHTTPRequestHandler):
             elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self.resolve(found[1], found[3])
             elif found := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
-                self.content(found[1], found[2])
+                self.send(found[1], found[2], self.hub.files(found[1])[found[2]])
             else:
                 self.say(404, {"error": "no such page"})
         except (BrokenPipeError, ConnectionResetError):
@@ -151,13 +167,9 @@ class Answer(BaseHTTPRequestHandler):
         elif file.endswith(LARGE):
             tag = hashlib.sha256(content).hexdigest()
             linked = {"X-Linked-ETag": f'"{tag}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
-            self.say(302, {}, {**linked, "ETag": f'"{tag}"', "Location": f"{self.hub.address}/cdn/{name}/{file}"})
+            self.say(302, {}, {**linked, "ETag": f'"{tag}"', "Location": self.hub.large(name, file)})
         else:
             self.send(name, file, content)
-
-    def content(self, name: str, file: str) -> None:
-        """Give a large file, from the place that `resolve` names."""
-        self.send(name, file, self.hub.files(name)[file])
 
     # ---- ModelScope --------------------------------------------------------------------------------------------------
 
@@ -243,8 +255,7 @@ class Answer(BaseHTTPRequestHandler):
 def running() -> Iterator[Hub]:
     """Run a hub without models on a free port of loopback."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Answer,), {"hub": hub}))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), type("Bound", (Answer,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

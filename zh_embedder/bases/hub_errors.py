@@ -70,16 +70,16 @@ def kind_of(error: BaseException) -> tuple[str, int | None]:
     text = " ".join(str(one) for one in chain)
     failed = status is not None and status >= HTTPStatus.BAD_REQUEST
     named = {kind: bool(names & set(types)) for kind, types in KINDS.items()}
-    signs = {  # the first that is there decides
-        "token": "Invalid credentials" in text,
-        **{kind: named[kind] for kind in BEFORE_STATUS},
-        OF_STATUS.get(status or 0, "server"): failed,
-        "cut": named["cut"] or "Consistency check failed" in text,
-        **{kind: named[kind] for kind in ("foreign", "slow", "refused")},
-        "disk": any(isinstance(one, OSError) and one.errno is not None for one in chain),
-        "files": "does not appear to have" in text or "Unrecognized model" in text,
-    }
-    return next((kind for kind, there in signs.items() if there), "other"), status
+    signs = (  # the first that is there decides
+        ("token", "Invalid credentials" in text),
+        *((kind, named[kind]) for kind in BEFORE_STATUS),
+        (OF_STATUS.get(status or 0, "server"), failed),
+        ("cut", named["cut"] or "Consistency check failed" in text),
+        *((kind, named[kind]) for kind in ("foreign", "slow", "refused")),
+        ("disk", any(isinstance(one, OSError) and one.errno is not None for one in chain)),
+        ("files", "does not appear to have" in text or "Unrecognized model" in text),
+    )
+    return next((kind for kind, there in signs if there), "other"), status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
