@@ -137,16 +137,15 @@ def test_a_whole_copy_serves_without_the_hub_and_half_a_one_is_refused(online, h
     gone = Hub(address="http://127.0.0.1:9")
     names = ("good", "breaks", "part", "never")
     cases = [[name, encode(f"modelscope:t/{name}", f"off-{name}"), {}] for name in names]
-    offline = begin(cases, folder, of_modelscope(folder, hub, HF_HUB_OFFLINE="1"))
-    offline = results(offline)
+    offline = results(begin(cases, folder, of_modelscope(folder, hub, HF_HUB_OFFLINE="1")))
     cases = [[name, encode(f"modelscope:t/{name}", f"gone-{name}"), {}] for name in ("good", "part")]
     without = results(begin(cases, folder, of_modelscope(folder, gone)))
-    # Another address is another state: nothing is known of the copies, but that one of them is whole.
     for found, out in ((offline, "off-good"), (without, "gone-good")):
         assert found["good"][0] == 0, found
         assert vectors(folder, out) == vectors(folder, "of-folder")
     for name in ("breaks", "part"):
         check_message(offline[name], f"modelscope:t/{name}", "HF_HUB_OFFLINE is set", "a part is in")
+    check_message(without["part"], "modelscope:t/part", "cannot be reached", "a part is in")
     check_message(offline["never"], "modelscope:t/never", f"not all of it is in the cache {folder / 'ms'}")
     assert "the copy in the cache is used" in without["good"][1]
     hub.faults["t/breaks"].cut, hub.faults["t/part"].status = 0, None

@@ -60,7 +60,7 @@ class ModelScopeName:
     @property
     def state(self) -> Path:
         """Where it is kept whether the last download came to its end; each cache of ModelScope has its own."""
-        place = f"{endpoint()} {os.environ.get('MODELSCOPE_CACHE', '')} {self.typed}"
+        place = f"{os.environ.get('MODELSCOPE_CACHE', '')} {self.typed}"
         leaf = self.typed.removeprefix(PREFIX).replace("/", "--")
         return cache_folder(None, "modelscope") / f"{leaf}-{text_name(place)}.json"
 
