@@ -14,7 +14,7 @@ from tests.hub_server import Hub, running
 from tests.processes import environment, finish, forked, start
 from zh_embedder.bases.tiny import build
 
-SECONDS = 30
+SECONDS = 6
 SECRET = "hf_thisIsASecretToken"
 # Commands one after the other in one process, each with variables of its own: label -> exit code and what it printed.
 COMMANDS = """
@@ -200,7 +200,7 @@ def test_a_cache_serves_without_a_hub_and_what_it_lacks_is_said(online, tmp_path
 
 
 @pytest.mark.full
-def test_a_hub_that_is_down_slow_or_gone_is_said(base, hub, tmp_path):
+def test_a_hub_that_is_down_slow_or_gone_is_said(base, hub, online, tmp_path):
     """huggingface_hub tries again for a while: each in a process of its own, all at once."""
     hub.add("t/down", base, status=503)
     hub.add("t/slow", base, slow=2.5)
@@ -220,10 +220,14 @@ def test_a_hub_that_is_down_slow_or_gone_is_said(base, hub, tmp_path):
         folder.mkdir()
         env = variables(folder, hub, **(dead if name == "t/dead" else {}))
         started[name] = begin([[name, encode(name, "x"), {}]], folder, env)
+    filled = {**dead, "HF_HOME": str(online[0] / "hf")}
+    cached = begin([["good", encode("t/good", "of-good"), {}]], tmp_path, variables(tmp_path, hub, **filled))
     for name, parts in expected.items():
         found = results(started[name])
         check_message(found[name], name, *parts)
         assert "password" not in found[name][1].partition("error: ")[2]
+    assert results(cached)["good"][0] == 0
+    assert vectors(tmp_path, "of-good") == vectors(online[0], "of-folder")
 
 
 @pytest.mark.full

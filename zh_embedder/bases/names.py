@@ -11,7 +11,7 @@ from typing import Any
 
 from zh_embedder.bases.fields import Fields
 from zh_embedder.bases.folder_format import DENSE, LENGTHS, MODULES
-from zh_embedder.bases.hub_errors import KNOWN_MODELS, advice, hugging_face_failure
+from zh_embedder.bases.hub_errors import KNOWN_MODELS, advice, hugging_face_failure, kind_of
 from zh_embedder.bases.load_errors import CONFIG, WEIGHTS, attempt, config_error, in_words, tokenizer_error
 from zh_embedder.bases.modelscope import local_name
 from zh_embedder.bases.tokenizer_backend import lower_cased
@@ -29,19 +29,21 @@ def hub_folder(name: str, *, flag: str, cache_dir: str | None, token: str | None
     Raises:
         UserError: the hub does not give them: without them the model would be pooled in another way.
     """
-    from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import constants, snapshot_download
 
     wanted = ["*.json", f"{DENSE}/*", "*_Pooling/*", "*_Normalize/*"]
     found = attempt(lambda: snapshot_download(name, allow_patterns=wanted, cache_dir=cache_dir, token=token))
     if isinstance(found, Exception):
         raise unreachable(flag, name, found, cache_dir=cache_dir)
-    if constants.is_offline_mode() and try_to_load_from_cache(name, MODULES, cache_dir=cache_dir) is None:
+    folder = Path(found)
+    listing = folder.parents[1] / "trees" / f"{folder.name}.json"  # of the hub's files: where it is, so are all of them
+    if constants.is_offline_mode() and not (folder / MODULES).is_file() and not listing.is_file():
         logger.warning(
             "%s: the cache does not tell whether it has sentence-transformers' files, which say how to pool; "
             "a run without HF_HUB_OFFLINE fetches them",
             name,
         )
-    return Path(found)
+    return folder
 
 
 def load_config(name: str, *, flag: str, **hub: Any) -> Any:
@@ -137,7 +139,8 @@ def load_tokenizer(name: str, *, flag: str, settings: Path | None = None, **hub:
 def unreachable(flag: str, name: str, error: Exception, *, cache_dir: str | None = None, **_hub: Any) -> UserError:
     """Say why a base that is no folder here could not be loaded, and what to do about it."""
     failure = hugging_face_failure(name, error, cache_dir=cache_dir, known=KNOWN_MODELS)
-    if failure.kind()[0] == "other" and not isinstance(error, OSError | ValueError):
+    damaged = not isinstance(error, OSError | ValueError) or "not a valid JSON file" in str(error)
+    if damaged and kind_of(error)[0] == "other":
         return UserError(
             f"{flag}: {name}: {in_words(error)}; what is in the cache is damaged: delete "
             f"{failure.cached_folder()}, and it is fetched anew"
