@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
@@ -55,3 +56,13 @@ def test_a_base_is_known_by_the_record_in_its_folder_wherever_it_is_copied_to(tm
 @pytest.mark.parametrize("base", PACKAGED, ids=lambda base: base.name)
 def test_a_packaged_base_is_known_by_its_folder(base):
     assert named_base(str(base.source.folder)) is base
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=lambda base: base.name)
+def test_the_page_has_the_row_of_every_base(base):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "bases.md").read_text("utf-8")
+    line = next(line for line in page.splitlines() if line.startswith(f"| `{base.name}` |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    sizes = [f"{base.parameters / 1e6:.1f} M", f"{base.size / 1e6:.0f}", str(base.dimensions)]
+    assert cells[1:6] == [*sizes, base.languages, base.licence]
+    assert all(f"`{prompt}`" in cells[6] for prompt in base.prompts.values()) or base.version is None

@@ -1,5 +1,7 @@
 """Wheels: only the one that was looked at is read, and pip's long story becomes one reason."""
 
+import importlib.util
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -65,6 +67,14 @@ def test_variables_forbid_fetching(monkeypatch, variables, why):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert wheels.obstacle() == why
+
+
+def test_a_python_without_pip_is_said(monkeypatch):
+    for name in ("ZH_EMBEDDER_OFFLINE", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(wheels.Unfetched, match=rf"pip is not installed for {sys.executable}"):
+        wheels.check_allowed()
 
 
 REFUSED = (
