@@ -81,6 +81,10 @@ def test_the_wheel_may_not_lie_in_the_folder_that_is_made(capsys, tiny, workdir)
         (["fetch", NAME, "--wheel", "tinye5-1.1.whl"], "--wheel: no such file: tinye5-1.1.whl"),
         (["fetch", NAME, "--json"], "--json: belongs to the table"),
         (["fetch", NAME], f"{NAME}: is not in "),
+        (["prune", "nano-zh"], "--output_dir: is missing"),
+        (["fetch", NAME, "--output_dir", "out"], "--output_dir: fetch takes none"),
+        (["--output_dir", "out"], "--output_dir: belongs to `prune SOURCE`"),
+        (["prune", str(BASES["nano-zh"].source.folder), "--output_dir", "out"], "tokenizer.json: "),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message(capsys, tiny, workdir, words, says):
@@ -89,3 +93,4 @@ def test_a_mistake_is_one_message(capsys, tiny, workdir, words, says):
     assert err.startswith("error: ")
     assert says in err
     assert not (workdir / "cache").exists()
+    assert not (workdir / "out").exists()

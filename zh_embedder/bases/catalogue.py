@@ -128,8 +128,8 @@ ROWS = (
         source=Packaged(HERE / "nano_zh"),
         note="word vectors without layers",
     ),
-    e5_of_wheel("e5-small-zh", parameters=33_313_920, size=68_000_000, languages="Chinese, ASCII", pruned=True),
-    e5_of_wheel("e5-small", parameters=117_505_920, size=252_000_000, languages="multilingual", pruned=False),
+    e5_of_wheel("e5-small-zh", parameters=31_928_832, size=64_812_447, languages="Chinese, ASCII", pruned=True),
+    e5_of_wheel("e5-small", parameters=117_653_760, size=244_240_390, languages="multilingual", pruned=False),
     Base(
         name=E5,
         parameters=117_653_760,

