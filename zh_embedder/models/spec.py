@@ -138,6 +138,11 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
     )
 
 
+def instructions_for(instructions: Instructions, task: str) -> tuple[str, str] | None:
+    """Return the prefixes of a task's queries and keys, else those that serve every task; None where there are none."""
+    return instructions.get(task, instructions.get(ANY_TASK))
+
+
 def from_prompts(prompts: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Turn prompts of sentence-transformers' names into instructions.
 
