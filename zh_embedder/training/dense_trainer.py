@@ -183,22 +183,8 @@ class DenseTrainer(BaseTrainer):
             query_texts=labels[:, 0],
             targets=scores,
             labels=labels[:, 1] if inputs.labels is not None else None,
-            **self.teacher_parts(inputs),
+            **teacher_parts(self.model, inputs, every_rank=self.args.negative_cross_device),
         )
-
-    def teacher_parts(self, inputs: Batch) -> dict[str, Any]:
-        """What losses of a teacher's vectors need: its vectors of local queries, and of the keys of all ranks."""
-        parts: dict[str, Any] = {"own_keys": not len(inputs.keys)}
-        if (linear := self.model.projection) is not None:
-            parts["projection"] = linear.weight.float()
-        if inputs.vectors is None:
-            return parts
-        queries, keys = inputs.vectors[:, 0], inputs.vectors[:, 1:].flatten(0, 1)
-        keys = queries if parts["own_keys"] else keys
-        return parts | {
-            "teacher_queries": queries,
-            "teacher_keys": gather_values(keys) if self.args.negative_cross_device else keys,
-        }
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
@@ -313,3 +299,15 @@ def load_projection(linear: nn.Linear, path: Path) -> None:
         found = f"{flag}: {path}: got a projection of shape {tuple(weight.shape)}, expected {wanted}"
         raise UserError(f"{found}: the run had another --teacher_encoder or --teacher_dim")
     linear.load_state_dict({"weight": weight})
+
+
+def teacher_parts(model: BiEncoder, inputs: Batch, *, every_rank: bool) -> dict[str, Any]:
+    """What losses of a teacher's vectors need of a batch: its vectors of local queries, and of the step's keys."""
+    parts: dict[str, Any] = {"own_keys": not len(inputs.keys)}
+    if model.projection is not None:
+        parts["projection"] = model.projection.weight.float()
+    if inputs.vectors is None:
+        return parts
+    queries, keys = inputs.vectors[:, 0], inputs.vectors[:, 1:].flatten(0, 1)
+    keys = queries if parts["own_keys"] else keys
+    return parts | {"teacher_queries": queries, "teacher_keys": gather_values(keys) if every_rank else keys}
