@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROJECTED = ("vector_mse", "vector_cosine")  # losses that compare our vector with the teacher's
+
 
 def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], watched: Watched) -> DenseTrainer:
     """Build everything that trains."""
@@ -37,6 +39,8 @@ def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], wa
     check_dimensions(args, model, sets)
     check_texts(args, model, sets)
     warn_of_contradiction(args, model, sets)
+    if args.train.teacher_encoder:
+        sets = learn_from_teacher(args, model, sets)
     cache = cache_folder(args.data.dataset_cache_dir, "tokens")
     choice, device = args.data.token_cache, args.train.device
     return DenseTrainer(
@@ -76,6 +80,46 @@ def build_model(args: Arguments, version: Version, sets: Sequence[TrainSet]) -> 
     set_seed(args.train.seed)
     with whole_weights(args):
         return BiEncoder(*load_encoders(args, instructions_of(args, version, sets)))
+
+
+def learn_from_teacher(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> list[TrainSet]:
+    """Give datasets the vectors of --teacher_encoder, and the model a projection where its vectors have another size.
+
+    Raises:
+        UserError: no dataset learns from them, or something does not fit.
+    """
+    from zh_embedder.config.instructions import read_version
+    from zh_embedder.data.record_tables import cache_folder
+    from zh_embedder.losses.table import learns_vectors
+    from zh_embedder.training.teacher import Teacher, with_teacher
+
+    train = args.train
+    if not any(learns_vectors(one.terms) for one in sets):
+        raise UserError(
+            "--teacher_encoder: no dataset has a loss of its vectors, expected --teacher_weight above 0, or a task "
+            "whose `loss` names one"
+        )
+    version = train.teacher_version and read_version(train.teacher_version, directory=args.data.instructions_dir)
+    teacher = Teacher(
+        train.teacher_encoder or [],
+        version=version or None,
+        max_length=train.teacher_max_length,
+        dimension=train.teacher_dim,
+        cache=cache_folder(args.data.dataset_cache_dir, "teacher"),
+        device=train.device,
+    )
+    found, dimension = with_teacher(sets, teacher)
+    projected = any(term.name in PROJECTED for one in sets for term in one.terms)
+    if projected and dimension != model.query.dimension:
+        if train.fsdp or (train.deepspeed and train.hf_deepspeed_config.is_zero3()):
+            raise UserError(
+                f"--teacher_encoder: its vectors have {dimension} dimensions, the base's {model.query.dimension}: the "
+                "projection between them cannot be trained with --fsdp or DeepSpeed's stage 3; expected "
+                "--teacher_loss similarity_kl, which needs none"
+            )
+        model.project_to(dimension, seed=train.seed)
+        logger.info("teacher: a learned projection of %d to %d dimensions", model.query.dimension, dimension)
+    return found
 
 
 def check_dimensions(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> None:

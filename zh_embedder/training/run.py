@@ -29,7 +29,8 @@ def train(args: Arguments) -> None:
     data, model = args.data, args.model
     read = [*(data.train_data or ()), *(args.eval.eval_data or ()), *filter(None, (args.eval.corpus, args.eval.canary))]
     inputs = [below_root(spec, data.data_root) for spec in read]
-    with own_folder(args, inputs=inputs, models=[model.query_encoder, model.key_encoder, model.tokenizer_name]):
+    models = [model.query_encoder, model.key_encoder, model.tokenizer_name, *(args.train.teacher_encoder or ())]
+    with own_folder(args, inputs=inputs, models=models):
         train_in_folder(args)
 
 
