@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
+from zh_embedder.bases.catalogue import BASES
 from zh_embedder.bases.modelscope import local_name
-from zh_embedder.bases.names import PACKAGED, loading
+from zh_embedder.bases.names import loading
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
@@ -100,7 +101,7 @@ class LanguageModel:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        if settings.model in PACKAGED and not Path(settings.model).exists():
+        if settings.model in BASES and not Path(settings.model).exists():
             raise UserError(f"{settings.model}: is an embedder, expected a language model")
         device, prompts = own_device(), read_prompts(settings.prompts)
         name, dtype = local_name(settings.model, flag="--model"), resolve_dtype(settings.dtype, device)

@@ -29,15 +29,15 @@ KINDS = {
     "slow": ("TimeoutException", "TimeoutError", "Timeout", "ReadTimeoutError"),
     "refused": ("ConnectError", "ProxyError", "ConnectionError"),
 }
+NOT_REACHED = {"NewConnectionError", "ConnectionRefusedError", "gaierror"}  # the first is a kind of timeout in urllib3
 BEFORE_STATUS = ("offline", "gated", "revision", "missing")  # they say more than the HTTP status that comes with them
 OF_STATUS: dict[int, str] = {401: "token", 403: "token", 404: "missing"}
-# Bases and rerankers that Chinese users name most, for those who mistype one.
+# What Chinese users name most, besides the bases of the catalogue: for those who mistype one.
 KNOWN_MODELS = (
-    *("BAAI/bge-large-zh-v1.5", "BAAI/bge-base-zh-v1.5", "BAAI/bge-small-zh-v1.5", "BAAI/bge-m3"),
-    *("BAAI/bge-reranker-base", "BAAI/bge-reranker-large", "BAAI/bge-reranker-v2-m3"),
-    *("intfloat/multilingual-e5-small", "intfloat/multilingual-e5-base", "intfloat/multilingual-e5-large"),
-    *("Qwen/Qwen3-Embedding-0.6B", "Alibaba-NLP/gte-multilingual-base", "hfl/chinese-roberta-wwm-ext"),
-    *("google-bert/bert-base-chinese", "moka-ai/m3e-base", "shibing624/text2vec-base-chinese"),
+    *("BAAI/bge-m3", "BAAI/bge-reranker-base", "BAAI/bge-reranker-large", "BAAI/bge-reranker-v2-m3"),
+    *("intfloat/multilingual-e5-base", "intfloat/multilingual-e5-large", "hfl/chinese-roberta-wwm-ext"),
+    *("Qwen/Qwen3-Embedding-0.6B", "Alibaba-NLP/gte-multilingual-base", "google-bert/bert-base-chinese"),
+    *("moka-ai/m3e-base", "shibing624/text2vec-base-chinese"),
 )
 SHOWN = 200  # characters of what a library says
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN")
@@ -75,6 +75,7 @@ def kind_of(error: BaseException) -> tuple[str, int | None]:
         *((kind, named[kind]) for kind in BEFORE_STATUS),
         (OF_STATUS.get(status or 0, "server"), failed),
         ("cut", named["cut"] or "Consistency check failed" in text),
+        ("refused", bool(names & NOT_REACHED)),
         *((kind, named[kind]) for kind in ("foreign", "slow", "refused")),
         ("disk", any(isinstance(one, OSError) and one.errno is not None for one in chain)),
         ("files", "does not appear to have" in text or "Unrecognized model" in text),
@@ -223,7 +224,10 @@ MODELSCOPE_LINES = {
     "copy": "no network? On a machine that has one: `modelscope download --model {name} --local_dir {leaf}`, then give "
     "the copied folder",
 }
-NANO = "no model at hand? nano-zh, a small base that comes with this package, can be named instead of {name}"
+NO_HUB = (
+    "no model at hand? nano-zh, a small base that comes with this package, can be named instead of {name}, or "
+    "e5-small-zh, which the package index has; `zh-embedder bases` lists more"
+)
 
 
 def advice(failure: HubFailure, *, modelscope: bool = False) -> str:
@@ -236,4 +240,4 @@ def advice(failure: HubFailure, *, modelscope: bool = False) -> str:
     own = {"name": failure.name, "leaf": failure.name.rpartition("/")[2], "site": shown_address(failure.endpoint)}
     if not owned:  # ModelScope's names all have an owner
         lines = [line.partition("; or from ModelScope")[0] for line in lines]
-    return "".join(f"\n  - {line.format(**own)}" for line in [*lines, NANO])
+    return "".join(f"\n  - {line.format(**own)}" for line in [*lines, NO_HUB])

@@ -19,16 +19,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from zh_embedder.bases.catalogue import BASES, MODELSCOPE
 from zh_embedder.bases.hub_errors import KNOWN_MODELS, HubFailure, advice, causes, kind_of
 from zh_embedder.bases.load_errors import WEIGHTS
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import read_json, write_json
 from zh_embedder.core.hashing import text_name
-from zh_embedder.data.record_tables import cache_folder
+from zh_embedder.core.locks import one_at_a_time
+from zh_embedder.core.user_cache import user_cache
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "modelscope:"
 SHAPE = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 # Weights in formats that are not read here; pickles only where there is nothing else.
 LEFT_OUT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "onnx/*", "openvino/*")
@@ -52,22 +53,22 @@ class ModelScopeName:
         Raises:
             UserError: it has another shape.
         """
-        found = SHAPE.fullmatch(typed.removeprefix(PREFIX))
+        found = SHAPE.fullmatch(typed.removeprefix(MODELSCOPE))
         if found is None:
-            raise reject(flag, typed, f"{PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION")
+            raise reject(flag, typed, f"{MODELSCOPE}OWNER/NAME or {MODELSCOPE}OWNER/NAME@REVISION")
         return cls(typed, found["name"], found["revision"])
 
     @property
     def state(self) -> Path:
         """Where it is kept whether the last download came to its end; each cache of ModelScope has its own."""
         place = f"{os.environ.get('MODELSCOPE_CACHE', '')} {self.typed}"
-        leaf = self.typed.removeprefix(PREFIX).replace("/", "--")
-        return cache_folder(None, "modelscope") / f"{leaf}-{text_name(place)}.json"
+        leaf = self.typed.removeprefix(MODELSCOPE).replace("/", "--")
+        return user_cache() / "modelscope" / f"{leaf}-{text_name(place)}.json"
 
 
 def is_modelscope(name: str) -> bool:
     """Whether a name is one of ModelScope's, and no folder here."""
-    return name.startswith(PREFIX) and not Path(name).is_dir()
+    return name.startswith(MODELSCOPE) and not Path(name).is_dir()
 
 
 def local_name(name: str, *, flag: str) -> str:
@@ -106,28 +107,11 @@ def modelscope_folder(typed: str, flag: str) -> Path:
     state = model.state
     if state not in FOUND:
         came = time.time()
-        with turn(state.with_suffix(".lock"), typed):
+        waiting = f"{typed}: another process is downloading it; waiting for its end"
+        with one_at_a_time(state.with_suffix(".lock"), waiting=waiting):
             FOUND[state] = found_meanwhile(state, came) or find(model, flag)
         logger.info("%s: %s", typed, FOUND[state])
     return FOUND[state]
-
-
-@contextmanager
-def turn(path: Path, typed: str) -> Iterator[None]:
-    """Hold a lock; the log says where another process has it."""
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("%s: another process is downloading it; waiting for its end", typed)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def found_meanwhile(state: Path, came: float) -> Path | None:
@@ -233,10 +217,8 @@ def failure_of(model: ModelScopeName, error: BaseException) -> HubFailure:
     from huggingface_hub.constants import is_offline_mode
 
     kept = os.environ.get("MODELSCOPE_CACHE") or str(Path("~/.cache/modelscope").expanduser())
-    offline = is_offline_mode()
-    return HubFailure(
-        name=model.name, endpoint=endpoint(), error=error, cache=kept, offline=offline, known=KNOWN_MODELS
-    )
+    offline, known = is_offline_mode(), (*KNOWN_MODELS, *BASES)
+    return HubFailure(name=model.name, endpoint=endpoint(), error=error, cache=kept, offline=offline, known=known)
 
 
 def failure(model: ModelScopeName, flag: str, error: BaseException, *, broken: Path | None = None) -> UserError:

