@@ -73,7 +73,7 @@ def test_a_resumed_run_has_the_version_that_it_began_with():
 def test_instructions_that_do_not_begin_with_the_bases_own_are_named_with_them():
     assert said("zh_llm_embedder", "qa", "tool", base="e5-small-zh") == (
         "--version zh_llm_embedder contradicts the prompts of e5-small-zh: queries of task qa get "
-        "'为这个问题生成表示，以用于检索能够回答它的段…', its own is 'query: ', and 1 other task too; "
+        "'为这个问题生成表示，以用于检索能够回答它的段落：', its own is 'query: ', and 1 other task too; "
         "--version e5 has its own"
     )
     assert said("none", "qa") == (
