@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import runpy
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from tests.bases.e5_files import PIECES, UNUSED, TinyE5
+from tests.processes import ROOT
 from zh_embedder.bases.e5_file import bert_name, convert
 from zh_embedder.bases.folder_format import read_layout
 from zh_embedder.bases.kept_pieces import PIECES as KEPT
@@ -89,7 +91,8 @@ def test_texts_are_normalised_and_cut_as_by_hand(folders):
         "c",
     ]  # a full-width A, two blanks, a control character
     assert tokenizer.tokenize("e\u0301") == ["▁é"]  # composed
-    assert tokenizer.tokenize("的<mask>X") == ["▁", "的", "<mask>", "▁", "<unk>"]
+    with_mask = tokenizer("的<mask>X", add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(with_mask) == ["▁", "的", "<mask>", "▁", "<unk>"]
     special = (tokenizer.cls_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id)
     assert (special, tokenizer.mask_token_id) == ((0, 1, 2, 3), len(PIECES) - 1)
     assert tokenizer("的", "后")["input_ids"] == [0, 4, 5, 2, 2, 4, 9, 2]
@@ -108,7 +111,7 @@ def test_pruned_is_whole_where_every_piece_is_kept(encoders):
     for text in TEXTS:
         assert pruned.tokenizer.tokenize(text) == whole.tokenizer.tokenize(text)
     np.testing.assert_allclose(pruned.encode(TEXTS), whole.encode(TEXTS), atol=1e-6)
-    assert pruned.tokenizer.tokenize("ab") == ["▁", "<unk>"]
+    assert pruned.tokenizer("ab")["input_ids"] == [0, 4, 3, 2]  # in Latin letters no piece is left: <unk>
     assert len(pruned.tokenizer) == len(ENDS) == pruned.config.vocab_size
 
 
@@ -245,3 +248,28 @@ def test_ranges_of_ids_are_read_as_they_are_written(ids):
     text = write_ranges(ids, width=40)
     assert list(read_ranges(text)) == ids
     assert all(len(line) <= 40 for line in text.splitlines())
+
+
+def test_the_script_keeps_what_its_text_says(folders, tmp_path, capsys):
+    # Chinese pieces and single ASCII characters whatever the corpus has; of the others those that occur five times.
+    path = ROOT / "examples" / "e5_small_zh" / "choose_pieces.py"
+    script = runpy.run_path(str(path))
+    (tmp_path / "corpus").mkdir()
+    texts = ["abc\nab abc", "abc.é ab", "ab\nабc", "ab abc ab ab", "ё abc abc"]
+    lines = [json.dumps({"text": text}) for text in texts]
+    (tmp_path / "corpus" / "one.jsonl").write_text("\n".join(lines), "utf-8")
+    assert script["main"]([str(folders[0]), str(tmp_path / "corpus"), "--output", str(tmp_path / "kept.txt")]) == 0
+    kept = [PIECES[index] for index in read_ranges((tmp_path / "kept.txt").read_text("utf-8"))]
+    dropped = {"é", "▁é", "ё"}
+    assert kept == [piece for piece in PIECES if piece not in dropped]
+    assert f"{len(kept)} of {len(PIECES)} pieces" in capsys.readouterr().out
+
+
+def test_documents_are_spread_over_all_files(tmp_path):
+    spread = runpy.run_path(str(ROOT / "examples" / "e5_small_zh" / "choose_pieces.py"))["spread"]
+    for name, numbers in (("a", range(70)), ("b", range(70, 100))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "{n}"}}\n' for n in numbers), "utf-8")
+    files = sorted(tmp_path.iterdir())
+    taken = [int(text) for text in spread(files, 10)]
+    assert len(taken) == 10 and taken[0] == 0 and sum(number < 70 for number in taken) == 7
+    assert [int(text) for text in spread(files, 1000)] == list(range(100))

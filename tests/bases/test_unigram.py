@@ -22,13 +22,13 @@ def test_letters_with_accents_become_what_nfkc_makes_of_them():
     normalise = normalizers.Precompiled(charsmap({**spellings(table), **table})).normalize_str
     composed = 0
     for letter, accent in itertools.product(LETTERS, ACCENTS):
+        if letter in table or accent in table:
+            continue
         whole = unicodedata.normalize("NFKC", letter + accent)
-        if len(whole) == 1 and unicodedata.normalize("NFKC", letter) == letter:
-            assert normalise(letter + accent) == whole
-            composed += 1
-        elif letter not in table and accent not in table:
-            assert normalise(letter + accent) == letter + accent
-    assert composed > 400
+        is_plain = not unicodedata.decomposition(letter)  # a letter with an accent already takes no second one
+        assert normalise(letter + accent) == (whole if is_plain else letter + accent)
+        composed += is_plain and len(whole) == 1
+    assert composed > 300
 
 
 def test_spellings_in_compatibility_forms_are_composed():

@@ -65,6 +65,8 @@ def write_base(folder: Path, base: Base) -> None:
     with writing(folder):
         save_file(dict(base.weights), folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", base.config)
+    # safetensors writes files that only their owner reads; a folder may be shared.
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode & 0o777)
     beside_file(folder / "tokenizer.json", json.dumps(base.tokenizer, ensure_ascii=False, separators=(",", ":")) + "\n")
     write_tokenizer_settings(folder, base)
     layout = Layout(
