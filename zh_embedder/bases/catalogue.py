@@ -126,6 +126,7 @@ ROWS = (
         licence="Apache-2.0",
         origin="zh_embedder",
         source=Packaged(HERE / "nano_zh"),
+        version="none",  # a sum of word vectors: an instruction's words would be those of the text
         note="word vectors without layers",
     ),
     e5_of_wheel("e5-small-zh", parameters=31_928_832, size=64_812_447, languages="Chinese, ASCII", pruned=True),
