@@ -48,6 +48,7 @@ class TeacherModel:
         self.name, self.version, self.max_length, self.device = name, version, max_length, device
         self.folders = (encoder_folder(name), key_folder(name) or encoder_folder(name))  # of queries, of keys
         self.loaded: dict[str, Encoder] = {}
+        self.hashes: dict[str, str] = {}
 
     @cached_property
     def specs(self) -> tuple[EncoderSpec, EncoderSpec]:
@@ -78,7 +79,7 @@ class TeacherModel:
         if not own.instructions:
             return ""
         try:
-            return own.prefix(task if task in own.instructions else None, side)
+            return own.prefix(task if own.instructions.keys() & {task, "default"} else None, side)
         except UserError:
             raise UserError(
                 f"{FLAG}: {self.name} has no prompt for task {task} and none for all tasks, only for "
@@ -98,9 +99,11 @@ class TeacherModel:
 
     def folder(self, way: Way, cache: Path) -> Path:
         """Where the vectors of a way are kept: a hash of all that decides them."""
-        small = self.here(way.encoder)
-        model = model_hash(way.encoder) if Path(way.encoder).is_dir() else f"{way.encoder}@{small and small.name}"
-        decides = [FORMAT, model, way.prompt, way.max_length, self.dtype]
+        if way.encoder not in self.hashes:
+            small = self.here(way.encoder)  # of a hub, the folder of a commit
+            own = Path(way.encoder).is_dir()
+            self.hashes[way.encoder] = model_hash(way.encoder) if own else f"{way.encoder}@{small and small.name}"
+        decides = [FORMAT, self.hashes[way.encoder], way.prompt, way.max_length, self.dtype]
         return cache / hash_of(json.dumps(decides).encode())
 
     @property
