@@ -23,6 +23,7 @@ from zh_embedder.config.run import (
     read_flags,
     settings_json,
 )
+from zh_embedder.config.run_version import DEFAULT_VERSION
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, LENGTH, NOT_NEGATIVE, POSITIVE, SHARE, real, whole
 from zh_embedder.core.options import AUTO, check_numbers, choose, option
@@ -64,8 +65,10 @@ class DataArguments:
         AUTO,
         "Tokenize all records before training and cache the result: always, never, or auto (unless it takes long).",
     )
-    version: str = option(
-        "zh_llm_embedder", "Instruction version: a name or a YAML file; list them with `zh-embedder versions`."
+    version: str | None = option(
+        None,
+        "Instruction version: a name or a YAML file; list them with `zh-embedder versions`. Default: the base's own, "
+        f"else {DEFAULT_VERSION}.",
     )
     instructions_dir: str | None = option(None, "Folder to search first for --version.")
     add_instruction: bool = option(True, "Prepend the task's instructions to queries and keys.")

@@ -25,11 +25,11 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import world
 from zh_embedder.data.collator import Collator
-from zh_embedder.data.record_tables import one_at_a_time
 from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 

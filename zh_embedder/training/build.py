@@ -38,6 +38,7 @@ def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], wa
     check_watched(watched, model.query.spec, args.train.metric_for_best_model)
     check_dimensions(args, model, sets)
     check_texts(args, model, sets)
+    warn_of_contradiction(args, model, sets)
     if args.train.teacher_encoder:
         sets = learn_from_teacher(args, model, sets)
     cache = cache_folder(args.data.dataset_cache_dir, "tokens")
@@ -148,6 +149,18 @@ def check_texts(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> 
     check_unknown(sides, limit=args.model.max_unknown, base=args.model.tokenizer_name or args.model.query_encoder)
 
 
+def warn_of_contradiction(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> None:
+    """Log a warning where the run's instructions do not begin with the prompts that the base was trained with."""
+    from zh_embedder.config.run_version import contradiction
+
+    chosen = {one.task: (one.query_prefix, one.key_prefix) for one in sets}
+    brought = model.query.brought, (model.key or model.query).brought
+    flag = f"--version {args.data.version}" if "version" in args.given else f"version {args.data.version}"
+    flag = flag if args.data.add_instruction else "--add_instruction False"
+    if said := contradiction(chosen, brought, base=args.model.query_encoder, flag=flag):
+        logger.warning("%s", said)
+
+
 @contextmanager
 def whole_weights(args: Arguments) -> Iterator[None]:
     """Load a base whole on every rank, ZeRO 3 or not; DeepSpeed partitions it when training starts.
@@ -168,10 +181,11 @@ def whole_weights(args: Arguments) -> Iterator[None]:
 
 def instructions_of(args: Arguments, version: Version, sets: Sequence[TrainSet]) -> dict[str, tuple[str, str]]:
     """Return the instructions that travel with the encoder: those of the version's tasks, and of the data's."""
-    found = {name: (spec.query, spec.key) for name, spec in version.tasks.items()}
+    found = version.instructions
+    default = found.pop("default", None)
     found |= {one.task: (one.query_prefix, one.key_prefix) for one in sets}
-    if version.default is not None:
-        found.setdefault("default", (version.default.query, version.default.key))
+    if default is not None:
+        found.setdefault("default", default)
     return found if args.data.add_instruction else dict.fromkeys(found, ("", ""))
 
 
