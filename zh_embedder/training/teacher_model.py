@@ -19,9 +19,9 @@ from zh_embedder.core.hashing import hash_of, model_hash
 from zh_embedder.core.machine import dtype_name
 from zh_embedder.core.progress import Bar
 from zh_embedder.data.teacher_vectors import FORMAT, KEY, QUERY, Vectors
-from zh_embedder.models.encoder import Encoder, load_encoder
+from zh_embedder.models.encoder import Encoder, load_encoder, with_prompts
 from zh_embedder.models.folders import encoder_folder, key_folder
-from zh_embedder.models.spec import EncoderSpec, position_limit, read_spec, within_positions
+from zh_embedder.models.spec import EncoderSpec, instructions_for, position_limit, read_spec, within_positions
 from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import tokenize
 
@@ -60,7 +60,8 @@ class TeacherModel:
         folder = self.here(name)
         spec = read_spec(folder) if folder is not None else None
         config = load_config(name, flag=FLAG)
-        return within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
+        spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
+        return with_prompts(spec, name)
 
     def here(self, name: str) -> Path | None:
         """The folder that a model's small files are in."""
@@ -78,13 +79,14 @@ class TeacherModel:
         own = self.specs[side]
         if not own.instructions:
             return ""
-        try:
-            return own.prefix(task if own.instructions.keys() & {task, "default"} else None, side)
-        except UserError:
-            raise UserError(
-                f"{FLAG}: {self.name} has no prompt for task {task} and none for all tasks, only for "
-                f"{', '.join(sorted(own.instructions))}; --teacher_version NAME gives it others (none: no prompts)"
-            ) from None
+        if (found := instructions_for(own.instructions, task)) is not None:
+            return found[side]
+        if own.default_task is not None:
+            return own.prefix(None, side)
+        raise UserError(
+            f"{FLAG}: {self.name} has no prompt for task {task} and none for all tasks, only for "
+            f"{', '.join(sorted(own.instructions))}; --teacher_version NAME gives it others (none: no prompts)"
+        )
 
     def way(self, task: str, side: int) -> Way:
         """How the texts of a task and side become vectors."""
