@@ -35,7 +35,8 @@ def make_batch(kind="groups", *, b=4, g=3, d=6, seed=0, metric="cos", rows=None,
 
     single = kind.startswith("single")
     g = 1 if single else g
-    queries, keys, theirs, their_keys = unit(b, d), unit(b, g, d), 3 * unit(b, t), 3 * unit(b, g, t)
+    long = 3 if metric == "cos" else 1  # a teacher that does not normalise
+    queries, keys, theirs, their_keys = unit(b, d), unit(b, g, d), long * unit(b, t), long * unit(b, g, t)
     projection = torch.randn(t, d, generator=rng, dtype=torch.float64) if "projected" in kind else None
     chosen = torch.tensor(rows if rows is not None else list(range(b)))
     counts = torch.arange(len(chosen)) < (unique or len(chosen))

@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 from zh_embedder.core.hashing import text_identity
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
-from zh_embedder.data.schema import TEXT
 from zh_embedder.data.teacher_vectors import TeacherVectors, Vectors
 from zh_embedder.text.prefix import as_prefix, full_text
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
@@ -31,6 +30,7 @@ class TrainSet:
     rule: SelectionRule
     query_prefix: str
     key_prefix: str
+    as_keys: bool = False  # its records are texts alone that count as keys
     use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
     prompt_format: str = "{}{}"  # of prompt and query; the query comes last
     terms: tuple[Any, ...] = ()  # LossTerms, of which this room knows nothing
@@ -42,11 +42,6 @@ class TrainSet:
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.records)
-
-    @property
-    def as_keys(self) -> bool:
-        """Whether its records are texts that count as keys, and no queries."""
-        return self.records.kind == TEXT
 
     def query_text(self, record: Record) -> str:
         """Return a record's query with its instruction in front; a text alone, with that of its side."""
