@@ -89,6 +89,8 @@ def gradient(case, *, rank, ranks, step_rows):
         query_texts=gather_values(100 + rows),
         targets=gather_values(scores[rows].sigmoid()),
         labels=gather_values(rows % 2),
+        query_answers=gather_values(rows % 3),  # 0 is none
+        key_answers=gather_values((rows % 3).repeat_interleave(g)),
     )
     loss = LOSSES[name](batch, **options)
     loss.backward()
