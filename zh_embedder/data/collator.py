@@ -34,16 +34,18 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Tokenise what is still text, and lay out."""
         request = examples[0].request
-        queries = self.query_ids([e.query for e in examples])
+        ids = self.key_ids if examples[0].as_key else self.query_ids
+        queries = ids([e.query for e in examples])
         keys = self.key_ids([key for e in examples for key in e.keys])
         distinct, rows = merge(keys) if self.merge_keys else (keys, list(range(len(keys))))
         query_texts = [ids_identity(ids) for ids in queries]
         key_texts = [text for e in examples for text in e.key_texts]
-        if not keys:  # labelled texts: the vectors of the queries are those of the keys
+        if not keys:  # single texts: the vectors of the queries are those of the keys
             rows, key_texts = list(range(len(queries))), query_texts
         key_answers = [label for e in examples for label in e.key_answers or [NO_LABEL] * len(e.keys)]
         widest = max(len(e.positive_texts) for e in examples)
         teacher, scores, labels = ([getattr(e, n) for e in examples] for n in ("teacher", "score", "label"))
+        vectors = [e.vectors for e in examples if e.vectors is not None]
         return Batch(
             queries=concatenate(queries),
             keys=concatenate(distinct),
@@ -63,6 +65,7 @@ class Collator:
             query_texts=torch.tensor(query_texts),
             pair_scores=None if None in scores else torch.tensor(scores, dtype=torch.float32),
             labels=None if None in labels else torch.tensor(labels),
+            vectors=torch.from_numpy(np.stack(vectors)) if vectors else None,
         )
 
     def query_ids(self, texts: Sequence[str | Ids]) -> list[Ids]:

@@ -7,7 +7,7 @@ read. Both ways give the same example, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from zh_embedder.core.hashing import text_identity
 from zh_embedder.data.answer_labels import NO_LABEL, AnswerLabels
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
+from zh_embedder.data.schema import TEXT
+from zh_embedder.data.teacher_vectors import TeacherVectors, Vectors
 from zh_embedder.text.prefix import as_prefix, full_text
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
 
@@ -39,13 +41,21 @@ class TrainSet:
     notes: tuple[str, ...] = ()  # what gave way, for the log
     labels: AnswerLabels | None = None  # of records and keys, where the records' answers are class labels
     tokens: Sequence[TokenRecord] | None = None  # the records as token ids, where they were prepared
+    teacher: TeacherVectors | None = None  # vectors of their texts that a teacher made
 
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.records)
 
+    @property
+    def as_keys(self) -> bool:
+        """Whether its records are texts that count as keys, and no queries."""
+        return self.records.kind == TEXT
+
     def query_text(self, record: Record) -> str:
-        """Return a record's query with its instruction in front."""
+        """Return a record's query with its instruction in front; a text alone, with that of its side."""
+        if self.as_keys:
+            return self.key_text(record.query)
         own = record.prompt if self.use_prompts else None
         prefix = self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
         return full_text(record.query, instruction=prefix)
@@ -77,7 +87,9 @@ class Example:
     positive_texts: Sequence[int]  # identities of every known positive
     teacher: Sequence[float] | None  # G scores
     score: float | None = None  # of a pair
-    label: int | None = None  # identity of the label of a labelled text, which has no keys
+    label: int | None = None  # identity of the label of a labelled text
+    as_key: bool = False  # `query` is a text alone that counts as a key; it has no keys itself
+    vectors: Vectors | None = None  # (1 + G, D) the teacher's, of the query and of the keys
     answers: int = NO_LABEL  # label of the query, where answers are labels
     key_answers: Sequence[int] = ()  # G labels
 
@@ -104,15 +116,20 @@ class TrainRows(Dataset[Example]):
         chosen = self.sets[dataset]
         rng = row_rng(self.seed, request.epoch, dataset, row)
         if chosen.tokens is not None:
-            return from_tokens(request, chosen, chosen.tokens, row, rng)
-        return from_texts(request, chosen, row, rng)
+            example = from_tokens(request, chosen, chosen.tokens, row, rng)
+        else:
+            example = from_texts(request, chosen, row, rng)
+        if chosen.teacher is None:
+            return replace(example, as_key=True) if chosen.as_keys else example
+        return replace(example, as_key=chosen.as_keys, vectors=chosen.teacher.of_row(row, example.key_texts))
 
 
 def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.Generator) -> Example:
     """Read and select one row of a dataset whose texts are tokenised by the collator."""
     record = chosen.records[row]
-    if record.label is not None:
-        return labelled(request, chosen.query_text(record), text_identity(record.label))
+    if not record.candidates:
+        label = None if record.label is None else text_identity(record.label)
+        return single(request, chosen.query_text(record), label)
 
     def draw_other(rng: np.random.Generator) -> str:
         other = chosen.records[int(rng.integers(len(chosen)))]
@@ -141,8 +158,8 @@ def from_tokens(
 ) -> Example:
     """Select one row of a dataset whose token ids were prepared; the draws from `rng` are those of `from_texts`."""
     record = records[row]
-    if record.label is not None:
-        return labelled(request, record.query, record.label)
+    if not record.pos and not record.neg:
+        return single(request, record.query, record.label)
 
     def draw_other(rng: np.random.Generator) -> TokenKey:
         other = records[int(rng.integers(len(records)))]
@@ -180,6 +197,6 @@ def label_of_row(
     return own, lambda key: labels.of_key(identity(key)) == own
 
 
-def labelled(request: RowRequest, text: str | Ids, label: int) -> Example:
-    """Return a labelled text: a query that has no keys, because the step's texts are each other's."""
+def single(request: RowRequest, text: str | Ids, label: int | None) -> Example:
+    """Return a labelled text or a text alone: it has no keys, because the step's texts are each other's."""
     return Example(request, text, (), (), (), None, label=label)

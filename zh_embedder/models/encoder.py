@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zh_embedder.bases.catalogue import named_base
 from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, write_json
@@ -28,7 +30,17 @@ from zh_embedder.models.forward import Forward
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.parts import dense_weight, load_parts, without_bars
-from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
+from zh_embedder.models.spec import (
+    ANY_TASK,
+    KEY_PROMPTS,
+    OUR_FILE,
+    QUERY_PROMPT,
+    EncoderSpec,
+    Instructions,
+    from_prompts,
+    read_spec,
+    within_positions,
+)
 from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import check_texts, concatenate, save_tokenizer, tokenize
 
@@ -48,6 +60,7 @@ class Encoder(Forward):
     """
 
     precision: str = "fp32"  # of `encode`, unless it is told another
+    brought: Instructions = MappingProxyType({})  # instructions that the base has of its own, whatever is used
 
     # ---- texts to vectors, for users ----------------------------------------------------------------------------
 
@@ -276,7 +289,8 @@ def load_encoder(
     if spec is None and chosen.pooling is None:
         logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
     has_dense = spec is not None and spec.dense
-    spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
+    spec = with_prompts(within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config), name)
+    brought = spec.instructions
     dense = spec.dense if chosen.dense is None else chosen.dense
     spec = replace(spec, pooling=chosen.pooling or spec.pooling, dense=dense, **(changes or {}))
     encoder = Encoder(
@@ -287,6 +301,17 @@ def load_encoder(
         sub_batch_size=chosen.sub_batch_size,
         packing=chosen.packing,
     )
+    encoder.brought = brought
     if encoder.dense is not None and has_dense and folder:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
     return encoder
+
+
+def with_prompts(spec: EncoderSpec, name: str) -> EncoderSpec:
+    """Give a base of the catalogue the prompts that it was trained with, where its folder says nothing of them."""
+    base = named_base(name)
+    if base is None or base.version is None or any(any(pair) for pair in spec.instructions.values()):
+        return spec
+    names = {"query": QUERY_PROMPT, "key": KEY_PROMPTS[0]}
+    instructions = from_prompts({names[side]: prompt for side, prompt in base.prompts.items()})
+    return replace(spec, instructions=instructions, default_task=ANY_TASK) if instructions else spec
