@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.progress import Bar
-from zh_embedder.data.record_tables import one_at_a_time
 from zh_embedder.data.records import Record, TaskDataset
 from zh_embedder.data.schema import TEXT
 
