@@ -40,11 +40,14 @@ class TrainSet:
         """Return the number of records."""
         return len(self.records)
 
+    def query_prompt(self, record: Record) -> str:
+        """Return the instruction in front of a record's query."""
+        own = record.prompt if self.use_prompts else None
+        return self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
+
     def query_text(self, record: Record) -> str:
         """Return a record's query with its instruction in front."""
-        own = record.prompt if self.use_prompts else None
-        prefix = self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
-        return full_text(record.query, instruction=prefix)
+        return full_text(record.query, instruction=self.query_prompt(record))
 
     def key_text(self, key: str) -> str:
         """Return a key with its instruction in front."""
@@ -74,6 +77,8 @@ class Example:
     teacher: Sequence[float] | None  # G scores
     score: float | None = None  # of a pair
     label: int | None = None  # identity of the label of a labelled text, which has no keys
+    query_prompt: str | int = ""  # instruction of the query, or the number of its tokens where they were prepared
+    key_prompt: str = ""  # of the keys
 
 
 class TrainRows(Dataset[Example]):
@@ -98,7 +103,7 @@ class TrainRows(Dataset[Example]):
         chosen = self.sets[dataset]
         rng = row_rng(self.seed, request.epoch, dataset, row)
         if chosen.tokens is not None:
-            return from_tokens(request, chosen.tokens, row, chosen.rule, rng)
+            return from_tokens(request, chosen, chosen.tokens, row, rng)
         return from_texts(request, chosen, row, rng)
 
 
@@ -106,7 +111,9 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
     """Read and select one row of a dataset whose texts are tokenised by the collator."""
     record = chosen.records[row]
     if record.label is not None:
-        return labelled(request, chosen.query_text(record), text_identity(record.label))
+        return labelled(
+            request, chosen.query_text(record), text_identity(record.label), prompt=chosen.query_prompt(record)
+        )
 
     def draw_other(rng: np.random.Generator) -> str:
         other = chosen.records[int(rng.integers(len(chosen)))]
@@ -123,23 +130,25 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
         [text_identity(key) for key in group.positives],
         group.teacher,
         record.score,
+        query_prompt=chosen.query_prompt(record),
+        key_prompt=chosen.key_prefix,
     )
 
 
 def from_tokens(
-    request: RowRequest, records: Sequence[TokenRecord], row: int, rule: SelectionRule, rng: np.random.Generator
+    request: RowRequest, chosen: TrainSet, records: Sequence[TokenRecord], row: int, rng: np.random.Generator
 ) -> Example:
     """Select one row of a dataset whose token ids were prepared; the draws from `rng` are those of `from_texts`."""
     record = records[row]
     if record.label is not None:
-        return labelled(request, record.query, record.label)
+        return labelled(request, record.query, record.label, prompt=record.prompt)
 
     def draw_other(rng: np.random.Generator) -> TokenKey:
         other = records[int(rng.integers(len(records)))]
         keys = other.pos or other.neg
         return keys[int(rng.integers(len(keys)))]
 
-    group = select_group(record, rule, rng, draw_other)
+    group = select_group(record, chosen.rule, rng, draw_other)
     return Example(
         request,
         record.query,
@@ -148,9 +157,11 @@ def from_tokens(
         [key.text for key in group.positives],
         group.teacher,
         record.score,
+        query_prompt=record.prompt,
+        key_prompt=chosen.key_prefix,
     )
 
 
-def labelled(request: RowRequest, text: str | Ids, label: int) -> Example:
+def labelled(request: RowRequest, text: str | Ids, label: int, *, prompt: str | int) -> Example:
     """Return a labelled text: a query that has no keys, because the step's texts are each other's."""
-    return Example(request, text, (), (), (), None, label=label)
+    return Example(request, text, (), (), (), None, label=label, query_prompt=prompt)
