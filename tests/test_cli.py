@@ -168,7 +168,7 @@ sys.stderr.write(f"\\n{{codes}} {{sorted(set({heavy}) & set(sys.modules))}}")
 
 @pytest.mark.parametrize(
     "lines",
-    [[["--help"], [], ["evaluat"]], [["versions"], *([word, "--help"] for word in ("versions", *DOORS))]],
+    [[["--help"], [], ["evaluat"]], [["versions"], ["bases"], *([word, "--help"] for word in ("versions", *DOORS))]],
     ids=["the list", "commands"],
 )
 def test_help_and_versions_load_nothing_heavy(lines):

@@ -116,6 +116,11 @@ TABLE: dict[str, dict[str, Command]] = {
         ),
     },
     "look up": {
+        "bases": Command(
+            "list the bases by name, with size, licence and whether they are on this machine, or fetch one",
+            "fetch e5-small-zh",
+            "zh_embedder.commands.bases",
+        ),
         "metrics": Command(
             "list the metrics with the sets they apply to, or explain one",
             "ndcg@10",

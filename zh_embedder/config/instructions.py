@@ -78,6 +78,12 @@ class Version:
     tasks: Mapping[str, TaskSpec]
     default: TaskSpec | None = None
 
+    @property
+    def instructions(self) -> dict[str, tuple[str, str]]:
+        """Instructions of queries and of keys, by task; `default` serves those that are not named."""
+        default = {"default": self.default} if self.default is not None else {}
+        return {name: (spec.query, spec.key) for name, spec in {**self.tasks, **default}.items()}
+
     def task(self, name: str, *, where: str = "task") -> TaskSpec:
         """Return the spec of a task.
 

@@ -50,6 +50,7 @@ class Batch(DeviceBatch):
     duplicate_tokens: int = 0  # of keys that are there already: not encoded again
     pair_scores: Tensor | None = None  # (B,)
     labels: Tensor | None = None  # (B,) identities of labels
+    vectors: Tensor | None = None  # (B, 1 + G, T) the teacher's, of queries and their keys; (B, 1, T) of single texts
 
     @property
     def group_size(self) -> int:
@@ -63,7 +64,7 @@ class Batch(DeviceBatch):
 
     @property
     def texts(self) -> int:
-        """Queries and keys, duplicates included; labelled texts are queries that serve as keys."""
+        """Queries and keys, duplicates included; single texts are queries that serve as keys."""
         return len(self.queries) + (len(self.key_rows) if len(self.keys) else 0)
 
     @property

@@ -38,17 +38,19 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Tokenise what is still text, and lay out."""
         request = examples[0].request
-        queries = self.query_ids([e.query for e in examples])
+        ids = self.key_ids if examples[0].as_key else self.query_ids
+        queries = ids([e.query for e in examples])
         keys = self.key_ids([key for e in examples for key in e.keys])
         query_prompts, key_prompts = self.left_out(examples)
         rows, places = merge(keys, key_prompts) if self.merge_keys else (range(len(keys)),) * 2
         distinct = [keys[place] for place in places]
         query_texts = [ids_identity(ids) for ids in queries]
         key_texts = [text for e in examples for text in e.key_texts]
-        if not keys:  # labelled texts: the vectors of the queries are those of the keys
+        if not keys:  # single texts: the vectors of the queries are those of the keys
             rows, key_texts = range(len(queries)), query_texts
         widest = max(len(e.positive_texts) for e in examples)
         teacher, scores, labels = ([getattr(e, n) for e in examples] for n in ("teacher", "score", "label"))
+        vectors = [e.vectors for e in examples if e.vectors is not None]
         return Batch(
             queries=concatenate(queries, prompts=query_prompts),
             keys=concatenate(distinct, prompts=key_prompts and [key_prompts[place] for place in places]),
@@ -66,6 +68,7 @@ class Collator:
             query_texts=torch.tensor(query_texts),
             pair_scores=None if None in scores else torch.tensor(scores, dtype=torch.float32),
             labels=None if None in labels else torch.tensor(labels),
+            vectors=torch.from_numpy(np.stack(vectors)) if vectors else None,
         )
 
     def query_ids(self, texts: Sequence[str | Ids]) -> list[Ids]:
@@ -90,7 +93,7 @@ class Collator:
         """Tokens in front of each query and each key that pooling leaves out; None where it takes all of a side."""
         queries = keys = None
         if not self.include_prompt[QUERY]:
-            queries = [self.prompt_tokens(e.query_prompt, QUERY) for e in examples]
+            queries = [self.prompt_tokens(e.query_prompt, KEY if e.as_key else QUERY) for e in examples]
         if not self.include_prompt[KEY]:
             keys = [self.prompt_tokens(e.key_prompt, KEY) for e in examples for _ in e.keys]
         return queries, keys

@@ -25,11 +25,11 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import world
-from zh_embedder.data.collator import QUERY, Collator
-from zh_embedder.data.record_tables import one_at_a_time
+from zh_embedder.data.collator import KEY, QUERY, Collator
 from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 
@@ -140,7 +140,8 @@ def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.
 
     records = chosen.records.read(rows)
     texts = [text for record in records for text in record.candidates]
-    queries = collator.query_ids([chosen.query_text(record) for record in records])
+    query_ids, side = (collator.key_ids, KEY) if chosen.as_keys else (collator.query_ids, QUERY)
+    queries = query_ids([chosen.query_text(record) for record in records])
     keys = collator.key_ids([chosen.key_text(text) for text in texts])
     identities = pa.array([text_identity(text) for text in texts], pa.int64())
     ends = ends_of([len(record.pos) + len(record.neg) for record in records])
@@ -153,7 +154,7 @@ def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.
         pa.array(scores, pa.list_(pa.float64())),
         pa.array([math.nan if record.score is None else record.score for record in records], pa.float64()),
         pa.array([0 if record.label is None else text_identity(record.label) for record in records], pa.int64()),
-        pa.array([collator.prompt_tokens(chosen.query_prompt(record), QUERY) for record in records], pa.int32()),
+        pa.array([collator.prompt_tokens(chosen.query_prompt(record), side) for record in records], pa.int32()),
     ]
     return pa.record_batch(columns, schema=schema())
 
@@ -169,7 +170,7 @@ def ragged(texts: Sequence[Ids]) -> pa.ListArray:
     """Return token ids of several texts as one Arrow array."""
     import pyarrow as pa
 
-    flat = np.concatenate([np.empty(0, np.int32), *texts])  # labelled texts have no keys
+    flat = np.concatenate([np.empty(0, np.int32), *texts])  # single texts have no keys
     return pa.ListArray.from_arrays(ends_of([len(ids) for ids in texts]), pa.array(flat))
 
 

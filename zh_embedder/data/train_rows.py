@@ -7,7 +7,7 @@ read. Both ways give the same example, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 from zh_embedder.core.hashing import text_identity
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
+from zh_embedder.data.schema import TEXT
+from zh_embedder.data.teacher_vectors import TeacherVectors, Vectors
 from zh_embedder.text.prefix import as_prefix, full_text
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
 
@@ -35,18 +37,26 @@ class TrainSet:
     weight: float = 1.0  # of the dataset in the steps of an epoch
     notes: tuple[str, ...] = ()  # what gave way, for the log
     tokens: Sequence[TokenRecord] | None = None  # the records as token ids, where they were prepared
+    teacher: TeacherVectors | None = None  # vectors of their texts that a teacher made
 
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.records)
 
+    @property
+    def as_keys(self) -> bool:
+        """Whether its records are texts that count as keys, and no queries."""
+        return self.records.kind == TEXT
+
     def query_prompt(self, record: Record) -> str:
-        """Return the instruction in front of a record's query."""
+        """Return the instruction in front of a record's query, or of a text alone: that of its side."""
+        if self.as_keys:
+            return self.key_prefix
         own = record.prompt if self.use_prompts else None
         return self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
 
     def query_text(self, record: Record) -> str:
-        """Return a record's query with its instruction in front."""
+        """Return a record's query, or a text alone, with its instruction in front."""
         return full_text(record.query, instruction=self.query_prompt(record))
 
     def key_text(self, key: str) -> str:
@@ -76,7 +86,9 @@ class Example:
     positive_texts: Sequence[int]  # identities of every known positive
     teacher: Sequence[float] | None  # G scores
     score: float | None = None  # of a pair
-    label: int | None = None  # identity of the label of a labelled text, which has no keys
+    label: int | None = None  # identity of the label of a labelled text
+    as_key: bool = False  # `query` is a text alone that counts as a key; it has no keys itself
+    vectors: Vectors | None = None  # (1 + G, D) the teacher's, of the query and of the keys
     query_prompt: str | int = ""  # instruction of the query, or the number of its tokens where they were prepared
     key_prompt: str = ""  # of the keys
 
@@ -103,17 +115,20 @@ class TrainRows(Dataset[Example]):
         chosen = self.sets[dataset]
         rng = row_rng(self.seed, request.epoch, dataset, row)
         if chosen.tokens is not None:
-            return from_tokens(request, chosen, chosen.tokens, row, rng)
-        return from_texts(request, chosen, row, rng)
+            example = from_tokens(request, chosen, chosen.tokens, row, rng)
+        else:
+            example = from_texts(request, chosen, row, rng)
+        if chosen.teacher is None:
+            return replace(example, as_key=True) if chosen.as_keys else example
+        return replace(example, as_key=chosen.as_keys, vectors=chosen.teacher.of_row(row, example.key_texts))
 
 
 def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.Generator) -> Example:
     """Read and select one row of a dataset whose texts are tokenised by the collator."""
     record = chosen.records[row]
-    if record.label is not None:
-        return labelled(
-            request, chosen.query_text(record), text_identity(record.label), prompt=chosen.query_prompt(record)
-        )
+    if not record.candidates:
+        label = None if record.label is None else text_identity(record.label)
+        return single(request, chosen.query_text(record), label, prompt=chosen.query_prompt(record))
 
     def draw_other(rng: np.random.Generator) -> str:
         other = chosen.records[int(rng.integers(len(chosen)))]
@@ -140,8 +155,8 @@ def from_tokens(
 ) -> Example:
     """Select one row of a dataset whose token ids were prepared; the draws from `rng` are those of `from_texts`."""
     record = records[row]
-    if record.label is not None:
-        return labelled(request, record.query, record.label, prompt=record.prompt)
+    if not record.pos and not record.neg:
+        return single(request, record.query, record.label, prompt=record.prompt)
 
     def draw_other(rng: np.random.Generator) -> TokenKey:
         other = records[int(rng.integers(len(records)))]
@@ -162,6 +177,6 @@ def from_tokens(
     )
 
 
-def labelled(request: RowRequest, text: str | Ids, label: int, *, prompt: str | int) -> Example:
-    """Return a labelled text: a query that has no keys, because the step's texts are each other's."""
+def single(request: RowRequest, text: str | Ids, label: int | None, *, prompt: str | int) -> Example:
+    """Return a labelled text or a text alone: it has no keys, because the step's texts are each other's."""
     return Example(request, text, (), (), (), None, label=label, query_prompt=prompt)

@@ -88,13 +88,17 @@ class LossBatch(ABC):
 class VectorBatch(LossBatch):
     """Scores as similarities of vectors: what a bi-encoder makes."""
 
-    LOCAL: ClassVar[tuple[str, ...]] = (*LossBatch.LOCAL, "queries")
-    INPUTS: ClassVar[tuple[str, ...]] = ("queries", "keys", "step_queries")
+    LOCAL: ClassVar[tuple[str, ...]] = (*LossBatch.LOCAL, "queries", "teacher_queries")
+    INPUTS: ClassVar[tuple[str, ...]] = ("queries", "keys", "step_queries", "projection")
 
     queries: Tensor  # (B, D) local queries
     keys: Tensor  # (P, D) keys of the step
     step_queries: Tensor | None = None  # (N, D) queries of all ranks, for losses that want them
     metric: str = "cos"  # cos, ip or l2
+    teacher_queries: Tensor | None = None  # (B, T) the teacher's vectors of local queries
+    teacher_keys: Tensor | None = None  # (P, T) the teacher's vectors of the keys of the step
+    projection: Tensor | None = None  # (T, D) from our vectors to the teacher's, where their sizes differ
+    own_keys: bool = False  # single texts: each query is its own key, so that no score compares it with itself
 
     def scores(self) -> Tensor:
         """Similarity of each local query to each key of the step, (B, P)."""

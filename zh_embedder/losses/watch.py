@@ -32,7 +32,12 @@ def watch(batch: LossBatch, terms: Sequence[LossTerm]) -> dict[str, Tensor]:
             sums["masked_by_text"], by_score = torch.stack(counts).sum(dim=0).unbind()
             if any(limit is not None for limit in limits.values()):
                 sums["masked_by_score"] = by_score
-        elif batch.teacher is not None and "teacher_temperature" in options and batch.teacher.shape[1] > 1:
+        elif (
+            batch.teacher is not None
+            and "teacher_temperature" in options
+            and term.loss.needs == "teacher_scores"
+            and batch.teacher.shape[1] > 1
+        ):
             share = entropy_share(batch.teacher, options["teacher_temperature"])
             sums["teacher_entropy"] = (share * real).sum()
     return sums

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zh_embedder.bases.catalogue import named_base
 from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, write_json
@@ -29,7 +31,18 @@ from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.parts import dense_weight, load_parts, without_bars
 from zh_embedder.models.pooling import WITHOUT_PROMPT
-from zh_embedder.models.spec import OUR_FILE, EncoderSpec, check_include_prompt, read_spec, within_positions
+from zh_embedder.models.spec import (
+    ANY_TASK,
+    KEY_PROMPTS,
+    OUR_FILE,
+    QUERY_PROMPT,
+    EncoderSpec,
+    Instructions,
+    check_include_prompt,
+    from_prompts,
+    read_spec,
+    within_positions,
+)
 from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import check_texts, concatenate, prompt_tokens, save_tokenizer, tokenize
 
@@ -49,6 +62,7 @@ class Encoder(Forward):
     """
 
     precision: str = "fp32"  # of `encode`, unless it is told another
+    brought: Instructions = MappingProxyType({})  # instructions that the base has of its own, whatever is used
 
     # ---- texts to vectors, for users ----------------------------------------------------------------------------
 
@@ -290,7 +304,8 @@ def load_encoder(
     if spec is None and chosen.pooling is None:
         logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
     has_dense = spec is not None and spec.dense
-    spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
+    spec = with_prompts(within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config), name)
+    brought = spec.instructions
     spec = replace(with_choices(spec, chosen, name=name_or_path), **(changes or {}))
     encoder = Encoder(
         backbone,
@@ -300,6 +315,7 @@ def load_encoder(
         sub_batch_size=chosen.sub_batch_size,
         packing=chosen.packing,
     )
+    encoder.brought = brought
     if encoder.dense is not None and has_dense and folder:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
     return encoder
@@ -332,3 +348,13 @@ def prompts_of(prompt: str | Sequence[str], count: int) -> list[str]:
     if not isinstance(prompt, str) and len(prompts) != count:
         raise reject("prompt", f"{len(prompts)} prompts", f"one, or {count}: one for each text")
     return prompts * count if isinstance(prompt, str) else prompts
+
+
+def with_prompts(spec: EncoderSpec, name: str) -> EncoderSpec:
+    """Give a base of the catalogue the prompts that it was trained with, where its folder says nothing of them."""
+    base = named_base(name)
+    if base is None or base.version is None or any(any(pair) for pair in spec.instructions.values()):
+        return spec
+    names = {"query": QUERY_PROMPT, "key": KEY_PROMPTS[0]}
+    instructions = from_prompts({names[side]: prompt for side, prompt in base.prompts.items()})
+    return replace(spec, instructions=instructions, default_task=ANY_TASK) if instructions else spec

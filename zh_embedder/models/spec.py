@@ -17,6 +17,11 @@ from zh_embedder.models.pooling import POOLINGS, WITHOUT_PROMPT
 
 OUR_FILE = "zh_embedder.json"  # next to the sentence-transformers files: what only we need to know
 KEY_SUFFIX = ".key"  # of the prompt of a task's keys
+ANY_TASK = "default"  # entry that serves every task without one of its own, as in a version's file
+QUERY_PROMPT, KEY_PROMPTS = "query", ("document", "passage", "corpus")  # sentence-transformers' names of either side
+SYMMETRIC = ("sts", "classification", "clustering")  # tasks in which neither side is searched in
+
+Instructions = Mapping[str, tuple[str, str]]  # task -> prefixes of its queries and of its keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +37,7 @@ class EncoderSpec:
     query_max_length: int = 256
     key_max_length: int = 256
     default_task: str | None = None
-    instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # task -> (query, key) prefixes
+    instructions: Instructions = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a pooling or a head that is not there."""
@@ -66,8 +71,8 @@ class EncoderSpec:
             if len(self.instructions) > 1:
                 raise UserError(f"task: is missing, expected one of {', '.join(sorted(self.instructions))}")
         name = task or self.default_task or next(iter(self.instructions))
-        if name not in self.instructions and "default" in self.instructions:
-            name = "default"  # it serves every task that has no entry of its own, as in a version's file
+        if name not in self.instructions and ANY_TASK in self.instructions:
+            name = ANY_TASK
         if name not in self.instructions:
             raise unknown_name("task", name, self.instructions)
         return self.instructions[name][side]
@@ -141,12 +146,7 @@ def read_spec(folder: Path, *, pooling: str | None = None, include_prompt: bool 
     )
     if layout is None:
         return None
-    prompts = layout.prompts
-    sides = {t: (p, prompts.get(t + KEY_SUFFIX, "")) for t, p in prompts.items() if not t.endswith(KEY_SUFFIX)}
-    default = sides.pop("query", None)
-    sides.pop("document", None)
-    if default is not None:
-        sides["default"] = (default[0], prompts.get("document", ""))
+    instructions = from_prompts(layout.prompts)
     length = layout.max_length or 512
     return EncoderSpec(
         pooling=layout.pooling,
@@ -156,9 +156,35 @@ def read_spec(folder: Path, *, pooling: str | None = None, include_prompt: bool 
         metric=layout.metric,
         query_max_length=length,
         key_max_length=length,
-        default_task="default" if default is not None else None,
-        instructions=sides,
+        default_task=ANY_TASK if ANY_TASK in instructions else None,
+        instructions=instructions,
     )
+
+
+def instructions_for(instructions: Instructions, task: str) -> tuple[str, str] | None:
+    """Return the prefixes of a task's queries and keys, else those that serve every task; None where there are none."""
+    return instructions.get(task, instructions.get(ANY_TASK))
+
+
+def from_prompts(prompts: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Turn prompts of sentence-transformers' names into instructions.
+
+    `query` and `document` (or `passage`, or `corpus`) serve every task. A base with a prompt in front of its keys, such
+    as E5, saw no text without one: where neither side is searched in, it gets that of queries on both, as its authors
+    say. Any other name is that of a task, with `.key` behind it for the keys.
+
+    >>> from_prompts({"query": "query: ", "passage": "passage: "})["sts"]
+    ('query: ', 'query: ')
+    """
+    sides = (QUERY_PROMPT, *KEY_PROMPTS)
+    tasks = [name for name in prompts if name not in sides and not name.endswith(KEY_SUFFIX)]
+    found = {name: (prompts[name], prompts.get(name + KEY_SUFFIX, "")) for name in tasks}
+    if any(name in prompts for name in sides):
+        query, key = prompts.get(QUERY_PROMPT, ""), next((p for n in KEY_PROMPTS if (p := prompts.get(n))), "")
+        if key:
+            found = dict.fromkeys(SYMMETRIC, (query, query)) | found
+        found[ANY_TASK] = query, key
+    return found
 
 
 FORMAT = 1  # of our file

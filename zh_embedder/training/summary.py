@@ -36,8 +36,9 @@ def cut_shares(trainer: DenseTrainer, index: int) -> tuple[float, float]:
     tokenizer = trainer.model.query.tokenizer
     rows = np.random.default_rng(0).choice(len(chosen), size=min(SAMPLE, len(chosen)), replace=False)
     records = [chosen.records[int(row)] for row in rows]
+    first = spec.key_max_length if chosen.as_keys else spec.query_max_length
     sides = (
-        ([chosen.query_text(r) for r in records], spec.query_max_length),
+        ([chosen.query_text(r) for r in records], first),
         ([chosen.key_text(key) for r in records for key in r.candidates[:2]], spec.key_max_length),
     )
     queries, keys = (cut_share(tokenizer, texts, limit) for texts, limit in sides)
@@ -51,7 +52,10 @@ def cut_warnings(trainer: DenseTrainer) -> list[str]:
     found = []
     for index, chosen in enumerate(trainer.rows.sets):
         lengths = (spec.query_max_length, spec.key_max_length)
-        for share, side, length in zip(cut_shares(trainer, index), SIDES, lengths, strict=True):
+        shares = cut_shares(trainer, index)
+        if chosen.as_keys:
+            shares = (0.0, shares[0])  # its texts count as keys
+        for share, side, length in zip(shares, SIDES, lengths, strict=True):
             if share <= NOTABLE_CUT:
                 continue
             if limit is not None and length >= limit:
