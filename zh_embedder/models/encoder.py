@@ -44,7 +44,7 @@ from zh_embedder.models.spec import (
     within_positions,
 )
 from zh_embedder.text.prefix import full_text
-from zh_embedder.text.tokens import check_texts, concatenate, prompt_tokens, save_tokenizer, tokenize
+from zh_embedder.text.tokens import check_texts, concatenate, prompt_tokens, prompts_of, save_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -335,19 +335,6 @@ def with_choices(spec: EncoderSpec, chosen: LoadOptions, *, name: str) -> Encode
     check_include_prompt("--include_prompt", include_prompt, pooling)
     dense = spec.dense if chosen.dense is None else chosen.dense
     return replace(spec, pooling=pooling, include_prompt=include_prompt, dense=dense)
-
-
-def prompts_of(prompt: str | Sequence[str], count: int) -> list[str]:
-    """Return the prompt of each of some texts.
-
-    Raises:
-        UserError: there are fewer or more than texts, or one holds half a character.
-    """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    check_texts(prompts, name="prompt")
-    if not isinstance(prompt, str) and len(prompts) != count:
-        raise reject("prompt", f"{len(prompts)} prompts", f"one, or {count}: one for each text")
-    return prompts * count if isinstance(prompt, str) else prompts
 
 
 def with_prompts(spec: EncoderSpec, name: str) -> EncoderSpec:

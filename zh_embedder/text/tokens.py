@@ -191,6 +191,19 @@ def check_texts(texts: Sequence[str], *, first: int = 0, name: str = "texts") ->
             raise reject(where, text[error.start], "whole characters: this one is half of a surrogate pair") from None
 
 
+def prompts_of(prompt: str | Sequence[str], count: int) -> list[str]:
+    """Return the prompt of each of some texts.
+
+    Raises:
+        UserError: there are fewer or more than texts, or one holds half a character.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    check_texts(prompts, name="prompt")
+    if not isinstance(prompt, str) and len(prompts) != count:
+        raise reject("prompt", f"{len(prompts)} prompts", f"one, or {count}: one for each text")
+    return prompts * count if isinstance(prompt, str) else prompts
+
+
 def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
     """Token ids of texts that are whole."""
     if not is_plain(tokenizer):
