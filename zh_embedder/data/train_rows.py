@@ -47,13 +47,16 @@ class TrainSet:
         """Return the number of records."""
         return len(self.records)
 
-    def query_text(self, record: Record) -> str:
-        """Return a record's query with its instruction in front; a text alone, with that of its side."""
+    def query_prompt(self, record: Record) -> str:
+        """Return the instruction in front of a record's query, or of a text alone: that of its side."""
         if self.as_keys:
-            return self.key_text(record.query)
+            return self.key_prefix
         own = record.prompt if self.use_prompts else None
-        prefix = self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
-        return full_text(record.query, instruction=prefix)
+        return self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
+
+    def query_text(self, record: Record) -> str:
+        """Return a record's query, or a text alone, with its instruction in front."""
+        return full_text(record.query, instruction=self.query_prompt(record))
 
     def key_text(self, key: str) -> str:
         """Return a key with its instruction in front."""
@@ -87,6 +90,8 @@ class Example:
     vectors: Vectors | None = None  # (1 + G, D) the teacher's, of the query and of the keys
     answers: int = NO_LABEL  # label of the query, where answers are labels
     key_answers: Sequence[int] = ()  # G labels
+    query_prompt: str | int = ""  # instruction of the query, or the number of its tokens where they were prepared
+    key_prompt: str = ""  # of the keys
 
 
 class TrainRows(Dataset[Example]):
@@ -124,7 +129,7 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
     record = chosen.records[row]
     if not record.candidates:
         label = None if record.label is None else text_identity(record.label)
-        return single(request, chosen.query_text(record), label)
+        return single(request, chosen.query_text(record), label, prompt=chosen.query_prompt(record))
 
     def draw_other(rng: np.random.Generator) -> str:
         other = chosen.records[int(rng.integers(len(chosen)))]
@@ -145,6 +150,8 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
         record.score,
         answers=own,
         key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
+        query_prompt=chosen.query_prompt(record),
+        key_prompt=chosen.key_prefix,
     )
 
 
@@ -154,7 +161,7 @@ def from_tokens(
     """Select one row of a dataset whose token ids were prepared; the draws from `rng` are those of `from_texts`."""
     record = records[row]
     if not record.pos and not record.neg:
-        return single(request, record.query, record.label)
+        return single(request, record.query, record.label, prompt=record.prompt)
 
     def draw_other(rng: np.random.Generator) -> TokenKey:
         other = records[int(rng.integers(len(records)))]
@@ -174,6 +181,8 @@ def from_tokens(
         record.score,
         answers=own,
         key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
+        query_prompt=record.prompt,
+        key_prompt=chosen.key_prefix,
     )
 
 
@@ -192,6 +201,6 @@ def label_of_row(
     return own, lambda key: labels.of_key(identity(key)) == own
 
 
-def single(request: RowRequest, text: str | Ids, label: int | None) -> Example:
+def single(request: RowRequest, text: str | Ids, label: int | None, *, prompt: str | int) -> Example:
     """Return a labelled text or a text alone: it has no keys, because the step's texts are each other's."""
-    return Example(request, text, (), (), (), None, label=label)
+    return Example(request, text, (), (), (), None, label=label, query_prompt=prompt)

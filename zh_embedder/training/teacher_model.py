@@ -131,7 +131,8 @@ class TeacherModel:
             ids = tokenize(
                 encoder.tokenizer, [full_text(text, instruction=way.prompt) for text in texts], way.max_length
             )
-            encoder.encode_tokens(ids, vectors, done=bar.advance)
+            prompts = encoder.left_out([way.prompt] * len(texts), way.max_length)
+            encoder.encode_tokens(ids, vectors, prompts=prompts, done=bar.advance)
         if encoder.spec.metric == "cos" and not encoder.spec.normalize:
             vectors = F.normalize(torch.from_numpy(vectors), dim=-1).numpy()
         good = np.isfinite(vectors.astype(np.float16)).all(axis=1)
