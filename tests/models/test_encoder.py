@@ -457,7 +457,8 @@ def test_a_sentence_transformers_folder_gives_its_own_vectors(tiny_bert, tmp_pat
         model.save(str(folder))
     encoder = from_pretrained(folder)
     assert (encoder.spec.query_max_length, encoder.spec.key_max_length) == (20, 20)
-    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答：")}
+    symmetric = dict.fromkeys(("classification", "clustering"), ("问：", "问："))
+    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答："), **symmetric}
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), model.encode_query(TEXTS), **CLOSE)
     np.testing.assert_allclose(encoder.encode_keys(TEXTS), model.encode_document(TEXTS), **CLOSE)
     np.testing.assert_allclose(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
+from zh_embedder.config.label_tasks import check_label_tasks, choose_labels
 from zh_embedder.config.train import VECTOR_LOSS, DataArguments, TrainArguments
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
@@ -298,6 +299,7 @@ def plan_datasets(
         UserError: a task, a setting or the records do not fit.
     """
     check_step(datasets, data, train)
+    check_label_tasks(data, {task_of(dataset, data, version).name for dataset in datasets})
     sets = []
     queries = train.per_device_train_batch_size * (train.world_size if train.negative_cross_device else 1)
     temperature = train.cos_temperature if metric == "cos" else 1.0
@@ -310,6 +312,7 @@ def plan_datasets(
             raise UserError(
                 f"{kept.path}: {KINDS[kept.kind]} need one encoder for both sides, expected --tie_encoders True"
             )
+        labels, label_notes = choose_labels(kept, spec.name, data)
         rule, rule_notes = choose_rule(kept, settings, data, needs_own=distils(terms), queries=queries)
         sets.append(
             TrainSet(
@@ -323,7 +326,8 @@ def plan_datasets(
                 prompt_format=data.prompt_format,
                 terms=terms,
                 weight=step_weight(kept, settings.own),
-                notes=(*left_out, *loss_notes, *rule_notes),
+                notes=(*left_out, *loss_notes, *rule_notes, *label_notes),
+                labels=labels,
             )
         )
     return sets if data.inbatch_same_dataset is not None else mixed(sets)

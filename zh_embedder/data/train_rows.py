@@ -6,19 +6,22 @@ read. Both ways give the same example, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from zh_embedder.core.hashing import text_identity
+from zh_embedder.data.answer_labels import NO_LABEL, AnswerLabels
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
 from zh_embedder.data.teacher_vectors import TeacherVectors, Vectors
 from zh_embedder.text.prefix import as_prefix, full_text
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,7 @@ class TrainSet:
     terms: tuple[Any, ...] = ()  # LossTerms, of which this room knows nothing
     weight: float = 1.0  # of the dataset in the steps of an epoch
     notes: tuple[str, ...] = ()  # what gave way, for the log
+    labels: AnswerLabels | None = None  # of records and keys, where the records' answers are class labels
     tokens: Sequence[TokenRecord] | None = None  # the records as token ids, where they were prepared
     teacher: TeacherVectors | None = None  # vectors of their texts that a teacher made
 
@@ -81,6 +85,8 @@ class Example:
     label: int | None = None  # identity of the label of a labelled text
     as_key: bool = False  # `query` is a text alone that counts as a key; it has no keys itself
     vectors: Vectors | None = None  # (1 + G, D) the teacher's, of the query and of the keys
+    answers: int = NO_LABEL  # label of the query, where answers are labels
+    key_answers: Sequence[int] = ()  # G labels
 
 
 class TrainRows(Dataset[Example]):
@@ -105,7 +111,7 @@ class TrainRows(Dataset[Example]):
         chosen = self.sets[dataset]
         rng = row_rng(self.seed, request.epoch, dataset, row)
         if chosen.tokens is not None:
-            example = from_tokens(request, chosen.tokens, row, chosen.rule, rng)
+            example = from_tokens(request, chosen, chosen.tokens, row, rng)
         else:
             example = from_texts(request, chosen, row, rng)
         if chosen.teacher is None:
@@ -125,21 +131,25 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
         texts = other.pos or other.neg
         return texts[int(rng.integers(len(texts)))]
 
-    group = select_group(record, chosen.rule, rng, draw_other)
+    own, same_label = label_of_row(chosen.labels, row, text_identity)
+    group = select_group(record, chosen.rule, rng, draw_other, same_label)
+    identities = [text_identity(key) for key in group.keys]
     keys = (shuffle_chunks(group.keys[0], chosen.rule.shuffle_ratio, rng), *group.keys[1:])
     return Example(
         request,
         chosen.query_text(record),
         [chosen.key_text(key) for key in keys],
-        [text_identity(key) for key in group.keys],
+        identities,
         [text_identity(key) for key in group.positives],
         group.teacher,
         record.score,
+        answers=own,
+        key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
     )
 
 
 def from_tokens(
-    request: RowRequest, records: Sequence[TokenRecord], row: int, rule: SelectionRule, rng: np.random.Generator
+    request: RowRequest, chosen: TrainSet, records: Sequence[TokenRecord], row: int, rng: np.random.Generator
 ) -> Example:
     """Select one row of a dataset whose token ids were prepared; the draws from `rng` are those of `from_texts`."""
     record = records[row]
@@ -151,16 +161,35 @@ def from_tokens(
         keys = other.pos or other.neg
         return keys[int(rng.integers(len(keys)))]
 
-    group = select_group(record, rule, rng, draw_other)
+    own, same_label = label_of_row(chosen.labels, row, identity_of)
+    group = select_group(record, chosen.rule, rng, draw_other, same_label)
+    identities = [key.text for key in group.keys]
     return Example(
         request,
         record.query,
         [key.ids for key in group.keys],
-        [key.text for key in group.keys],
+        identities,
         [key.text for key in group.positives],
         group.teacher,
         record.score,
+        answers=own,
+        key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
     )
+
+
+def identity_of(key: TokenKey) -> int:
+    """Return the identity of a key's text."""
+    return key.text
+
+
+def label_of_row(
+    labels: AnswerLabels | None, row: int, identity: Callable[[Key], int]
+) -> tuple[int, Callable[[Key], bool] | None]:
+    """Return the label of a record, and what tells whether a key has the same; None where it has no label."""
+    own = NO_LABEL if labels is None else int(labels.records[row])
+    if labels is None or own == NO_LABEL:
+        return own, None
+    return own, lambda key: labels.of_key(identity(key)) == own
 
 
 def single(request: RowRequest, text: str | Ids, label: int | None) -> Example:
