@@ -11,9 +11,9 @@ import numpy as np
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import file_hash, hash_of, text_identity
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.progress import with_bar
 from zh_embedder.core.ranks import world
-from zh_embedder.data.record_tables import one_at_a_time
 from zh_embedder.data.teacher_vectors import FORMAT, Texts, VectorTable
 from zh_embedder.data.text_files import Reader
 from zh_embedder.search.vector_store import MANIFEST, Manifest, open_vectors, read_rows
