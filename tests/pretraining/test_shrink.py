@@ -12,6 +12,7 @@ import torch
 
 from tests.jsonl import write
 from zh_embedder.bases.e5_folder import Base, bert_config, write_base
+from zh_embedder.bases.e5_format import Sizes
 from zh_embedder.bases.unigram import xlm_r_tokenizer
 from zh_embedder.core.errors import UserError
 from zh_embedder.models.encoder import Encoder
@@ -33,9 +34,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     from transformers import BertConfig, BertModel
 
-    config = bert_config(
-        hidden=HIDDEN, layers=LAYERS, heads=2, feed_forward=24, rows=len(pieces), positions=64, types=2, epsilon=1e-12
-    )
+    sizes = Sizes(HIDDEN, LAYERS, 2, 24, len(pieces), 64, 2, 1e-12)
+    config = bert_config(sizes)
     model = BertModel(BertConfig(**config))
     weights = {name: tensor.half().numpy() for name, tensor in model.state_dict().items()}
     content = xlm_r_tokenizer(pieces, scores, {"Ａ": "A"})
@@ -59,14 +59,12 @@ def test_texts_of_kept_pieces_keep_their_vectors(base: Path, corpus: list[Path])
     small = shrink(str(base), layers=None, pieces=len(whole.tokenizer) - 3, corpus=corpus)
     assert {"合同", "违约"} < set(small.tokenizer.get_vocab())
     assert len(small.tokenizer) == len(small.backbone.get_input_embeddings().weight) == len(whole.tokenizer) - 3
-    np.testing.assert_allclose(
-        vectors(small, "合同违约, Ａb"), vectors(whole, "合同违约, Ａb"), atol=1e-6
-    )
+    np.testing.assert_allclose(vectors(small, "合同违约, Ａb"), vectors(whole, "合同违约, Ａb"), atol=1e-6)
     assert small.spec == whole.spec
 
 
 def test_a_word_without_a_piece_is_cut_into_characters(base: Path, corpus: list[Path]) -> None:
-    small = shrink(str(base), layers=None, pieces=5 + len(LETTERS) + 12, corpus=corpus)
+    small = shrink(str(base), layers=None, pieces=6 + len(LETTERS) + 12, corpus=corpus)
     assert small.tokenizer.tokenize("离婚赔偿") == ["▁", "离", "婚", "赔", "偿"]
 
 
@@ -87,7 +85,7 @@ def test_traditional_texts_have_the_vectors_of_simplified_ones(base: Path, corpu
     read = Encoder.from_pretrained(str(tmp_path / "small"))
     traditional, simple = vectors(read, "電腦合同", "电脑合同")
     np.testing.assert_array_equal(traditional, simple)
-    assert read.spec.prompts() == {"query": "query: ", "passage": "passage: "}
+    assert read.spec.prompts() == Encoder.from_pretrained(str(base)).spec.prompts()
 
 
 @pytest.mark.parametrize(

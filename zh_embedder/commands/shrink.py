@@ -14,10 +14,10 @@ from zh_embedder.core.outputs import Output, Places
 logger = logging.getLogger(__name__)
 
 DETAILS = """\
-What is kept keeps its weights. A base that lost layers is a start, not a model: `train --teacher_encoder SOURCE` teaches
-it to give the whole base's vectors again. Pieces are chosen for a Unigram tokenizer (the XLM-R family, multilingual-e5,
-e5-small-zh): special tokens, single letters and common Chinese characters first, then what the corpus has most of; each
-file of the corpus weighs the same. What has no piece any longer is cut into smaller pieces."""
+What is kept keeps its weights. A base that lost layers is a start, not a model: `train --teacher_encoder SOURCE`
+teaches it to give the whole base's vectors again. Pieces are chosen for a Unigram tokenizer (the XLM-R family,
+multilingual-e5, e5-small-zh): special tokens, single letters and common Chinese characters first, then what the
+corpus has most of; each file of the corpus weighs the same. What has no piece any longer is cut into smaller pieces."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

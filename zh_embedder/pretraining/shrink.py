@@ -88,7 +88,9 @@ def with_layers(state: Mapping[str, Tensor], layers: Sequence[int], *, source: s
     """
     found = sorted({int(match[2]) for name in state if (match := LAYER.fullmatch(name))})
     if not found:
-        raise UserError(f"SOURCE: {source}: expected a base with layers named as BERT's, `encoder.layer.0`, to choose from")
+        raise UserError(
+            f"SOURCE: {source}: expected a base with layers named as BERT's, `encoder.layer.0`, to choose from"
+        )
     for before, one in zip([-1, *layers], layers, strict=False):
         if not before < one <= found[-1]:
             raise reject("--layers", " ".join(map(str, layers)), f"numbers that rise, from 0 to {found[-1]}")
