@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zh_embedder.bases.charsmap import charsmap
+from zh_embedder.bases.tokenizer_backend import of_content, with_backend
 from zh_embedder.bases.unigram import BLANK, prune_tokenizer
 from zh_embedder.bases.vocabulary import common_characters, simplified
 from zh_embedder.core.counts import counted
@@ -68,7 +69,7 @@ def shrink(
         content = folded(content, simplified()) if fold else content
         shares = piece_shares(content, corpus, documents=documents)
         kept = choose(content, shares, pieces, folds=simplified() if fold else {}, source=source)
-        tokenizer = cut_tokenizer(tokenizer, prune_tokenizer(content, kept, where=source))
+        tokenizer = with_backend(tokenizer, of_content(prune_tokenizer(content, kept, where=source)))
         state[ROWS] = state[ROWS][torch.tensor(kept)]
         config.vocab_size, config.pad_token_id = len(kept), tokenizer.pad_token_id
         logger.info("%d of %d pieces are kept: %.2f %% of the corpus", len(kept), len(shares), 100 * shares[kept].sum())
@@ -118,9 +119,7 @@ def folded(content: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, An
 
 def piece_shares(content: Mapping[str, Any], corpus: Sequence[Path], *, documents: int | None) -> NDArray[np.float64]:
     """Mean over files of the share that each piece has of a file's tokens, (V,): every file weighs the same."""
-    from tokenizers import Tokenizer
-
-    cut = Tokenizer.from_str(json.dumps(content))
+    cut = of_content(content)
     cut.no_truncation()
     shares = np.zeros(cut.get_vocab_size())
     for path in corpus:
@@ -175,18 +174,3 @@ def choose(
             break
         kept.add(int(index))
     return sorted(kept)
-
-
-def cut_tokenizer(tokenizer: Any, content: Mapping[str, Any]) -> Any:
-    """Return a tokenizer of this content, with the names of special tokens and the length of another."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    backend = Tokenizer.from_str(json.dumps(content))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=tokenizer.model_max_length,
-        model_input_names=tokenizer.model_input_names,
-        **names,
-    )
