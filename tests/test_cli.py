@@ -183,7 +183,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluat"], "error: COMMAND: unknown name 'evaluat'; did you mean 'evaluate'? Known: convert, doctor"),
+        (["evaluat"], "error: COMMAND: unknown name 'evaluat'; did you mean 'evaluate'? Known: bases, convert, doctor"),
         (["new_base"], "did you mean 'new-base'?"),
         (["evaluate"], "error: --data: is missing; see `zh-embedder evaluate --help`"),
         (["encode", "encoder"], "error: INPUT, --output_dir: are missing; see"),
