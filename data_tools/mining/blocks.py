@@ -30,7 +30,6 @@ from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
 from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.model import KEY, QUERY, Model
-from zh_embedder.text.prefix import full_text
 from zh_embedder.text.words import letters
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
@@ -173,8 +172,8 @@ def query_vectors(
     """Vectors of the records' queries, (Q, D), each behind its own `prompt`, the one asked for, or the task's."""
     encoder, prompt, limit = model.side(QUERY, task)
     prompt = prompt if asked is None else asked
-    texts = [full_text(r.query, instruction=r.raw.get("prompt") or prompt) for r in records]
-    return encoder.encode(texts, max_length=limit, dtype=model.dtype, show_progress=False)
+    texts, prompts = [r.query for r in records], [r.raw.get("prompt") or prompt for r in records]
+    return encoder.encode(texts, prompt=prompts, max_length=limit, dtype=model.dtype, show_progress=False)
 
 
 def positive_scores(

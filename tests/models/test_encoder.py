@@ -457,7 +457,8 @@ def test_a_sentence_transformers_folder_gives_its_own_vectors(tiny_bert, tmp_pat
         model.save(str(folder))
     encoder = from_pretrained(folder)
     assert (encoder.spec.query_max_length, encoder.spec.key_max_length) == (20, 20)
-    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答：")}
+    symmetric = dict.fromkeys(("classification", "clustering"), ("问：", "问："))
+    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答："), **symmetric}
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), model.encode_query(TEXTS), **CLOSE)
     np.testing.assert_allclose(encoder.encode_keys(TEXTS), model.encode_document(TEXTS), **CLOSE)
     np.testing.assert_allclose(
@@ -548,10 +549,11 @@ def test_an_unreachable_hub_is_said_with_what_to_do(tmp_path):
     )
     for help_ in (
         "`hf download BAAI/bge-large-zh-v1.5 --local-dir bge-large-zh-v1.5`",
-        "HF_ENDPOINT",
-        "HF_HUB_OFFLINE=1",
+        f"HF_HUB_OFFLINE is set, and not all of it is in the cache {tmp_path}",
+        "`unset HF_HUB_OFFLINE`",
         "--model_cache_dir",
-        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "modelscope:BAAI/bge-large-zh-v1.5",
     ):
         assert help_ in message
 
@@ -768,3 +770,38 @@ def test_a_hub_name_is_read_from_the_cache_without_network(tmp_path):
     assert by_name.spec.pooling == "last_token"
     text = "从缓存里读出来的模型"
     np.testing.assert_array_equal(by_name.eval().encode(text), by_folder.eval().encode(text))
+
+
+# ---- instructions in the mean or not --------------------------------------------------------------------------------
+
+
+def test_whether_instructions_are_pooled_is_the_folders_unless_a_flag_says_otherwise(tiny_bert, tmp_path, caplog):
+    encoder = load(tiny_bert)
+    assert encoder.spec.include_prompt is True
+    encoder.save(tmp_path / "with")
+    assert "include_prompt" not in read_json(tmp_path / "with" / "zh_embedder.json")  # older releases read it
+    load_encoder(str(tiny_bert), include_prompt=False).save(tmp_path / "own")
+    shutil.copytree(tmp_path / "own", tmp_path / "theirs")
+    (tmp_path / "theirs" / "zh_embedder.json").unlink()  # sentence-transformers' files alone
+    for folder in (tmp_path / "own", tmp_path / "theirs"):
+        assert from_pretrained(folder).spec.include_prompt is False
+        assert from_pretrained(folder, include_prompt=True).spec.include_prompt is True
+        with pytest.raises(
+            UserError, match=r"^--include_prompt: got False, expected True with pooling cls, which takes"
+        ):
+            from_pretrained(folder, include_prompt=False, pooling="cls")
+    assert not caplog.records
+    assert from_pretrained(tmp_path / "own", pooling="cls").spec.include_prompt is True
+    assert "leaves the prompt's tokens out of the mean: with pooling cls, none are" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["zh_embedder.json", "1_Pooling/config.json"])
+def test_a_folder_that_leaves_the_prompt_out_of_one_token_is_refused(tiny_bert, tmp_path, name):
+    load(tiny_bert, pooling="cls").save(tmp_path / "saved")
+    if name != "zh_embedder.json":
+        (tmp_path / "saved" / "zh_embedder.json").unlink()
+    folder = with_settings(tmp_path / "saved", tmp_path / "model", name, include_prompt=False)
+    with pytest.raises(
+        UserError, match=rf"{name}: include_prompt: got False, expected [Tt]rue with (the )?pooling cls"
+    ):
+        from_pretrained(folder)

@@ -20,7 +20,7 @@ from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
-from zh_embedder.data.schema import GROUP, SINGLE
+from zh_embedder.data.schema import GROUP, SINGLE, TEXT
 from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, VECTORS, LossTerm, RunOptions, learns_vectors
 from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
@@ -156,7 +156,7 @@ def fitting(
         fit = [name for name, loss in LOSSES.items() if loss.fits(dataset.kind) and has[loss.needs]]
         if dataset.kind not in (GROUP, *DEFAULTS) and not train.teacher_encoder:
             raise UserError(
-                f"{dataset.path}:{dataset.line(0)}: task {dataset.task}: these are {KINDS[dataset.kind]}, which only a "
+                f"{dataset.path}:{dataset.line(0)}: these are {KINDS[dataset.kind]}, which only a "
                 "teacher's vectors give something to learn, expected --teacher_encoder MODEL"
             )
         raise UserError(
@@ -321,6 +321,7 @@ def plan_datasets(
                 rule=rule,
                 query_prefix=spec.query if data.add_instruction else "",
                 key_prefix=spec.key if data.add_instruction else "",
+                as_keys=kept.kind == TEXT,
                 use_prompts=data.add_instruction,
                 prompt_format=data.prompt_format,
                 terms=terms,

@@ -59,10 +59,14 @@ class VectorTable:
         return np.setdiff1d(texts, self.texts)
 
     def take(self, texts: Texts) -> Vectors:
-        """Vectors of texts, (N,) -> (N, D)."""
-        found = np.searchsorted(self.texts, texts)
-        if len(self.lacks(texts)):
-            raise KeyError(f"{len(self.lacks(texts))} texts without a vector")
+        """Vectors of texts, (N,) -> (N, D).
+
+        Raises:
+            KeyError: there is none of a text.
+        """
+        found = np.searchsorted(self.texts, texts).clip(max=max(0, len(self.texts) - 1))
+        if not len(self.texts) or (self.texts[found] != texts).any():
+            raise KeyError("a text without a vector")
         places = self.places[found]
         shard = np.searchsorted(self.ends, places, side="right")
         out = np.empty((len(texts), self.dimension or 0), np.float32)

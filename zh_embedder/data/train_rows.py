@@ -17,7 +17,6 @@ from zh_embedder.core.hashing import text_identity
 from zh_embedder.data.answer_labels import NO_LABEL, AnswerLabels
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
-from zh_embedder.data.schema import TEXT
 from zh_embedder.data.teacher_vectors import TeacherVectors, Vectors
 from zh_embedder.text.prefix import as_prefix, full_text
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
@@ -34,6 +33,7 @@ class TrainSet:
     rule: SelectionRule
     query_prefix: str
     key_prefix: str
+    as_keys: bool = False  # its records are texts alone that count as keys
     use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
     prompt_format: str = "{}{}"  # of prompt and query; the query comes last
     terms: tuple[Any, ...] = ()  # LossTerms, of which this room knows nothing
@@ -47,18 +47,16 @@ class TrainSet:
         """Return the number of records."""
         return len(self.records)
 
-    @property
-    def as_keys(self) -> bool:
-        """Whether its records are texts that count as keys, and no queries."""
-        return self.records.kind == TEXT
+    def query_prompt(self, record: Record) -> str:
+        """Return the instruction in front of a record's query, or of a text alone: that of its side."""
+        if self.as_keys:
+            return self.key_prefix
+        own = record.prompt if self.use_prompts else None
+        return self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
 
     def query_text(self, record: Record) -> str:
-        """Return a record's query with its instruction in front; a text alone, with that of its side."""
-        if self.as_keys:
-            return self.key_text(record.query)
-        own = record.prompt if self.use_prompts else None
-        prefix = self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
-        return full_text(record.query, instruction=prefix)
+        """Return a record's query, or a text alone, with its instruction in front."""
+        return full_text(record.query, instruction=self.query_prompt(record))
 
     def key_text(self, key: str) -> str:
         """Return a key with its instruction in front."""
@@ -92,6 +90,8 @@ class Example:
     vectors: Vectors | None = None  # (1 + G, D) the teacher's, of the query and of the keys
     answers: int = NO_LABEL  # label of the query, where answers are labels
     key_answers: Sequence[int] = ()  # G labels
+    query_prompt: str | int = ""  # instruction of the query, or the number of its tokens where they were prepared
+    key_prompt: str = ""  # of the keys
 
 
 class TrainRows(Dataset[Example]):
@@ -129,7 +129,7 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
     record = chosen.records[row]
     if not record.candidates:
         label = None if record.label is None else text_identity(record.label)
-        return single(request, chosen.query_text(record), label)
+        return single(request, chosen.query_text(record), label, prompt=chosen.query_prompt(record))
 
     def draw_other(rng: np.random.Generator) -> str:
         other = chosen.records[int(rng.integers(len(chosen)))]
@@ -150,6 +150,8 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
         record.score,
         answers=own,
         key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
+        query_prompt=chosen.query_prompt(record),
+        key_prompt=chosen.key_prefix,
     )
 
 
@@ -159,7 +161,7 @@ def from_tokens(
     """Select one row of a dataset whose token ids were prepared; the draws from `rng` are those of `from_texts`."""
     record = records[row]
     if not record.pos and not record.neg:
-        return single(request, record.query, record.label)
+        return single(request, record.query, record.label, prompt=record.prompt)
 
     def draw_other(rng: np.random.Generator) -> TokenKey:
         other = records[int(rng.integers(len(records)))]
@@ -179,6 +181,8 @@ def from_tokens(
         record.score,
         answers=own,
         key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
+        query_prompt=record.prompt,
+        key_prompt=chosen.key_prefix,
     )
 
 
@@ -197,6 +201,6 @@ def label_of_row(
     return own, lambda key: labels.of_key(identity(key)) == own
 
 
-def single(request: RowRequest, text: str | Ids, label: int | None) -> Example:
+def single(request: RowRequest, text: str | Ids, label: int | None, *, prompt: str | int) -> Example:
     """Return a labelled text or a text alone: it has no keys, because the step's texts are each other's."""
-    return Example(request, text, (), (), (), None, label=label)
+    return Example(request, text, (), (), (), None, label=label, query_prompt=prompt)

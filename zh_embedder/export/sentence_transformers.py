@@ -43,7 +43,7 @@ scores = model.similarity(queries, keys)
 
 {default}
 
-Each task has an instruction for its queries and one for its keys. Use the ones of your task, on both sides.
+{prompt}Each task has an instruction for its queries and one for its keys. Use the ones of your task, on both sides.
 
 | task | prompt of queries | prompt of keys |
 |---|---|---|
@@ -52,6 +52,11 @@ Each task has an instruction for its queries and one for its keys. Use the ones 
 Largest difference between the vectors of zh_embedder and of sentence-transformers on sample texts, every task and side,
 fp32: {difference:.1e}. Trained with at most {query_length} tokens of a query and {key_length} of a key;
 sentence-transformers knows one maximum, the larger.
+"""
+PROMPT_LEFT_OUT = """The model reads the tokens of an instruction, but its mean leaves them out (`include_prompt: false`
+in `1_Pooling/config.json`). Pass instructions by `prompt_name` or `prompt`, not as a part of the text, and use a reader
+that knows this setting: others, such as text-embeddings-inference, pool all tokens and make other vectors.
+
 """
 
 
@@ -160,6 +165,7 @@ def card(encoder: Encoder, name: str, found: Parity) -> str:
         default=f"`encode_query` and `encode_document` use the instructions of task `{default}`."
         if default
         else "`encode_query` and `encode_document` have no instruction: no default task was chosen on export.",
+        prompt="" if spec.include_prompt else PROMPT_LEFT_OUT,
         table=table,
         difference=found.largest,
         query_length=spec.query_max_length,

@@ -13,7 +13,7 @@ from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.heads import HEADS
 from zh_embedder.models.packing import first_position
-from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS, WITHOUT_PROMPT
 
 OUR_FILE = "zh_embedder.json"  # next to the sentence-transformers files: what only we need to know
 KEY_SUFFIX = ".key"  # of the prompt of a task's keys
@@ -29,6 +29,7 @@ class EncoderSpec:
     """How vectors are made from the model's states, and with which instructions."""
 
     pooling: str = "cls"
+    include_prompt: bool = True  # pool the tokens of the instruction too
     heads: tuple[str, ...] = ("dense",)
     dense: bool = False  # a linear layer behind the pooling
     normalize: bool = True
@@ -42,6 +43,7 @@ class EncoderSpec:
         """Refuse a pooling or a head that is not there."""
         if self.pooling not in POOLINGS:
             raise unknown_name("pooling", self.pooling, POOLINGS)
+        check_include_prompt("include_prompt", self.include_prompt, self.pooling)
         for name in self.heads:
             if name not in HEADS:
                 raise unknown_name("heads", name, HEADS)
@@ -49,10 +51,12 @@ class EncoderSpec:
             raise reject("heads", list(self.heads), "`dense` among them")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON; `heads` only where there are others than dense: older releases read the file then."""
+        """The fields as JSON; `heads` and `include_prompt` only where unusual: older releases read the file then."""
         found = asdict(self)
         if self.heads == ("dense",):
             del found["heads"]
+        if self.include_prompt:
+            del found["include_prompt"]
         return found
 
     def prefix(self, task: str | None, side: int) -> str:
@@ -83,6 +87,21 @@ class EncoderSpec:
         return prompts
 
 
+def check_include_prompt(where: str, include_prompt: bool, pooling: str) -> None:
+    """Refuse to leave instructions out of a pooling that takes one token.
+
+    Raises:
+        UserError: with the pooling, and what can be done.
+    """
+    if not include_prompt and pooling not in WITHOUT_PROMPT:
+        known = " or ".join(WITHOUT_PROMPT)
+        raise reject(
+            where,
+            False,
+            f"True with pooling {pooling}, which takes one token; {known} pooling can leave the prompt's tokens out",
+        )
+
+
 def check_lengths(config: Any, spec: EncoderSpec) -> None:
     """Refuse lengths that the model has no positions for."""
     limit = position_limit(config)
@@ -107,12 +126,13 @@ def position_limit(config: Any) -> int | None:
     return int(positions) - first_position(config)
 
 
-def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None:
+def read_spec(folder: Path, *, pooling: str | None = None, include_prompt: bool | None = None) -> EncoderSpec | None:
     """What a folder says about pooling, instructions and lengths: our own file, else sentence-transformers' files.
 
     Args:
         folder: the folder.
         pooling: overrides the folder's.
+        include_prompt: overrides the folder's.
 
     Raises:
         UserError: a newer release has written it, or it makes vectors in a way that we do not have.
@@ -121,13 +141,16 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
         if (folder / MODULES).exists():
             read_any(folder / MODULES)  # says nothing that our file does not, but a copy that was cut short is refused
         return read_own(Fields.read(folder / OUR_FILE))
-    layout = read_layout(folder, poolings=POOLINGS, pooling=pooling)
+    layout = read_layout(
+        folder, poolings=POOLINGS, without_prompt=WITHOUT_PROMPT, pooling=pooling, include_prompt=include_prompt
+    )
     if layout is None:
         return None
     instructions = from_prompts(layout.prompts)
     length = layout.max_length or 512
     return EncoderSpec(
         pooling=layout.pooling,
+        include_prompt=layout.include_prompt,
         dense=layout.dense,
         normalize=layout.normalize,
         metric=layout.metric,
@@ -198,8 +221,12 @@ def read_own(own: Fields) -> EncoderSpec:
     default = own.text("default_task")
     if default is not None and default not in instructions:
         raise unknown_name(own.where("default_task"), default, instructions)
+    pooling = one_of(own, "pooling", POOLINGS)
+    include_prompt = own.flag("include_prompt", default=True)
+    check_include_prompt(own.where("include_prompt"), include_prompt, pooling)
     return EncoderSpec(
-        pooling=one_of(own, "pooling", POOLINGS),
+        pooling=pooling,
+        include_prompt=include_prompt,
         heads=tuple(heads),
         dense=own.flag("dense", default=False),
         normalize=own.flag("normalize", default=True),

@@ -62,6 +62,7 @@ class Manifest:
     file_format: str
     vector_dtype: str
     inputs: tuple[InputFile, ...]
+    include_prompt: bool = True  # in pooling; kept only where it is not: folders of older releases stay what they are
 
     @property
     def texts(self) -> int:
@@ -86,10 +87,17 @@ class Manifest:
         """Name of a shard's ids."""
         return f"ids-{shard:05}.json"
 
+    def content(self) -> dict[str, Any]:
+        """Return the fields that are kept."""
+        found = asdict(self)
+        if self.include_prompt:
+            del found["include_prompt"]
+        return found
+
     @cached_property
     def parts(self) -> dict[str, object]:
         """What is compared, by the names that a message says."""
-        settings = {name: value for name, value in asdict(self).items() if name not in ("model", "inputs")}
+        settings = {name: value for name, value in self.content().items() if name not in ("model", "inputs")}
         files = {
             f"input {number}": f"{file.path} ({file.texts} texts, sha256 {file.sha256})"
             for number, file in enumerate(self.inputs, start=1)
@@ -113,7 +121,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write manifest.json, with the list of shards for people who read it."""
         shards = [{"vectors": self.vectors_file(n), "ids": self.ids_file(n), "rows": self.rows(n)} for n in self.shards]
-        content = {"format": FORMAT, **asdict(self), "texts": self.texts, "shards": shards}
+        content = {"format": FORMAT, **self.content(), "texts": self.texts, "shards": shards}
         beside_file(folder / MANIFEST, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
@@ -127,11 +135,12 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise UserError(f"{folder}: {MANIFEST}: is missing, expected a folder that `zh-embedder encode` has written")
     raw = read_json(path)
-    known = {field.name for field in fields(Manifest)}
+    known = {field.name for field in fields(Manifest)} - {"include_prompt"}
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or known - raw.keys():
         raise UserError(f"{path}: expected a manifest of `zh-embedder encode`, format {FORMAT}")
     inputs = tuple(InputFile(**file) for file in raw["inputs"])
-    return Manifest(**{name: raw[name] for name in known - {"inputs"}}, inputs=inputs)
+    include_prompt = bool(raw.get("include_prompt", True))
+    return Manifest(**{name: raw[name] for name in known - {"inputs"}}, inputs=inputs, include_prompt=include_prompt)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

@@ -43,12 +43,14 @@ PROJECTION_FILE = "projection.safetensors"  # of a checkpoint
 def collator_of(model: BiEncoder, *, merge_keys: bool = True) -> Collator:
     """Return what makes batches for a model's encoders."""
     query, spec = model.query, model.query.spec
+    include_prompt = (spec.include_prompt, (model.key or query).spec.include_prompt)
     return Collator(
         query.tokenizer,
         query_max_length=spec.query_max_length,
         key_max_length=spec.key_max_length,
         key_tokenizer=model.key.tokenizer if model.key is not None else None,
         merge_keys=merge_keys,
+        include_prompt=include_prompt,
     )
 
 
