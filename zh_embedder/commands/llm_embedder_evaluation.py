@@ -21,6 +21,7 @@ from zh_embedder.commands.evaluate import left_out_notes, report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
 from zh_embedder.config.measured_version import warn_of_contradiction
 from zh_embedder.config.run_version import choose_version
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
@@ -243,7 +244,7 @@ def key_vectors(args: Arguments, data: RetrievalSet, model: Model) -> Vectors:
     vectors = model.vectors(texts, KEY, data.task)
     if args.eval.save_encode and world()[0] == 0:
         with renamed(path) as partial, partial.open("wb") as stream:
-            np.save(stream, vectors, allow_pickle=False)
+            save_array(stream, vectors)
         write_json(described, made)
     return vectors
 
