@@ -38,6 +38,8 @@ def test_a_base_is_known_by_its_name_unless_a_folder_has_it(tmp_path, monkeypatc
     assert own_version("e5-small-zh") == own_version("intfloat/multilingual-e5-small") == "e5"
     assert own_version("BAAI/bge-large-zh-v1.5") is None
     assert own_version("nobody/knows-it") is None
+    assert named_base("modelscope:intfloat/multilingual-e5-small@v1").name == "intfloat/multilingual-e5-small"
+    assert named_base("modelscope:nano-zh") is None
     (tmp_path / "e5-small-zh").mkdir()
     assert named_base("e5-small-zh") is None
 

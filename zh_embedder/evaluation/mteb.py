@@ -292,7 +292,7 @@ def measure(
     """
     resolve_dtype(dtype, torch.device("cpu"), flag="--dtype")
     found = find_tasks(tasks, benchmark=benchmark, languages=languages)
-    encoder, key = load(encoder_folder(name), instruct=instruct, dtype=dtype), key_folder(name)
+    encoder, key = load(encoder_folder(name, flag="MODEL"), instruct=instruct, dtype=dtype), key_folder(name)
     kinds = dict.fromkeys(task.metadata.type for task in found)
     chosen = read_prompts(prompts, encoder.spec, [*(task.metadata.name for task in found), *kinds])
     for task in found:  # a type that no rule covers is noticed before the first is measured

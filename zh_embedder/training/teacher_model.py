@@ -46,7 +46,8 @@ class TeacherModel:
 
     def __init__(self, name: str, *, version: Version | None, max_length: int | None, device: torch.device) -> None:
         self.name, self.version, self.max_length, self.device = name, version, max_length, device
-        self.folders = (encoder_folder(name), key_folder(name) or encoder_folder(name))  # of queries, of keys
+        query = encoder_folder(name, flag=FLAG)
+        self.folders = (query, key_folder(name) or query)  # of queries, of keys
         self.loaded: dict[str, Encoder] = {}
         self.hashes: dict[str, str] = {}
 
@@ -65,7 +66,7 @@ class TeacherModel:
 
     def here(self, name: str) -> Path | None:
         """The folder that a model's small files are in."""
-        return Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=None, token=None)
+        return Path(name) if Path(name).is_dir() else hub_folder(name, flag=FLAG, cache_dir=None, token=None)
 
     def prompt(self, task: str, side: int) -> str:
         """Prompt of a side: of --teacher_version where it is given, else the folder's, of the task or by default.
