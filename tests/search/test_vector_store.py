@@ -208,7 +208,7 @@ def test_whole_shards_are_kept_and_torn_files_of_a_killed_run_go(tmp_path):
 CHANGES = {
     "weights": "other", "tokenizer": "other", "pooling": "mean", "normalize": False, "metric": "ip", "dimension": 4,
     "prompt": "问", "max_length": 32, "dtype": "bf16", "field": "body", "with_title": True, "shard_size": 5,
-    "file_format": "safetensors", "vector_dtype": "float16",
+    "file_format": "safetensors", "vector_dtype": "float16", "include_prompt": False,
 }  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 class _Written:
     """A stream of which numpy sees nothing but `write`.
 
-    Into a file of the system numpy writes past Python's stream, through a buffer of its own: where that is emptied last,
-    on closing, a full disk goes unnoticed and the file lacks its numbers.
+    Into a file of the system numpy writes past Python's stream, through a buffer of its own: where that is emptied
+    last, on closing, a full disk goes unnoticed and the file lacks its numbers.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -25,4 +25,4 @@ def save_array(stream: IO[bytes], array: NDArray[Any]) -> None:
     Raises:
         OSError: not all of it could be written; the last part may fail only when the stream is closed.
     """
-    np.save(_Written(stream), array, allow_pickle=False)  # type: ignore[call-overload]
+    np.save(_Written(stream), array, allow_pickle=False)

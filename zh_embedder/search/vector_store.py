@@ -112,11 +112,13 @@ class Manifest:
 
     def differences(self, other: Manifest) -> list[str]:
         """Say in which parts another manifest differs: `name: theirs there, ours now`."""
-        names = [*self.parts, *(other.parts.keys() - self.parts.keys())]
+        usual = {"include_prompt": True}  # of what is kept only where it is not as usual
+        there, now = {**usual, **other.parts}, {**usual, **self.parts}
+        names = [*now, *(there.keys() - now.keys())]
         return [
-            f"{name}: {other.parts.get(name)!r} there, {self.parts.get(name)!r} now"
+            f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
             for name in names
-            if other.parts.get(name) != self.parts.get(name)
+            if there.get(name) != now.get(name)
         ]
 
     def save(self, folder: Path) -> None:
