@@ -20,7 +20,7 @@ import sys
 import threading
 import traceback
 import warnings
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 from types import ModuleType
 
@@ -42,6 +42,8 @@ HEAVY = (
     "ir_measures",
     "bm25s",
 )
+HUB = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+READ_BY_HUB = {name: os.environ.get(name) for name in HUB}
 
 
 def serve() -> None:
@@ -124,12 +126,20 @@ def prepare(request: dict) -> None:
     os.chdir(request["cwd"])
     if request["ranks"]:
         become_rank(request["ranks"])
+    reread_hub()
     if filters := os.environ.get("PYTHONWARNINGS"):
         warnings._processoptions(filters.split(","))
     random.seed()
     sys.modules["numpy"].random.seed()
     own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = filter(None, [*own, *(path for path in sys.path[1:] if path not in ours)])
+
+
+def reread_hub() -> None:
+    """Let huggingface_hub read its variables again: it does so when it is imported, which the server has done."""
+    if any(os.environ.get(name) != value for name, value in READ_BY_HUB.items()):
+        constants = reload(sys.modules["huggingface_hub.constants"])
+        sys.modules["huggingface_hub.hf_api"].api.endpoint = constants.ENDPOINT
 
 
 def code_of(words: list[str]) -> int:

@@ -183,7 +183,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluat"], "error: COMMAND: unknown name 'evaluat'; did you mean 'evaluate'? Known: convert, doctor"),
+        (["evaluat"], "error: COMMAND: unknown name 'evaluat'; did you mean 'evaluate'? Known: bases, convert, doctor"),
         (["new_base"], "did you mean 'new-base'?"),
         (["evaluate"], "error: --data: is missing; see `zh-embedder evaluate --help`"),
         (["encode", "encoder"], "error: INPUT, --output_dir: are missing; see"),
@@ -251,7 +251,7 @@ def test_versions_are_listed_with_their_tasks_from_anywhere(capsys, tmp_path, mo
     code, out, err = run(capsys, "versions")
     assert (code, err) == (0, "")
     found = {line.split()[0]: line for line in out.splitlines()}
-    assert found.keys() == {"bge_zh", "none", "qwen3", "zh_llm_embedder"}
+    assert found.keys() == {"bge_zh", "e5", "e5_zh", "none", "qwen3", "zh_llm_embedder"}
     assert ", ".join(sorted(read_version("zh_llm_embedder").tasks)) in found["zh_llm_embedder"]
     assert {"chat", "icl", "qa"} < read_version("zh_llm_embedder").tasks.keys()
     assert "every other task" in found["bge_zh"]
@@ -308,8 +308,10 @@ def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
         for metric, value in measured(model, DEMO / task).items()
     ]
     assert rows == expected
-    note, empty, *lines = out.splitlines()
+    note, told, empty, *lines = out.splitlines()
     assert note.startswith("note: run uses instructions for qa, tool, base uses none")
+    assert told.startswith("note: run: ")
+    assert told.endswith(" (its own)")
     assert not empty
     table = [line.split() for line in lines]
     assert table[0] == ["model", "data", *METRICS, "ndcg@10", "against", "base"]
@@ -331,7 +333,9 @@ def test_evaluate_takes_metrics_and_a_task(capsys, models, tmp_path):
     data = read_retrieval_set(DEMO / "title", task="qa")
     expected = evaluate(Encoder.from_pretrained("run", device="cpu"), data, metrics=["map", "hit@3"])
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected)
-    assert out.splitlines()[0].split() == ["model", "data", "map", "hit@3"]
+    note, empty, header, *_ = out.splitlines()
+    assert (note.startswith("note: run: "), empty) == (True, "")
+    assert header.split() == ["model", "data", "map", "hit@3"]
 
 
 def test_sets_whose_paths_end_alike_stay_apart(capsys, models, tmp_path):

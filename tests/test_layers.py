@@ -47,6 +47,7 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
     "scipy": {"evaluation.pair_metrics"},
     "sklearn": {"evaluation.pair_metrics", "evaluation.probes"},
     "mteb": {"evaluation.mteb"},
+    "modelscope": {"bases.modelscope"},
     "peft": {"models.lora"},
     "openai": {"generating.endpoint", "generating.requests"},
     "httpx2": {"generating.endpoint"},
@@ -60,7 +61,16 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
 FREE = {"numpy", "torch", "safetensors", "huggingface_hub", "transformers"}
 HEAVY = set(OWNERS) - {"tqdm", "yaml", "tokenizers", "accelerate"}
 READERS = {"core.numbers", "core.options", "core.runtime"}  # what all command lines are read with
-OPTIONAL = {"peft", "faiss", "jieba", "deepspeed", "bm25s", "ir_measures", "mteb"}  # training works without them
+OPTIONAL = {
+    "modelscope",
+    "peft",
+    "faiss",
+    "jieba",
+    "deepspeed",
+    "bm25s",
+    "ir_measures",
+    "mteb",
+}  # training works without them
 RIDDLE = re.compile(r"(What|How|Which|From|Where|When|Why|Who|Whose|Whether)\b")
 SPLIT_REACHES = 30  # library modules that `data_tools.split` may reach, lazy imports included: it needs no model
 

@@ -93,7 +93,7 @@ def load_tokenizer(name: str) -> Any:
     from zh_embedder.bases import names
     from zh_embedder.models.folders import encoder_folder
 
-    return names.load_tokenizer(encoder_folder(name), flag="--query_encoder")
+    return names.load_tokenizer(encoder_folder(name, flag="--query_encoder"), flag="--query_encoder")
 
 
 def not_checked(options: DoctorOptions) -> list[str]:

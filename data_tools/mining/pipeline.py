@@ -329,7 +329,7 @@ def load_scorer(job: Job) -> PairScorer | None:
         return None
     from zh_embedder.models.cross_encoder import CrossEncoder
 
-    return CrossEncoder.load(job.cross_encoder, dtype=job.dtype).scores
+    return CrossEncoder.load(job.cross_encoder, dtype=job.dtype, flag="--cross_encoder").scores
 
 
 # ---- blocks ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 
 from zh_embedder.bases.catalogue import BASES
+from zh_embedder.bases.modelscope import local_name
+from zh_embedder.bases.names import loading
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
@@ -102,12 +104,10 @@ class LanguageModel:
         if settings.model in BASES and not Path(settings.model).exists():
             raise UserError(f"{settings.model}: is an embedder, expected a language model")
         device, prompts = own_device(), read_prompts(settings.prompts)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(settings.model)
-            dtype = resolve_dtype(settings.dtype, device)
-            model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).to(device).eval()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{settings.model}: cannot be loaded as a language model: {error}") from None
+        name, dtype = local_name(settings.model, flag="--model"), resolve_dtype(settings.dtype, device)
+        with loading(name, "a language model", flag="--model"):
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device).eval()
         length = settings.max_length or 2048
         return cls(model, tokenizer, prompts, length, settings.tokens, settings.reduction)
 

@@ -92,6 +92,8 @@ def gradient(case, *, rank, ranks, step_rows):
         query_texts=gather_values(100 + rows),
         targets=gather_values(scores[rows].sigmoid()),
         labels=gather_values(rows % 2),
+        query_answers=gather_values(rows % 3),  # 0 is none
+        key_answers=gather_values((rows % 3).repeat_interleave(g)),
         teacher_queries=queries[rows] + 1,
         teacher_keys=gather_values(their_keys[rows].flatten(0, 1) + 1),
         own_keys=single,

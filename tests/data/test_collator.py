@@ -97,7 +97,7 @@ def plain(batch: Batch) -> dict:
         "counts": batch.counts.tolist(),
         **{
             name: None if getattr(batch, name) is None else getattr(batch, name).tolist()
-            for name in ("teacher", "query_texts", "pair_scores", "labels")
+            for name in ("teacher", "query_texts", "pair_scores", "labels", "answers", "key_answers")
         },
         "step": (batch.dataset, batch.step_rows, batch.step_queries),
     }

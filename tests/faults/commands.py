@@ -89,6 +89,7 @@ WRITERS = {
     "vocabulary": Writer("vocabulary corpus.jsonl --output_dir out/v --words 20 --keep_traditional", "v"),
     "new-base": Writer("new-base tokens --corpus corpus.jsonl --output_dir out/b --hidden_size 40 --num_layers 1 "
         "--num_heads 2", "b"),
+    "shrink": Writer("shrink base --output_dir out/small --layers 0", "small"),
     "encode": Writer(
         "encode base corpus.jsonl --output_dir out/vectors --shard_size 16 --dtype fp32", "vectors", ("vectors/*",)
     ),

@@ -35,7 +35,8 @@ def make_batch(kind="groups", *, b=4, g=3, d=6, seed=0, metric="cos", rows=None,
 
     single = kind.startswith("single")
     g = 1 if single else g
-    queries, keys, theirs, their_keys = unit(b, d), unit(b, g, d), 3 * unit(b, t), 3 * unit(b, g, t)
+    long = 3 if metric == "cos" else 1  # a teacher that does not normalise
+    queries, keys, theirs, their_keys = unit(b, d), unit(b, g, d), long * unit(b, t), long * unit(b, g, t)
     projection = torch.randn(t, d, generator=rng, dtype=torch.float64) if "projected" in kind else None
     chosen = torch.tensor(rows if rows is not None else list(range(b)))
     counts = torch.arange(len(chosen)) < (unique or len(chosen))
@@ -179,7 +180,7 @@ def test_in_tiles_it_is_the_same_loss_and_gradient(name, options, kind, monkeypa
         }
         changed = replace(batch, **parts)
         loss = LOSSES[name](changed, **options) if whole else in_tiles(changed, lambda b: LOSSES[name](b, **options))
-        loss.backward()
+        (3 * loss).backward()  # as a weight does
         found.append((loss, {n: p.grad for n, p in parts.items()}))
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
 

@@ -457,7 +457,8 @@ def test_a_sentence_transformers_folder_gives_its_own_vectors(tiny_bert, tmp_pat
         model.save(str(folder))
     encoder = from_pretrained(folder)
     assert (encoder.spec.query_max_length, encoder.spec.key_max_length) == (20, 20)
-    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答：")}
+    symmetric = dict.fromkeys(("classification", "clustering"), ("问：", "问："))
+    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答："), **symmetric}
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), model.encode_query(TEXTS), **CLOSE)
     np.testing.assert_allclose(encoder.encode_keys(TEXTS), model.encode_document(TEXTS), **CLOSE)
     np.testing.assert_allclose(
@@ -548,10 +549,11 @@ def test_an_unreachable_hub_is_said_with_what_to_do(tmp_path):
     )
     for help_ in (
         "`hf download BAAI/bge-large-zh-v1.5 --local-dir bge-large-zh-v1.5`",
-        "HF_ENDPOINT",
-        "HF_HUB_OFFLINE=1",
+        f"HF_HUB_OFFLINE is set, and not all of it is in the cache {tmp_path}",
+        "`unset HF_HUB_OFFLINE`",
         "--model_cache_dir",
-        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "modelscope:BAAI/bge-large-zh-v1.5",
     ):
         assert help_ in message
 

@@ -1,5 +1,6 @@
 """A base's own settings are honoured, whoever reads what is saved; parts that are named apart are blamed apart."""
 
+import re
 import shutil
 
 import numpy as np
@@ -77,6 +78,19 @@ def test_a_cached_base_is_loaded_by_its_hub_name(tiny_bert, tmp_path):
     encoder = load_encoder("someone/tiny", LoadOptions(cache_dir=str(tmp_path))).eval()
     assert encoder.spec == load_encoder(str(tiny_bert)).spec
     np.testing.assert_array_equal(encoder.encode(TEXTS), ours(tiny_bert))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_damaged_file_in_the_cache_is_said_with_what_to_delete(tiny_bert, tmp_path, file):
+    home = tmp_path / "models--someone--tiny"
+    folder = shutil.copytree(tiny_bert, home / "snapshots" / "0123456789abcdef0123456789abcdef01234567")
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+    (folder / file).write_bytes((folder / file).read_bytes()[:100])
+    with pytest.raises(
+        UserError, match=rf"^--query_encoder: someone/tiny: .*damaged: delete {re.escape(str(home))}, and"
+    ):
+        load_encoder("someone/tiny", LoadOptions(cache_dir=str(tmp_path)))
 
 
 def test_a_folder_that_looks_like_the_hub_name_is_offered(tiny_bert, workdir):

@@ -49,7 +49,8 @@ def small(monkeypatch):
 def set_of(path, cache, *, task="qa", group=2) -> TrainSet:
     (records,) = load_datasets([path], cache_dir=str(cache))
     rule = SelectionRule(group_size=1 if records.kind in ("text", "query_text") else group)
-    return TrainSet(records=records, task=task, rule=rule, query_prefix="q", key_prefix="k", terms=TERMS)
+    prefixes = {"query_prefix": "q", "key_prefix": "k", "as_keys": records.kind == "text"}
+    return TrainSet(records=records, task=task, rule=rule, terms=TERMS, **prefixes)
 
 
 def teacher_of(folder, *paths, **options) -> Teacher:
@@ -215,7 +216,7 @@ def test_what_does_not_go_together_is_refused(model, workdir, folder, tmp_path_f
             teacher_of(workdir, *paths, **options)
     (workdir / "corpus.jsonl").write_text('{"id": "k0", "text": "另外的"}\n', "utf-8")
     with pytest.raises(UserError, match=r"corpus\.jsonl, has changed since; expected it to find texts"):
-        teacher_of(workdir, folder)
+        teacher_of(workdir / "new", folder)
 
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def train(base, *more, data, out="out", steps=4) -> int:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "t.jsonl:1: task qa: these are texts alone, which only a teacher's vectors give something to learn"),
+        ((), "t.jsonl:1: these are texts alone, which only a teacher's vectors give something to learn"),
         (("--loss", "vector_mse"), "loss vector_mse: needs --teacher_encoder"),
         (("--teacher_dim", 8), "--teacher_dim: needs --teacher_encoder"),
         (("--teacher_encoder", "T", "--teacher_loss", "vector_cosin"), "--teacher_loss: unknown name 'vector_cosin'"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 RECORD = "base.json"  # in the folder of a base that was made here: which one it is, from what, and its files' hashes
 NAME = "name"  # entry of the record
+MODELSCOPE = "modelscope:"  # in front of the name of a hub's base that comes from ModelScope
 HERE = Path(__file__).parent
 
 
@@ -158,6 +159,9 @@ def named_base(name_or_path: str) -> Base | None:
     """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
+        if name_or_path.startswith(MODELSCOPE):  # the same model at another hub, perhaps `@REVISION`
+            found = BASES.get(name_or_path.removeprefix(MODELSCOPE).partition("@")[0])
+            return found if found is not None and isinstance(found.source, Hub) else None
         return BASES.get(name_or_path)
     name = recorded_name(folder)
     if name is not None:

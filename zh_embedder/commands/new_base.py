@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     names = [field.name for field in fields(Shape)]
     shape = Shape(**{name: getattr(args, name) for name in names})
     target = Path(args.output_dir).expanduser()
-    source = Path(encoder_folder(args.source))
+    source = Path(encoder_folder(args.source, flag="SOURCE"))
     if source.is_file():
         raise UserError(f"SOURCE: {source}: is a file, expected the folder of a tokenizer or of a base")
     if not source.is_dir():

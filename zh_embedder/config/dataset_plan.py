@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
+from zh_embedder.config.label_tasks import check_label_tasks, choose_labels
 from zh_embedder.config.train import VECTOR_LOSS, DataArguments, TrainArguments
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
@@ -19,7 +20,7 @@ from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
-from zh_embedder.data.schema import GROUP, SINGLE
+from zh_embedder.data.schema import GROUP, SINGLE, TEXT
 from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, VECTORS, LossTerm, RunOptions, learns_vectors
 from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
@@ -155,7 +156,7 @@ def fitting(
         fit = [name for name, loss in LOSSES.items() if loss.fits(dataset.kind) and has[loss.needs]]
         if dataset.kind not in (GROUP, *DEFAULTS) and not train.teacher_encoder:
             raise UserError(
-                f"{dataset.path}:{dataset.line(0)}: task {dataset.task}: these are {KINDS[dataset.kind]}, which only a "
+                f"{dataset.path}:{dataset.line(0)}: these are {KINDS[dataset.kind]}, which only a "
                 "teacher's vectors give something to learn, expected --teacher_encoder MODEL"
             )
         raise UserError(
@@ -298,6 +299,7 @@ def plan_datasets(
         UserError: a task, a setting or the records do not fit.
     """
     check_step(datasets, data, train)
+    check_label_tasks(data, {task_of(dataset, data, version).name for dataset in datasets})
     sets = []
     queries = train.per_device_train_batch_size * (train.world_size if train.negative_cross_device else 1)
     temperature = train.cos_temperature if metric == "cos" else 1.0
@@ -310,6 +312,7 @@ def plan_datasets(
             raise UserError(
                 f"{kept.path}: {KINDS[kept.kind]} need one encoder for both sides, expected --tie_encoders True"
             )
+        labels, label_notes = choose_labels(kept, spec.name, data)
         rule, rule_notes = choose_rule(kept, settings, data, needs_own=distils(terms), queries=queries)
         sets.append(
             TrainSet(
@@ -318,11 +321,13 @@ def plan_datasets(
                 rule=rule,
                 query_prefix=spec.query if data.add_instruction else "",
                 key_prefix=spec.key if data.add_instruction else "",
+                as_keys=kept.kind == TEXT,
                 use_prompts=data.add_instruction,
                 prompt_format=data.prompt_format,
                 terms=terms,
                 weight=step_weight(kept, settings.own),
-                notes=(*left_out, *loss_notes, *rule_notes),
+                notes=(*left_out, *loss_notes, *rule_notes, *label_notes),
+                labels=labels,
             )
         )
     return sets if data.inbatch_same_dataset is not None else mixed(sets)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TOKEN_CACHE = (AUTO, "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
+LABEL_TASKS = ("icl",)
 VECTOR_LOSS = "vector_cosine"  # of a teacher's vectors, unless a flag or a task names others
 GROUP_SIZE = whole(1, 10_000)
 PROGRAM = "run_dense.py"
@@ -93,6 +94,11 @@ class DataArguments:
     select_positive: str = option("first", f"Which positive to use: {', '.join(SELECT_POSITIVE)}.")
     select_negative: str = option("random", f"Which negatives to use: {', '.join(SELECT_NEGATIVE)}.")
     random_negatives: int = option(0, "Number of negatives to draw from other records of the dataset.", number=AMOUNT)
+    label_tasks: list[str] = option(
+        list(LABEL_TASKS),
+        "Tasks whose `answers` are class labels: keys of records with the same answers are no negatives of each other. "
+        "none: no task.",
+    )
     max_sample_num: int | None = option(None, "Maximum number of records per dataset.", number=COUNT)
     teacher_scores_min: float | None = option(
         None, "Drop records whose highest teacher score is below this.", number=FINITE
@@ -110,6 +116,8 @@ class DataArguments:
         """Reject invalid values."""
         if self.inbatch_same_dataset in ("None", "none", ""):
             object.__setattr__(self, "inbatch_same_dataset", None)
+        if self.label_tasks == ["none"]:
+            object.__setattr__(self, "label_tasks", [])
         as_prefix("", self.prompt_format, flag="--prompt_format")
         choose("token_cache", self.token_cache, TOKEN_CACHE)
         choose("inbatch_same_dataset", self.inbatch_same_dataset, tuple(PLANS))

@@ -42,6 +42,8 @@ class Batch(DeviceBatch):
     key_texts: Tensor  # (B * G,) identity of each key's text
     query_texts: Tensor  # (B,) identities of the queries, instructions included
     positive_texts: Tensor  # (B, M) identities of the known positives, padded with 0
+    answers: Tensor  # (B,) labels of the queries; 0 where answers are no labels
+    key_answers: Tensor  # (B * G,) labels of the keys; 0 where they are not known
     counts: Tensor  # (B,) False where the row was repeated to fill the step
     teacher: Tensor | None  # (B, G)
     dataset: int  # index, or MIXED

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from zh_embedder.core.hashing import ids_identity
+from zh_embedder.data.answer_labels import NO_LABEL
 from zh_embedder.data.batch import Batch
 from zh_embedder.data.train_rows import Example
 from zh_embedder.text.tokens import Ids, concatenate, prompt_tokens, tokenize
@@ -48,6 +49,7 @@ class Collator:
         key_texts = [text for e in examples for text in e.key_texts]
         if not keys:  # single texts: the vectors of the queries are those of the keys
             rows, key_texts = range(len(queries)), query_texts
+        key_answers = [label for e in examples for label in e.key_answers or [NO_LABEL] * len(e.keys)]
         widest = max(len(e.positive_texts) for e in examples)
         teacher, scores, labels = ([getattr(e, n) for e in examples] for n in ("teacher", "score", "label"))
         vectors = [e.vectors for e in examples if e.vectors is not None]
@@ -59,6 +61,8 @@ class Collator:
             positive_texts=torch.tensor(
                 [[*e.positive_texts, *[0] * (widest - len(e.positive_texts))] for e in examples], dtype=torch.int64
             ),
+            answers=torch.tensor([e.answers for e in examples]),
+            key_answers=torch.tensor(key_answers or [NO_LABEL] * len(rows)),
             counts=torch.tensor([e.request.counts for e in examples]),
             teacher=None if None in teacher else torch.tensor(teacher, dtype=torch.float32),
             dataset=request.dataset,

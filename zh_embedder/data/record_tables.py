@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "2"  # part of every cache key: a change of the row format must not find old tables
+SCHEMA = "2"  # part of every content hash, which runs keep: with another, no older run can be resumed
+COLUMNS = "answers"  # in the names of tables: a change of their columns must not find old ones
 CLOCK_TICK = 2.0  # seconds in which a file may change twice and have the same times
 
 
@@ -77,6 +78,7 @@ def row_schema() -> pa.Schema:
             "score": number,
             "label": text,
             "group": text,
+            "answers": List(text),
         }
     )
     return features.arrow_schema
@@ -203,7 +205,7 @@ def load_table(path: Path, cache: Path) -> tuple[ArrowTable, str]:
 
     memo, seen = memo_of(path, cache), time.time()
     content = memo.read_text("utf-8") if memo.is_file() else content_hash(path)
-    target = cache / f"{content}.arrow"
+    target = cache / f"{content}_{COLUMNS}.arrow"
     if not target.is_file():
         with one_at_a_time(target.with_suffix(".lock")):
             if not target.is_file():

@@ -41,7 +41,10 @@ ACCEPTED: dict[tuple[str, ...], tuple[str, ...]] = {
     fields: (*fields, *CARRIED_FIELDS) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS, ALONE_FIELDS)
 }
 KNOWN = {fields: frozenset(accepted) for fields, accepted in ACCEPTED.items()}
-ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group")
+ROW_FIELDS = (
+    *("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group"),
+    "answers",
+)
 
 EMPTY_CELL = "a text; it is what an empty cell of a table becomes"
 
@@ -165,7 +168,7 @@ def group_row(raw: Mapping[str, Any], where: str) -> Row:
         need_text({key: "" for key in raw}, "pos", where, GROUP_FIELDS)
     elif all(map(is_empty, lists["pos"])):
         raise reject(f"{where}: pos", lists["pos"], EMPTY_CELL)
-    row["pos"], row["neg"] = lists["pos"], lists["neg"]
+    row["pos"], row["neg"], row["answers"] = lists["pos"], lists["neg"], lists["answers"] or None
     row["teacher_scores"] = teacher_scores(raw, row, where)
     if raw.get("prompt") is not None and not isinstance(raw["prompt"], str):
         raise reject(f"{where}: prompt", raw["prompt"], "a string, this record's own query instruction")

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.progress import Bar
-from zh_embedder.data.record_tables import one_at_a_time
 from zh_embedder.data.records import Record, TaskDataset
 from zh_embedder.data.schema import TEXT
 
@@ -59,10 +60,14 @@ class VectorTable:
         return np.setdiff1d(texts, self.texts)
 
     def take(self, texts: Texts) -> Vectors:
-        """Vectors of texts, (N,) -> (N, D)."""
-        found = np.searchsorted(self.texts, texts)
-        if len(self.lacks(texts)):
-            raise KeyError(f"{len(self.lacks(texts))} texts without a vector")
+        """Vectors of texts, (N,) -> (N, D).
+
+        Raises:
+            KeyError: there is none of a text.
+        """
+        found = np.searchsorted(self.texts, texts).clip(max=max(0, len(self.texts) - 1))
+        if not len(self.texts) or (self.texts[found] != texts).any():
+            raise KeyError("a text without a vector")
         places = self.places[found]
         shard = np.searchsorted(self.ends, places, side="right")
         out = np.empty((len(texts), self.dimension or 0), np.float32)
@@ -118,11 +123,8 @@ def write_shard(folder: Path, texts: Texts, rows: Vectors) -> None:
     """Write a shard: rows (N, D) as float16, then the identities (N,) of their texts."""
     name = hash_of(texts.tobytes())
     for target, values in ((f"{name}.npy", rows.astype(np.float16)), (f"{name}{TEXTS}", texts)):
-        with (
-            renamed(folder / target) as partial,
-            partial.open("wb") as stream,
-        ):  # given a name, numpy would add a suffix
-            np.save(stream, values)
+        with renamed(folder / target) as partial, partial.open("wb") as stream:
+            save_array(stream, values)
 
 
 # ---- texts of a dataset ---------------------------------------------------------------------------------------------

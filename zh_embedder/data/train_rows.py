@@ -6,20 +6,22 @@ read. Both ways give the same example, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from zh_embedder.core.hashing import text_identity
+from zh_embedder.data.answer_labels import NO_LABEL, AnswerLabels
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
-from zh_embedder.data.schema import TEXT
 from zh_embedder.data.teacher_vectors import TeacherVectors, Vectors
 from zh_embedder.text.prefix import as_prefix, full_text
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,22 +33,19 @@ class TrainSet:
     rule: SelectionRule
     query_prefix: str
     key_prefix: str
+    as_keys: bool = False  # its records are texts alone that count as keys
     use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
     prompt_format: str = "{}{}"  # of prompt and query; the query comes last
     terms: tuple[Any, ...] = ()  # LossTerms, of which this room knows nothing
     weight: float = 1.0  # of the dataset in the steps of an epoch
     notes: tuple[str, ...] = ()  # what gave way, for the log
+    labels: AnswerLabels | None = None  # of records and keys, where the records' answers are class labels
     tokens: Sequence[TokenRecord] | None = None  # the records as token ids, where they were prepared
     teacher: TeacherVectors | None = None  # vectors of their texts that a teacher made
 
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.records)
-
-    @property
-    def as_keys(self) -> bool:
-        """Whether its records are texts that count as keys, and no queries."""
-        return self.records.kind == TEXT
 
     def query_prompt(self, record: Record) -> str:
         """Return the instruction in front of a record's query, or of a text alone: that of its side."""
@@ -89,6 +88,8 @@ class Example:
     label: int | None = None  # identity of the label of a labelled text
     as_key: bool = False  # `query` is a text alone that counts as a key; it has no keys itself
     vectors: Vectors | None = None  # (1 + G, D) the teacher's, of the query and of the keys
+    answers: int = NO_LABEL  # label of the query, where answers are labels
+    key_answers: Sequence[int] = ()  # G labels
     query_prompt: str | int = ""  # instruction of the query, or the number of its tokens where they were prepared
     key_prompt: str = ""  # of the keys
 
@@ -135,16 +136,20 @@ def from_texts(request: RowRequest, chosen: TrainSet, row: int, rng: np.random.G
         texts = other.pos or other.neg
         return texts[int(rng.integers(len(texts)))]
 
-    group = select_group(record, chosen.rule, rng, draw_other)
+    own, same_label = label_of_row(chosen.labels, row, text_identity)
+    group = select_group(record, chosen.rule, rng, draw_other, same_label)
+    identities = [text_identity(key) for key in group.keys]
     keys = (shuffle_chunks(group.keys[0], chosen.rule.shuffle_ratio, rng), *group.keys[1:])
     return Example(
         request,
         chosen.query_text(record),
         [chosen.key_text(key) for key in keys],
-        [text_identity(key) for key in group.keys],
+        identities,
         [text_identity(key) for key in group.positives],
         group.teacher,
         record.score,
+        answers=own,
+        key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
         query_prompt=chosen.query_prompt(record),
         key_prompt=chosen.key_prefix,
     )
@@ -163,18 +168,37 @@ def from_tokens(
         keys = other.pos or other.neg
         return keys[int(rng.integers(len(keys)))]
 
-    group = select_group(record, chosen.rule, rng, draw_other)
+    own, same_label = label_of_row(chosen.labels, row, identity_of)
+    group = select_group(record, chosen.rule, rng, draw_other, same_label)
+    identities = [key.text for key in group.keys]
     return Example(
         request,
         record.query,
         [key.ids for key in group.keys],
-        [key.text for key in group.keys],
+        identities,
         [key.text for key in group.positives],
         group.teacher,
         record.score,
+        answers=own,
+        key_answers=() if chosen.labels is None else chosen.labels.of_keys(identities),
         query_prompt=record.prompt,
         key_prompt=chosen.key_prefix,
     )
+
+
+def identity_of(key: TokenKey) -> int:
+    """Return the identity of a key's text."""
+    return key.text
+
+
+def label_of_row(
+    labels: AnswerLabels | None, row: int, identity: Callable[[Key], int]
+) -> tuple[int, Callable[[Key], bool] | None]:
+    """Return the label of a record, and what tells whether a key has the same; None where it has no label."""
+    own = NO_LABEL if labels is None else int(labels.records[row])
+    if labels is None or own == NO_LABEL:
+        return own, None
+    return own, lambda key: labels.of_key(identity(key)) == own
 
 
 def single(request: RowRequest, text: str | Ids, label: int | None, *, prompt: str | int) -> Example:

@@ -43,7 +43,7 @@ class Model:
     @classmethod
     def load(cls, name: str, *, dtype: str = "auto", instruct: bool = True) -> Model:
         """Load the folder of a run, a checkpoint or an encoder, or a hub name."""
-        query = Encoder.from_pretrained(encoder_folder(name), dtype=dtype)
+        query = Encoder.from_pretrained(encoder_folder(name, flag="MODEL"), dtype=dtype)
         folder = key_folder(name)
         key = Encoder.from_pretrained(folder, dtype=dtype) if folder else query
         return cls(name, query, key, instruct=instruct)

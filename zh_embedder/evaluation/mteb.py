@@ -59,7 +59,7 @@ def our_task(spec: EncoderSpec, name: str, kind: str, chosen: Mapping[str, str])
     if said is not None:
         return said or None
     if kind not in TWO_SIDED:  # instructions for retrieval would only disturb them
-        return TEXT_TASK if TEXT_TASK in spec.instructions else None
+        return next((task for task in (kind.lower(), TEXT_TASK) if task in spec.instructions), None)
     if spec.default_task or len(spec.instructions) == 1:
         return spec.default_task or next(iter(spec.instructions))
     if RETRIEVAL_TASK in spec.instructions:
@@ -292,7 +292,7 @@ def measure(
     """
     resolve_dtype(dtype, torch.device("cpu"), flag="--dtype")
     found = find_tasks(tasks, benchmark=benchmark, languages=languages)
-    encoder, key = load(encoder_folder(name), instruct=instruct, dtype=dtype), key_folder(name)
+    encoder, key = load(encoder_folder(name, flag="MODEL"), instruct=instruct, dtype=dtype), key_folder(name)
     kinds = dict.fromkeys(task.metadata.type for task in found)
     chosen = read_prompts(prompts, encoder.spec, [*(task.metadata.name for task in found), *kinds])
     for task in found:  # a type that no rule covers is noticed before the first is measured

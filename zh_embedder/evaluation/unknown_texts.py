@@ -27,7 +27,7 @@ def check_models(models: Sequence[str], sets: Sequence[EvalSet], *, limit: float
         UserError: with the first such model and its share for each set.
     """
     for name in models:
-        folders = [encoder_folder(name), key_folder(name)]
+        folders = [encoder_folder(name, flag="MODEL"), key_folder(name)]
         query, *other = [load_tokenizer(folder, flag="MODEL") for folder in folders if folder]
         sides = [(query, 0), (other[0] if other else query, 1)]
         check_sets(sides, sets, limit=limit, base=name)

@@ -50,9 +50,9 @@ def vector_mse(batch: LossBatch) -> Tensor:
 
 
 def vector_cosine(batch: LossBatch) -> Tensor:
-    """Angle of our vector to the teacher's: per query, the mean over its texts of 1 - cos(W v, t).
+    """Angle between our vector and the teacher's (Zhang et al. 2024, arXiv 2412.19048).
 
-    W is the projection, if there is one.
+    Per query: the mean over its texts of 1 - cos(W v, t); W is the projection, if there is one.
     """
     ours, theirs = both_vectors(of_vectors(batch, "vector_cosine"))
     return weighted_sum(batch, (1 - F.cosine_similarity(ours, theirs, dim=-1)).mean(dim=1))

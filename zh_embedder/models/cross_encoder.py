@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from zh_embedder.bases.catalogue import BASES
+from zh_embedder.bases.modelscope import local_name
+from zh_embedder.bases.names import loading
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
@@ -37,8 +39,23 @@ class CrossEncoder:
     tokens: int = TOKENS
 
     @classmethod
-    def load(cls, name: str, *, dtype: str = "auto", max_length: int = 512, tokens: int = TOKENS) -> CrossEncoder:
+    def load(
+        cls,
+        name: str,
+        *,
+        dtype: str = "auto",
+        max_length: int = 512,
+        tokens: int = TOKENS,
+        flag: str = "--model",
+    ) -> CrossEncoder:
         """Load a folder or hub name.
+
+        Args:
+            name: of a folder, or on a hub.
+            dtype: precision of the model.
+            max_length: tokens of a pair.
+            tokens: of a batch, padding included.
+            flag: what the user typed the name behind, for messages.
 
         Raises:
             UserError: it cannot be loaded, or has more than one label.
@@ -47,12 +64,10 @@ class CrossEncoder:
 
         if name in BASES and not Path(name).exists():
             raise UserError(f"{name}: is an embedder, expected a cross-encoder such as BAAI/bge-reranker-large")
-        device = own_device()
-        try:
+        device, name = own_device(), local_name(name, flag=flag)
+        with loading(name, "a cross-encoder", flag=flag):
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForSequenceClassification.from_pretrained(name, dtype=resolve_dtype(dtype, device))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{name}: cannot be loaded as a cross-encoder: {error}") from None
         if model.config.num_labels != 1:
             raise reject(f"{name}: num_labels", model.config.num_labels, "1: a cross-encoder that scores a pair")
         tokenizer.padding_side = "right"  # absolute positions, as BERT has them, would move otherwise

@@ -298,7 +298,7 @@ def load_encoder(
     Raises:
         UserError: nothing can be loaded from there; the message says what to do.
     """
-    chosen, name = replace(options or LoadOptions(), **given), encoder_folder(name_or_path)
+    chosen, name = replace(options or LoadOptions(), **given), encoder_folder(name_or_path, flag=flag)
     config, backbone, tokenizer, folder = load_parts(name, chosen, flag=flag)
     spec = read_spec(folder, pooling=chosen.pooling, include_prompt=chosen.include_prompt) if folder else None
     if spec is None and chosen.pooling is None:

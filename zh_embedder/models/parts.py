@@ -31,6 +31,7 @@ from zh_embedder.bases.load_errors import (
     tokenizer_error,
     weights_path,
 )
+from zh_embedder.bases.modelscope import local_name
 from zh_embedder.bases.names import hub_folder, load_config, load_tokenizer, unreachable
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, explain, reading
@@ -79,12 +80,13 @@ def load_parts(name: str, options: LoadOptions, *, flag: str) -> tuple[Any, Any,
     Raises:
         UserError: one of them cannot be loaded, or they do not fit together.
     """
+    name = local_name(name, flag=flag)
     hub, here = options.hub(), Path(name)
     config = load_config(options.config_name or name, flag="--config_name" if options.config_name else flag, **hub)
     backbone = load_backbone(name, config, flag=flag, **hub)
-    folder = here if here.is_dir() else hub_folder(name, cache_dir=options.cache_dir, token=options.token)
-    words = options.tokenizer_name or name
+    folder = here if here.is_dir() else hub_folder(name, flag=flag, cache_dir=options.cache_dir, token=options.token)
     words_flag = "--tokenizer_name" if options.tokenizer_name else flag
+    words = local_name(options.tokenizer_name or name, flag=words_flag)
     tokenizer = load_tokenizer(words, flag=words_flag, settings=folder, **hub)
     if options.truncation_side:
         tokenizer.truncation_side = options.truncation_side
@@ -105,7 +107,7 @@ def load_backbone(name: str, config: Any, *, flag: str, **hub: Any) -> Any:
         )
     folder = Path(name)
     if isinstance(found, Exception):
-        raise backbone_error(flag, folder, config, found) if folder.is_dir() else unreachable(flag, name, found)
+        raise backbone_error(flag, folder, config, found) if folder.is_dir() else unreachable(flag, name, found, **hub)
     backbone, info = found
     path = weights_path(folder) if folder.is_dir() else name
     check_weights(backbone, info["missing_keys"], info["unexpected_keys"], where=f"{flag}: {path}")

@@ -112,7 +112,7 @@ def make_encoder(base: BaseArguments, *, seed: int) -> Encoder:
     hub = base.hub()
     if not base.from_scratch:
         return load_encoder(str(base.query_encoder), pooling=base.pooling_method, packing=base.packing, **hub)
-    name = None if base.query_encoder is None else encoder_folder(base.query_encoder)
+    name = None if base.query_encoder is None else encoder_folder(base.query_encoder, flag="--query_encoder")
     said = read_spec(Path(name)) if name is not None and Path(name).is_dir() else None
     pooling = base.pooling_method or (said.pooling if said else "mean")
     words, flag = base.tokenizer_name or name, "--tokenizer_name" if base.tokenizer_name else "--query_encoder"
@@ -157,7 +157,7 @@ def make_model(args: PretrainArguments, encoder: Encoder, length: int) -> Masked
     decoder = make_decoder(encoder, length) if args.corpus.objective == "retromae" else None
     origin = "fresh"
     if not base.from_scratch:
-        name = encoder_folder(str(base.query_encoder))
+        name = encoder_folder(str(base.query_encoder), flag="--query_encoder")
         origin = fill_head(head, name, encoder.config, **base.hub())
         if decoder is not None:
             logger.info("decoder: %s", fill_decoder(decoder, name))

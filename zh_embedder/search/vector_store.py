@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed
 from zh_embedder.core.hashing import sha256_of
@@ -211,8 +212,8 @@ def write_shard(folder: Path, manifest: Manifest, shard: int, ids: Sequence[str]
     rows = np.ascontiguousarray(vectors, dtype=manifest.vector_dtype)
     with renamed(folder / manifest.vectors_file(shard)) as partial:
         if manifest.file_format == "npy":
-            with partial.open("wb") as stream:  # given a name, numpy would add a suffix to it
-                np.save(stream, rows)
+            with partial.open("wb") as stream:
+                save_array(stream, rows)
         else:
             from safetensors.numpy import save_file
 

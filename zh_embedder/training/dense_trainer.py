@@ -70,6 +70,7 @@ class DenseTrainer(BaseTrainer):
         watched: Watched | None = None,
     ) -> None:
         self.rows = TrainRows(sets, seed=args.order_seed)
+        self.with_labels = any(one.labels is not None for one in sets)  # the same on all ranks, as what is gathered
         self.mode, self.dimensions, self.shares, self.watched = mode, dimensions, shares, watched
         self.cuts: dict[int, tuple[float, float]] = {}  # of each dataset: share of queries and of keys that are cut
         super().__init__(
@@ -157,7 +158,10 @@ class DenseTrainer(BaseTrainer):
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
         rank, ranks = world()
         counts, size = inputs.counts, inputs.group_size
-        texts = torch.stack([inputs.key_texts, counts.repeat_interleave(size).long()], dim=1)
+        columns = [inputs.key_texts, counts.repeat_interleave(size).long()]
+        if self.with_labels:
+            columns += [inputs.key_answers, inputs.answers.repeat_interleave(size)]
+        texts = torch.stack(columns, dim=1)
         own = [inputs.query_texts, inputs.labels if inputs.labels is not None else torch.zeros_like(inputs.query_texts)]
         queried, labels, scores = queries, torch.stack(own, dim=1), inputs.pair_scores
         first = 0
@@ -185,6 +189,8 @@ class DenseTrainer(BaseTrainer):
             query_texts=labels[:, 0],
             targets=scores,
             labels=labels[:, 1] if inputs.labels is not None else None,
+            query_answers=texts[::size, 3] if self.with_labels else None,
+            key_answers=texts[:, 2] if self.with_labels else None,
             **teacher_parts(self.model, inputs, every_rank=self.args.negative_cross_device),
         )
 

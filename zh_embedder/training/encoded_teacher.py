@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import file_hash, hash_of, text_identity
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.progress import with_bar
 from zh_embedder.core.ranks import world
-from zh_embedder.data.record_tables import one_at_a_time
 from zh_embedder.data.teacher_vectors import FORMAT, Texts, VectorTable
 from zh_embedder.data.text_files import Reader
 from zh_embedder.search.vector_store import MANIFEST, Manifest, open_vectors, read_rows
@@ -48,7 +49,7 @@ def open_encoded(path: str, cache: Path) -> EncodedFolder:
             if not target.is_file():
                 texts = encoded_texts(folder, manifest)
                 with renamed(target) as partial, partial.open("wb") as stream:
-                    np.save(stream, texts)
+                    save_array(stream, texts)
     texts, size = np.load(target), manifest.shard_size
     shards = [(texts[n * size : (n + 1) * size], read_rows(folder, manifest, n)) for n in manifest.shards]
     return EncodedFolder(folder, manifest, VectorTable(shards))

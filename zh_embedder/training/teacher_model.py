@@ -19,9 +19,9 @@ from zh_embedder.core.hashing import hash_of, model_hash
 from zh_embedder.core.machine import dtype_name
 from zh_embedder.core.progress import Bar
 from zh_embedder.data.teacher_vectors import FORMAT, KEY, QUERY, Vectors
-from zh_embedder.models.encoder import Encoder, load_encoder
+from zh_embedder.models.encoder import Encoder, load_encoder, with_prompts
 from zh_embedder.models.folders import encoder_folder, key_folder
-from zh_embedder.models.spec import EncoderSpec, position_limit, read_spec, within_positions
+from zh_embedder.models.spec import EncoderSpec, instructions_for, position_limit, read_spec, within_positions
 from zh_embedder.text.prefix import full_text
 from zh_embedder.text.tokens import tokenize
 
@@ -46,8 +46,10 @@ class TeacherModel:
 
     def __init__(self, name: str, *, version: Version | None, max_length: int | None, device: torch.device) -> None:
         self.name, self.version, self.max_length, self.device = name, version, max_length, device
-        self.folders = (encoder_folder(name), key_folder(name) or encoder_folder(name))  # of queries, of keys
+        query = encoder_folder(name, flag=FLAG)
+        self.folders = (query, key_folder(name) or query)  # of queries, of keys
         self.loaded: dict[str, Encoder] = {}
+        self.hashes: dict[str, str] = {}
 
     @cached_property
     def specs(self) -> tuple[EncoderSpec, EncoderSpec]:
@@ -59,11 +61,12 @@ class TeacherModel:
         folder = self.here(name)
         spec = read_spec(folder) if folder is not None else None
         config = load_config(name, flag=FLAG)
-        return within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
+        spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
+        return with_prompts(spec, name)
 
     def here(self, name: str) -> Path | None:
         """The folder that a model's small files are in."""
-        return Path(name) if Path(name).is_dir() else hub_folder(name, cache_dir=None, token=None)
+        return Path(name) if Path(name).is_dir() else hub_folder(name, flag=FLAG, cache_dir=None, token=None)
 
     def prompt(self, task: str, side: int) -> str:
         """Prompt of a side: of --teacher_version where it is given, else the folder's, of the task or by default.
@@ -77,13 +80,14 @@ class TeacherModel:
         own = self.specs[side]
         if not own.instructions:
             return ""
-        try:
-            return own.prefix(task if task in own.instructions else None, side)
-        except UserError:
-            raise UserError(
-                f"{FLAG}: {self.name} has no prompt for task {task} and none for all tasks, only for "
-                f"{', '.join(sorted(own.instructions))}; --teacher_version NAME gives it others (none: no prompts)"
-            ) from None
+        if (found := instructions_for(own.instructions, task)) is not None:
+            return found[side]
+        if own.default_task is not None:
+            return own.prefix(None, side)
+        raise UserError(
+            f"{FLAG}: {self.name} has no prompt for task {task} and none for all tasks, only for "
+            f"{', '.join(sorted(own.instructions))}; --teacher_version NAME gives it others (none: no prompts)"
+        )
 
     def way(self, task: str, side: int) -> Way:
         """How the texts of a task and side become vectors."""
@@ -98,9 +102,11 @@ class TeacherModel:
 
     def folder(self, way: Way, cache: Path) -> Path:
         """Where the vectors of a way are kept: a hash of all that decides them."""
-        small = self.here(way.encoder)
-        model = model_hash(way.encoder) if Path(way.encoder).is_dir() else f"{way.encoder}@{small and small.name}"
-        decides = [FORMAT, model, way.prompt, way.max_length, self.dtype]
+        if way.encoder not in self.hashes:
+            small = self.here(way.encoder)  # of a hub, the folder of a commit
+            own = Path(way.encoder).is_dir()
+            self.hashes[way.encoder] = model_hash(way.encoder) if own else f"{way.encoder}@{small and small.name}"
+        decides = [FORMAT, self.hashes[way.encoder], way.prompt, way.max_length, self.dtype]
         return cache / hash_of(json.dumps(decides).encode())
 
     @property
