@@ -146,6 +146,7 @@ def read_spec(folder: Path, *, pooling: str | None = None, include_prompt: bool 
     )
     if layout is None:
         return None
+    check_include_prompt("--include_prompt", layout.include_prompt, layout.pooling)  # only the flag can be wrong here
     instructions = from_prompts(layout.prompts)
     length = layout.max_length or 512
     return EncoderSpec(
