@@ -30,7 +30,6 @@ from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.files import renamed
 from zh_embedder.core.similarity import one_with_many
 from zh_embedder.evaluation.model import KEY, QUERY, Model
-from zh_embedder.text.prefix import full_text
 from zh_embedder.text.words import letters
 
 STALE = ("teacher_scores", "pos_scores", "neg_scores", "neg_index")  # they count the negatives that were there
@@ -173,8 +172,14 @@ def query_vectors(
     """Vectors of the records' queries, (Q, D), each behind its own `prompt`, the one asked for, or the task's."""
     encoder, prompt, limit = model.side(QUERY, task)
     prompt = prompt if asked is None else asked
-    texts = [full_text(r.query, instruction=r.raw.get("prompt") or prompt) for r in records]
-    return encoder.encode(texts, max_length=limit, dtype=model.dtype, show_progress=False)
+    return encoder.encode(
+        [r.query for r in records],
+        prompt=[r.raw.get("prompt") or prompt for r in records],
+        max_length=limit,
+        truncation_side=model.truncation_side(QUERY, task),
+        dtype=model.dtype,
+        show_progress=False,
+    )
 
 
 def positive_scores(
@@ -183,7 +188,14 @@ def positive_scores(
     """Scores of each record's positives."""
     encoder, prompt, limit = model.side(KEY, task)
     texts = list(dict.fromkeys(text for record in records for text in record.pos))
-    vectors = encoder.encode(texts, prompt=prompt, max_length=limit, dtype=model.dtype, show_progress=False)
+    vectors = encoder.encode(
+        texts,
+        prompt=prompt,
+        max_length=limit,
+        truncation_side=model.truncation_side(KEY, task),
+        dtype=model.dtype,
+        show_progress=False,
+    )
     rows = {text: row for row, text in enumerate(texts)}
     metric = model.query.spec.metric
     return [

@@ -34,6 +34,7 @@ from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
 from zh_embedder.evaluation.unknown_texts import check_models
 from zh_embedder.models.spec import position_limit
 from zh_embedder.report.conditions import unlike
+from zh_embedder.report.cut_texts import cut_by_models
 from zh_embedder.report.figures import difference
 from zh_embedder.report.page import write_report
 from zh_embedder.report.page_data import Report, SetReport
@@ -221,12 +222,13 @@ def check_task(model: Model, task: str) -> None:
 
 
 def notes(outcomes: Sequence[Outcome]) -> str:
-    """Say what differs between each model and the base in how they were measured, a line for each difference."""
+    """Say how models and the base were measured differently, and of which sets much is cut: a line for each."""
     base = {outcome.data: outcome for outcome in outcomes if outcome.role is Role.BASE}
     found: list[str] = []
     for model in dict.fromkeys(outcome.model for outcome in outcomes if outcome.role is Role.TRAINED):
         own = [outcome for outcome in outcomes if outcome.model == model and outcome.data in base]
         found += [words.english for words in unlike([(base[outcome.data], outcome) for outcome in own])]
+    found += [words.english for words in cut_by_models(outcomes)]
     return "".join(f"note: {line}\n" for line in dict.fromkeys(found)) + "\n" * bool(found)
 
 

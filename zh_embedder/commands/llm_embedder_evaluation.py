@@ -19,7 +19,7 @@ import numpy as np
 
 from zh_embedder.commands.evaluate import left_out_notes, report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
-from zh_embedder.config.instructions import read_version
+from zh_embedder.config.instructions import read_version, sides_of
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
@@ -155,12 +155,14 @@ def load(args: Arguments) -> Model:
         own = {name: (spec.query, spec.key) for name, spec in version.tasks.items()}
         if version.default is not None:
             own["default"] = (version.default.query, version.default.key)
-        encoder.spec = replace(encoder.spec, instructions=own, default_task=args.data.default_task)
+        default, sides = args.data.default_task, sides_of(version)
+        encoder.spec = replace(encoder.spec, instructions=own, default_task=default, truncation_sides=sides)
     folder = asked.key_encoder or key_folder(asked.query_encoder)
     key = encoder
     if folder and folder != asked.query_encoder:
         key = load_encoder(encoder_folder(folder), options, flag="--key_encoder", changes=changes)
-        key.spec = replace(key.spec, instructions=encoder.spec.instructions, default_task=encoder.spec.default_task)
+        shared = ("instructions", "default_task", "truncation_sides")
+        key.spec = replace(key.spec, **{name: getattr(encoder.spec, name) for name in shared})
     for one in (encoder, key):
         one.to(args.train.device).eval()
     return Model(asked.query_encoder, encoder, key, instruct=args.data.add_instruction, dtype=args.train.dtype)

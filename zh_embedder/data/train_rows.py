@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from zh_embedder.core.hashing import text_identity
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
-from zh_embedder.text.prefix import as_prefix, full_text
+from zh_embedder.text.prefix import as_prefix
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
+from zh_embedder.text.truncation import Text, behind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,7 @@ class TrainSet:
     key_prefix: str
     use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
     prompt_format: str = "{}{}"  # of prompt and query; the query comes last
+    sides: tuple[str | None, str | None] = (None, None)  # end of queries and keys that is cut; None: the tokenizer's
     terms: tuple[Any, ...] = ()  # LossTerms, of which this room knows nothing
     weight: float = 1.0  # of the dataset in the steps of an epoch
     notes: tuple[str, ...] = ()  # what gave way, for the log
@@ -40,15 +42,15 @@ class TrainSet:
         """Return the number of records."""
         return len(self.records)
 
-    def query_text(self, record: Record) -> str:
+    def query_text(self, record: Record) -> Text:
         """Return a record's query with its instruction in front."""
         own = record.prompt if self.use_prompts else None
         prefix = self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
-        return full_text(record.query, instruction=prefix)
+        return behind(prefix, record.query, self.sides[0])
 
-    def key_text(self, key: str) -> str:
+    def key_text(self, key: str) -> Text:
         """Return a key with its instruction in front."""
-        return full_text(key, instruction=self.key_prefix)
+        return behind(self.key_prefix, key, self.sides[1])
 
 
 class RowRequest(NamedTuple):
@@ -67,8 +69,8 @@ class Example:
     """One row, read and selected: texts with their instructions in front, or their token ids."""
 
     request: RowRequest
-    query: str | Ids
-    keys: Sequence[str | Ids]  # G, the positive first
+    query: Text | Ids
+    keys: Sequence[Text | Ids]  # G, the positive first
     key_texts: Sequence[int]  # G identities; a positive whose chunks were shuffled is still the same text
     positive_texts: Sequence[int]  # identities of every known positive
     teacher: Sequence[float] | None  # G scores
@@ -151,6 +153,6 @@ def from_tokens(
     )
 
 
-def labelled(request: RowRequest, text: str | Ids, label: int) -> Example:
+def labelled(request: RowRequest, text: Text | Ids, label: int) -> Example:
     """Return a labelled text: a query that has no keys, because the step's texts are each other's."""
     return Example(request, text, (), (), (), None, label=label)

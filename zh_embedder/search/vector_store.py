@@ -62,6 +62,7 @@ class Manifest:
     file_format: str
     vector_dtype: str
     inputs: tuple[InputFile, ...]
+    truncation_side: str | None = None  # end of longer texts that is cut; None: the right one, as in earlier releases
 
     @property
     def texts(self) -> int:
@@ -90,6 +91,8 @@ class Manifest:
     def parts(self) -> dict[str, object]:
         """What is compared, by the names that a message says."""
         settings = {name: value for name, value in asdict(self).items() if name not in ("model", "inputs")}
+        if self.truncation_side is None:
+            del settings["truncation_side"]
         files = {
             f"input {number}": f"{file.path} ({file.texts} texts, sha256 {file.sha256})"
             for number, file in enumerate(self.inputs, start=1)
@@ -128,10 +131,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder}: {MANIFEST}: is missing, expected a folder that `zh-embedder encode` has written")
     raw = read_json(path)
     known = {field.name for field in fields(Manifest)}
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT or known - raw.keys():
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or known - raw.keys() - {"truncation_side"}:
         raise UserError(f"{path}: expected a manifest of `zh-embedder encode`, format {FORMAT}")
     inputs = tuple(InputFile(**file) for file in raw["inputs"])
-    return Manifest(**{name: raw[name] for name in known - {"inputs"}}, inputs=inputs)
+    return Manifest(**{name: raw[name] for name in known - {"inputs"} if name in raw}, inputs=inputs)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
