@@ -58,6 +58,8 @@ def tokenize_cut(tokenizer: Any, texts: Sequence[Text], max_length: int) -> list
     Raises:
         UserError: a text holds half a character.
     """
+    if not texts:
+        return []
     if all(isinstance(text, str) for text in texts):
         return tokenize(tokenizer, [str(text) for text in texts], max_length)
     found: list[list[int]] = [[]] * len(texts)
