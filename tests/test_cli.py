@@ -168,7 +168,7 @@ sys.stderr.write(f"\\n{{codes}} {{sorted(set({heavy}) & set(sys.modules))}}")
 
 @pytest.mark.parametrize(
     "lines",
-    [[["--help"], [], ["evaluat"]], [["versions"], *([word, "--help"] for word in ("versions", *DOORS))]],
+    [[["--help"], [], ["evaluat"]], [["versions"], ["bases"], *([word, "--help"] for word in ("versions", *DOORS))]],
     ids=["the list", "commands"],
 )
 def test_help_and_versions_load_nothing_heavy(lines):
@@ -183,7 +183,7 @@ def test_help_and_versions_load_nothing_heavy(lines):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluat"], "error: COMMAND: unknown name 'evaluat'; did you mean 'evaluate'? Known: convert, doctor"),
+        (["evaluat"], "error: COMMAND: unknown name 'evaluat'; did you mean 'evaluate'? Known: bases, convert, doctor"),
         (["new_base"], "did you mean 'new-base'?"),
         (["evaluate"], "error: --data: is missing; see `zh-embedder evaluate --help`"),
         (["encode", "encoder"], "error: INPUT, --output_dir: are missing; see"),
@@ -251,7 +251,7 @@ def test_versions_are_listed_with_their_tasks_from_anywhere(capsys, tmp_path, mo
     code, out, err = run(capsys, "versions")
     assert (code, err) == (0, "")
     found = {line.split()[0]: line for line in out.splitlines()}
-    assert found.keys() == {"bge_zh", "none", "qwen3", "zh_llm_embedder"}
+    assert found.keys() == {"bge_zh", "e5", "e5_zh", "none", "qwen3", "zh_llm_embedder"}
     assert ", ".join(sorted(read_version("zh_llm_embedder").tasks)) in found["zh_llm_embedder"]
     assert {"chat", "icl", "qa"} < read_version("zh_llm_embedder").tasks.keys()
     assert "every other task" in found["bge_zh"]

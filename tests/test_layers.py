@@ -35,7 +35,7 @@ OWNERS = {  # a library that is neither here nor in FREE has no owner yet
         *("data.records", "data.sources", "data.record_tables", "data.token_cache"),
         *("converting.arrow_tables", "shared.record_files", "evaluation.set_files"),
     },
-    "filelock": {"core.outputs", "data.record_tables", "search.vector_store", "generating.ledger"},
+    "filelock": {"core.outputs", "core.locks", "search.vector_store", "generating.ledger"},
     "tokenizers": {"bases.vocabulary", "bases.tokenizer_backend"},
     "opencc": {"bases.vocabulary", "doctoring.text_checks", "converting.record_cleaning"},
     "accelerate": {"training.dense_trainer"},

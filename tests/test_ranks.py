@@ -29,6 +29,7 @@ def ground(tmp_path_factory):
         records = records_of(task)[:count]
         for number, record in enumerate(records):
             record["teacher_scores"] = [2.0, *[(number + i) % 3 / 2 for i in range(len(record["neg"]))]]
+            record["answers"] = [str(number % 5)]  # labels: see --label_tasks below
         write(folder / f"{task}.jsonl", records)
     words = [record["query"] for record in records_of("qa")]
     pairs = [{"text1": words[i], "text2": words[i + 16], "score": i % 5, "task": "sts"} for i in range(16)]
@@ -58,7 +59,7 @@ def records_of(task):
 def flags(out, batch, *more):
     return (
         "--output_dir", out, "--query_encoder", "base", "--train_data", "qa.jsonl", "chat.jsonl",
-        "pairs.jsonl", "labels.jsonl",
+        "pairs.jsonl", "labels.jsonl", "--label_tasks", "qa",
         "--inbatch_same_dataset", "epoch", "--max_steps", STEPS, "--train_group_size", 4, "--cos_temperature", 0.1,
         "--dtype", "fp32", "--report_to", "none", "--logging_steps", 5, "--per_device_train_batch_size", batch, *more,
     )  # fmt: skip

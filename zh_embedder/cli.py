@@ -15,7 +15,7 @@ from zh_embedder.core.options import HelpFormatter, Parser, as_typed
 from zh_embedder.core.spellings import spelt
 
 TOOLS = "data_tools"
-WITH_MODEL = ("evaluate", "mteb", "encode", "export", "mine", "score", "new-base")
+WITH_MODEL = ("evaluate", "mteb", "encode", "export", "mine", "score", "new-base", "shrink")
 OWN_PARSER = ("train", "pretrain")  # Hugging Face's parser makes their flags: their modules have main(argv)
 
 
@@ -50,6 +50,11 @@ TABLE: dict[str, dict[str, Command]] = {
             "build an untrained base from a tokenizer and a corpus, or add layers to a base",
             "vocabulary --corpus corpus/*.jsonl.zst --output_dir base --hidden_size 320",
             "zh_embedder.commands.new_base",
+        ),
+        "shrink": Command(
+            "keep some layers and pieces of a base, as a start for distillation",
+            "e5-small --output_dir small --layers 0 5 11 --pieces 15000 --corpus corpus/*.jsonl.zst",
+            "zh_embedder.commands.shrink",
         ),
     },
     "measure": {
@@ -116,6 +121,11 @@ TABLE: dict[str, dict[str, Command]] = {
         ),
     },
     "look up": {
+        "bases": Command(
+            "list the bases by name, with size, licence and whether they are on this machine, or fetch one",
+            "fetch e5-small-zh",
+            "zh_embedder.commands.bases",
+        ),
         "metrics": Command(
             "list the metrics with the sets they apply to, or explain one",
             "ndcg@10",

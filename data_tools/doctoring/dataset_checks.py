@@ -21,10 +21,10 @@ from data_tools.doctoring.record_checks import (
     Check,
     CheckedRecord,
     DoctorSettings,
-    excerpt,
 )
 from zh_embedder.core.counts import counted
 from zh_embedder.losses.teacher_temperature import ENTROPY, entropy_shares, find_temperature
+from zh_embedder.text.prefix import excerpt
 
 SAMPLE = 2000  # texts of each side, or scored records, that are kept
 MAX_LABELS = 1000  # more are no labels

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from data_tools.doctoring.findings import ERROR, INFO, WARNING
-from data_tools.doctoring.record_checks import CheckedRecord, DoctorSettings, Look, excerpt
+from data_tools.doctoring.record_checks import CheckedRecord, DoctorSettings, Look
 from data_tools.shared.near_texts import Known, NearIndex, normal
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.data.schema import PAIR
 from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet
+from zh_embedder.text.prefix import excerpt
 
 LEAK_KINDS: Mapping[str, tuple[str, str]] = {
     "leak_query": (ERROR, "a query of an evaluation set"),

@@ -16,8 +16,9 @@ from data_tools.doctoring.text_checks import Style
 from data_tools.shared.near_texts import near, normal
 from zh_embedder.config.instructions import Version
 from zh_embedder.core.hashing import text_hash
-from zh_embedder.data.schema import GROUP, LABELLED, PAIR, Row
+from zh_embedder.data.schema import GROUP, PAIR, SINGLE, Row
 from zh_embedder.text.encodings import misread
+from zh_embedder.text.prefix import excerpt
 
 FILE_SHIFT = 40  # a place is the number of a file and of a line in one integer
 MIN_TO_RANK = 3  # negatives: below it, a positive that scores lowest is no sign of turned scores
@@ -96,7 +97,7 @@ class CheckedRecord:
 
     def texts(self) -> Iterator[tuple[str, Look]]:
         """Yield (field, text) of all texts."""
-        yield {PAIR: "text1", LABELLED: "text"}.get(self.kind, "query"), self.query
+        yield "text1" if self.kind == PAIR else "text" if self.kind in SINGLE else "query", self.query
         for index, look in enumerate(self.pos):
             yield "text2" if self.kind == PAIR else f"pos[{index}]", look
         for index, look in enumerate(self.neg):
@@ -262,8 +263,3 @@ RECORD_CHECKS: Mapping[str, RecordCheck] = {
     "teacher_reversed": Check(WARNING, "teacher scores turned around", teacher_reversed),
     "few_negatives": Check(INFO, "fewer negatives than a group takes", few_negatives),
 }
-
-
-def excerpt(text: str, length: int = 24) -> str:
-    """Return the beginning of a text, on one line."""
-    return repr(text if len(text) <= length else f"{text[:length]}…")

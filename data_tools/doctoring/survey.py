@@ -21,7 +21,7 @@ from data_tools.doctoring.record_checks import (
 )
 from zh_embedder.core.errors import UserError, nearest
 from zh_embedder.core.progress import with_bar
-from zh_embedder.data.schema import GROUP_FIELDS, LABELLED_FIELDS, PAIR_FIELDS, parse_line
+from zh_embedder.data.schema import ALONE_FIELDS, GROUP_FIELDS, LABELLED_FIELDS, PAIR_FIELDS, parse_line
 from zh_embedder.data.sources import BOMS, block_lines, not_utf8, read_blocks
 
 LINE_KINDS: Mapping[str, tuple[str, str]] = {
@@ -98,7 +98,7 @@ class Survey:
                 self.findings.add(file, number, kind_of(message, readable=isinstance(text, str)), message)
                 continue
             for name in sorted(unused - unknown):
-                hint = nearest(name, {*GROUP_FIELDS, *PAIR_FIELDS, *LABELLED_FIELDS})
+                hint = nearest(name, {*GROUP_FIELDS, *PAIR_FIELDS, *LABELLED_FIELDS, *ALONE_FIELDS})
                 self.findings.add(file, number, "unused_field", f"{name!r} is of no use to training{hint}")
             unknown |= unused
             self._look(item_of(row, file, base + number))

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from zh_embedder.bases.names import PACKAGED
+from zh_embedder.bases.catalogue import BASES
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
@@ -99,7 +99,7 @@ class LanguageModel:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        if settings.model in PACKAGED and not Path(settings.model).exists():
+        if settings.model in BASES and not Path(settings.model).exists():
             raise UserError(f"{settings.model}: is an embedder, expected a language model")
         device, prompts = own_device(), read_prompts(settings.prompts)
         try:

@@ -15,7 +15,7 @@ from zh_embedder.bases.folder_format import (
 )
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json, write_json
-from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS, WITHOUT_PROMPT
 
 OLDER = "sentence_transformers.models."
 OFF = {
@@ -155,7 +155,10 @@ ON = {"word_embedding_dimension": 8, **OFF}
 )
 def test_a_pooling_that_we_lack_is_refused_and_a_flag_may_stand_in_its_place(tmp_path, pooling):
     folder = write_files(tmp_path, {**BGE_LARGE_ZH, "1_Pooling/config.json": pooling})
-    with pytest.raises(UserError, match=r"1_Pooling/config\.json: .*expected (one of cls, mean|true: a mean)"):
+    with pytest.raises(
+        UserError,
+        match=r"1_Pooling/config\.json: .*expected (one of cls, mean|true with the pooling (cls|mean): --inc)",
+    ):
         read_layout(folder, poolings=POOLINGS)
     layout = read_layout(folder, poolings=POOLINGS, pooling="mean")
     assert (layout.pooling, layout.max_length) == ("mean", 512)
@@ -179,6 +182,31 @@ def test_what_is_written_is_read_back(tmp_path, pooling, metric, normalize, dens
     layout = replace(LAYOUT, pooling=pooling, metric=metric, normalize=normalize, dense=dense)
     write_layout(tmp_path, layout)
     assert read_layout(tmp_path, poolings=POOLINGS) == layout
+
+
+@pytest.mark.parametrize("schema", ["older", "newer"])
+def test_a_mean_without_the_prompt_is_read_unless_something_else_is_chosen(tmp_path, schema):
+    own = {
+        "older": {**ON, "pooling_mode_mean_tokens": True},
+        "newer": {"embedding_dimension": 8, "pooling_mode": "mean"},
+    }
+    folder = write_files(tmp_path, {**BGE_LARGE_ZH, "1_Pooling/config.json": {**own[schema], "include_prompt": False}})
+
+    def read(**chosen):
+        layout = read_layout(folder, poolings=POOLINGS, without_prompt=WITHOUT_PROMPT, **chosen)
+        return layout.pooling, layout.include_prompt
+
+    assert read() == ("mean", False)
+    assert read(include_prompt=True) == ("mean", True)
+    assert read(pooling="mean") == ("mean", False)
+    assert read(pooling="cls") == ("cls", True)  # takes one token
+
+
+def test_a_mean_without_the_prompt_is_written(tmp_path):
+    layout = replace(LAYOUT, pooling="mean", include_prompt=False)
+    write_layout(tmp_path, layout)
+    assert read_json(tmp_path / "1_Pooling" / "config.json")["include_prompt"] is False
+    assert read_layout(tmp_path, poolings=POOLINGS, without_prompt=WITHOUT_PROMPT) == layout
 
 
 def test_the_older_schema_is_written(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from zh_embedder.bases.names import PACKAGED
+from zh_embedder.bases.catalogue import BASES
 from zh_embedder.bases.vocabulary import unknown_share
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
@@ -19,7 +19,7 @@ from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder
 
 NAME = "nano-zh"
-FOLDER = PACKAGED[NAME]
+FOLDER = BASES[NAME].source.folder
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "test"
 TRADITIONAL, SIMPLIFIED = "臺灣的機器學習與語言處理", "台湾的机器学习与语言处理"
 

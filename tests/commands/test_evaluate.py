@@ -129,7 +129,7 @@ def test_sets_of_every_kind_are_measured_in_one_call(sets, tiny_bert, tmp_path, 
     assert found[model, "cluster.jsonl"] == {"v_measure"}
     assert found[model, "rank.jsonl"] == found[model, "qa"] == {"ndcg@10", "mrr@10", "recall@10"}
     assert {data for name, data in found if name.startswith("BM25")} == {"qa", "rank.jsonl"}  # it compares no pairs
-    assert shown.count("\n\n") == 4  # five tables
+    assert shown.count("\n\n") == 5  # a note and five tables
 
 
 def test_what_the_instruction_is_worth_is_shown(tmp_path, tiny_bert, capsys):

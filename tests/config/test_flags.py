@@ -37,7 +37,6 @@ DIFFERENT = {
     "--tasks": "mteb's tasks, or ours in generate",
     "--train_group_size": "doctor checks it only if given",
     "--validation_share": "pretraining evaluates by default",
-    "--version": "doctor looks at all versions by default",
     "--words": "a segmentation, a number of words in vocabulary, a share in pairs",
 }
 

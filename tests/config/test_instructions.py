@@ -74,7 +74,7 @@ def test_a_name_finds_yml_too_but_yaml_first(tmp_path):
     ("name", "directory", "expected"),
     [
         ("zh_llm_embeder", None, "did you mean 'zh_llm_embedder'?"),
-        ("mine", "folder", "--version: unknown name 'mine'; did you mean 'mime'? Known: bge_zh, mime, none"),
+        ("mine", "folder", "--version: unknown name 'mine'; did you mean 'mime'? Known: bge_zh, e5, e5_zh, mime, none"),
         ("bge_zh", "nowhere", "--instructions_dir: no such folder: nowhere"),
         ("folder/mine.yaml", None, "--version: no such file: folder/mine.yaml"),
         ("bge_zh.yaml", None, "--version: no such file: bge_zh.yaml; did you mean 'bge_zh'?"),
@@ -93,7 +93,7 @@ def test_known_versions_are_the_files_that_names_find(tmp_path, monkeypatch):
     write(tmp_path / "instructions" / "none.yaml", ONE_TASK)
     write(tmp_path / "given" / "mine.yml", ONE_TASK)
     found = known_versions(directory="given")
-    assert set(found) == {"bge_zh", "mine", "none", "qwen3", "zh_llm_embedder"}
+    assert set(found) == {"bge_zh", "e5", "e5_zh", "mine", "none", "qwen3", "zh_llm_embedder"}
     assert all(find_version(name, directory="given") == path for name, path in found.items())
 
 

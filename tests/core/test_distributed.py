@@ -15,7 +15,7 @@ from zh_embedder.core.distributed import gather_values, gather_with_grad, sum_ov
 from zh_embedder.core.ranks import world
 from zh_embedder.data.schema import GROUP, LABELLED
 from zh_embedder.losses.batch import VectorBatch
-from zh_embedder.losses.table import LOSSES
+from zh_embedder.losses.table import ANY, LOSSES
 
 WORLD, B, G, WIDTH, D = 2, 4, 3, 6, 6
 STEP = WORLD * B
@@ -25,6 +25,7 @@ TERMS = [
     ("info_nce", {"temperature": 0.3, "in_batch": False}),
     ("info_nce", {"temperature": 0.3, **EVERY_SIDE}),
     ("info_nce", {"temperature": 0.3, "false_negative_margin": 0.1}),
+    *((name, {"single": True}) for name, loss in LOSSES.items() if loss.data == ANY),
 ]
 UNIQUE = {  # rows that count of a step of 8; the rest are repeated ones
     "every row counts": 8,
@@ -61,8 +62,10 @@ def gradient(case, *, rank, ranks, step_rows):
     """The weight's gradient on one of `ranks` ranks, for a step that cycles the case's unique rows."""
     index, unique, metric = case
     name, options = TERMS[index]
-    n, b, g = UNIQUE[unique], step_rows // ranks, G if LOSSES[name].data == GROUP else 1
+    single = LOSSES[name].data == LABELLED or "single" in options
+    n, b, g = UNIQUE[unique], step_rows // ranks, G if LOSSES[name].data in (GROUP, ANY) and not single else 1
     queries, keys, weight, teacher, scores = inputs()
+    their_keys = queries[:, None] if single else keys.flip(2)[:, :g]
     texts, positives = identities()
     if UNIQUE[unique] == STEP:
         keys[4, 0] = keys[0, 0]  # the shared text
@@ -73,7 +76,7 @@ def gradient(case, *, rank, ranks, step_rows):
     if metric == "cos":
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
     key_texts = texts[rows, :g].flatten()
-    if LOSSES[name].data == LABELLED:
+    if single:
         k, key_texts = q, 100 + rows
     batch = VectorBatch(
         queries=q,
@@ -89,8 +92,13 @@ def gradient(case, *, rank, ranks, step_rows):
         query_texts=gather_values(100 + rows),
         targets=gather_values(scores[rows].sigmoid()),
         labels=gather_values(rows % 2),
+        query_answers=gather_values(rows % 3),  # 0 is none
+        key_answers=gather_values((rows % 3).repeat_interleave(g)),
+        teacher_queries=queries[rows] + 1,
+        teacher_keys=gather_values(their_keys[rows].flatten(0, 1) + 1),
+        own_keys=single,
     )
-    loss = LOSSES[name](batch, **options)
+    loss = LOSSES[name](batch, **{option: value for option, value in options.items() if option != "single"})
     loss.backward()
     return loss.detach(), weight.grad
 

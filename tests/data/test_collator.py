@@ -91,12 +91,13 @@ def plain(batch: Batch) -> dict:
     return {
         "queries": (batch.queries.ids.tolist(), batch.queries.sizes),
         "keys": (batch.keys.ids.tolist(), batch.keys.sizes, batch.key_rows.tolist(), batch.duplicate_tokens),
+        "prompts": [None if side.prompts is None else side.prompts.tolist() for side in (batch.queries, batch.keys)],
         "key_texts": batch.key_texts.tolist(),
         "positive_texts": batch.positive_texts.tolist(),
         "counts": batch.counts.tolist(),
         **{
             name: None if getattr(batch, name) is None else getattr(batch, name).tolist()
-            for name in ("teacher", "query_texts", "pair_scores", "labels")
+            for name in ("teacher", "query_texts", "pair_scores", "labels", "answers", "key_answers")
         },
         "step": (batch.dataset, batch.step_rows, batch.step_queries),
     }

@@ -75,6 +75,19 @@ def test_a_labelled_text_is_a_query_with_its_label(label, stored):
     assert (found["kind"], found["query"], found["pos"], found["label"]) == ("labelled", "甲", [], stored)
 
 
+@pytest.mark.parametrize(
+    ("record", "kind", "text"),
+    [
+        ({"text": "甲"}, "text", "甲"),
+        ({"_id": "1", "title": "题", "text": "甲", "side": "key"}, "text", "题 甲"),
+        ({"title": "", "text": "甲", "side": "query"}, "query_text", "甲"),
+    ],
+)
+def test_a_line_of_a_corpus_is_a_text_alone_with_its_title_in_front(record, kind, text):
+    found = row(record)
+    assert (found["kind"], found["query"], found["pos"], found["label"]) == (kind, text, [], None)
+
+
 def test_texts_are_kept_to_the_character():
     text = " 全角　空格\t换行\n制表\u200b😀𠮷 "
     found = row({"query": text, "pos": [text], "neg": [text]})
@@ -187,7 +200,10 @@ def test_history_scores_are_counted_against_the_history():
         ),
         ({"query": "问", "answer": ["答"]}, "pos: is missing; found 'query', 'answer', expected query, pos,"),
         ({}, "query: is missing; found an empty object"),
-        ({"text": "问", "task": "qa"}, "query: is missing; found 'text', 'task'"),
+        ({"text": "问", "pos": ["答"]}, "query: is missing; found 'text', 'pos'"),
+        ({"text": "", "task": "qa"}, "text: got '', expected a string that is not empty"),
+        ({"text": "问", "side": "passage"}, "side: got 'passage', expected key or query"),
+        ({"text": "问", "title": ["题"]}, "title: got ['题'], expected"),
         ({"text1": "甲", "score": 1}, "text2: is missing; found 'text1', 'score'"),
         ({"text2": "甲", "score": 1}, "text1: is missing; found 'text2', 'score'"),
         ({"text1": "甲", "text2": "", "score": 1}, "text2: got '', expected a string that is not empty"),

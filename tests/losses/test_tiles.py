@@ -5,7 +5,7 @@ from weakref import WeakSet
 import pytest
 import torch
 
-from tests.losses.test_retrieval import make_batch
+from tests.losses.test_retrieval import make_batch, with_labels
 from tests.losses.test_table import batch_for, each_variant, loss_and_gradients
 from zh_embedder.losses import tiles
 from zh_embedder.losses.table import LossTerm, total_loss
@@ -17,6 +17,14 @@ def test_tiles_give_the_loss_and_the_gradients_of_the_whole(name, options, rows,
     batch, term = batch_for(name), LossTerm(name=name, options=options)
     whole = loss_and_gradients(batch, term)
     monkeypatch.setattr(tiles, "TILE", rows * len(batch.keys))
+    for part, expected in zip(loss_and_gradients(batch, term), whole, strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_labels_in_tiles_are_those_of_the_whole(monkeypatch):
+    batch, term = with_labels(make_batch(b=5)), LossTerm(name="info_nce", options={"query_to_query": True})
+    whole = loss_and_gradients(batch, term)
+    monkeypatch.setattr(tiles, "TILE", 2 * len(batch.keys))
     for part, expected in zip(loss_and_gradients(batch, term), whole, strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-13)
 

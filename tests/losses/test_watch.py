@@ -25,6 +25,15 @@ def test_what_is_watched_by_hand():
     assert set(watch(of_kind(make_step(), "cosent"), (LossTerm(name="cosent"),))) == {"queries"}
 
 
+def test_keys_of_the_querys_label_are_counted_by_hand():
+    batch = by_hand(3, 4, 5, 2, 9, 7, group=[0, 1], known=[3], counts=[True] * 5 + [False])
+    labels = torch.tensor([7, 7, 7, 7, 8, 7])  # own, own negative, known by text, another's, of another label, repeated
+    batch = replace(batch, query_answers=torch.tensor([7, 7, 7]), key_answers=labels)
+    found = watch(batch, (LossTerm(name="info_nce", options={"false_negative_margin": 0.1}),))
+    counts = {"queries": 1, "masked_by_text": 1, "masked_by_label": 1, "masked_by_score": 2}  # by score: 4 and 9
+    assert {name: value.item() for name, value in found.items()} == counts
+
+
 def test_repeated_rows_are_not_watched():
     batch = make_batch(b=3)
     kl = (LossTerm(name="teacher_kl", options={"teacher_temperature": 0.7}),)

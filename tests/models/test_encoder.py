@@ -457,7 +457,8 @@ def test_a_sentence_transformers_folder_gives_its_own_vectors(tiny_bert, tmp_pat
         model.save(str(folder))
     encoder = from_pretrained(folder)
     assert (encoder.spec.query_max_length, encoder.spec.key_max_length) == (20, 20)
-    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答：")}
+    symmetric = dict.fromkeys(("classification", "clustering"), ("问：", "问："))
+    assert encoder.spec.instructions == {"sts": ("句：", ""), "default": ("问：", "答："), **symmetric}
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), model.encode_query(TEXTS), **CLOSE)
     np.testing.assert_allclose(encoder.encode_keys(TEXTS), model.encode_document(TEXTS), **CLOSE)
     np.testing.assert_allclose(
@@ -701,18 +702,18 @@ def test_the_side_that_is_cut_is_saved(tiny_bert, tmp_path):
 def test_of_a_task_that_keeps_the_end_the_instruction_stays(tiny_bert):
     sides = {"tool": ("left", "left"), "qa": (None, "right")}
     encoder = load(tiny_bert, instructions=QA, truncation_sides=sides, query_max_length=20, key_max_length=14)
-    own = QA["tool"][0]
-    expected = encoder.encode([own + text[-(18 - len(own)) :] for text in TEXTS])
-    np.testing.assert_allclose(encoder.encode_queries(TEXTS, task="tool"), expected, **CLOSE)
+    own, texts = QA["tool"][0], TEXTS[:5]  # a token a character
+    expected = encoder.encode([own + text[-(18 - len(own)) :] for text in texts])
+    np.testing.assert_allclose(encoder.encode_queries(texts, task="tool"), expected, **CLOSE)
     np.testing.assert_allclose(
-        encoder.encode_keys(TEXTS, task="tool"), encoder.encode([text[-12:] for text in TEXTS]), **CLOSE
+        encoder.encode_keys(texts, task="tool"), encoder.encode([text[-12:] for text in texts]), **CLOSE
     )
-    front = [(QA["qa"][1] + text)[:12] for text in TEXTS]
-    np.testing.assert_allclose(encoder.encode_keys(TEXTS, task="qa"), encoder.encode(front), **CLOSE)
-    prompts = [own, "", *[own] * (len(TEXTS) - 2)]
-    mixed = encoder.encode(TEXTS, prompt=prompts, max_length=20, truncation_side="left")
-    np.testing.assert_allclose(mixed[[0, 2, 3]], expected[[0, 2, 3]], **CLOSE)
-    np.testing.assert_allclose(mixed[1], encoder.encode(TEXTS[1]), **CLOSE)
+    front = [(QA["qa"][1] + text)[:12] for text in texts]
+    np.testing.assert_allclose(encoder.encode_keys(texts, task="qa"), encoder.encode(front), **CLOSE)
+    prompts = [own, "", own, own, own]
+    mixed = encoder.encode(texts, prompt=prompts, max_length=20, truncation_side="left")
+    np.testing.assert_allclose(mixed[[0, 2, 3, 4]], expected[[0, 2, 3, 4]], **CLOSE)
+    np.testing.assert_allclose(mixed[1], encoder.encode(texts[1]), **CLOSE)
 
 
 def test_weights_given_are_written_in_place_of_ours_and_in_full_precision(tiny_bert, tmp_path):
@@ -785,3 +786,38 @@ def test_a_hub_name_is_read_from_the_cache_without_network(tmp_path):
     assert by_name.spec.pooling == "last_token"
     text = "从缓存里读出来的模型"
     np.testing.assert_array_equal(by_name.eval().encode(text), by_folder.eval().encode(text))
+
+
+# ---- instructions in the mean or not --------------------------------------------------------------------------------
+
+
+def test_whether_instructions_are_pooled_is_the_folders_unless_a_flag_says_otherwise(tiny_bert, tmp_path, caplog):
+    encoder = load(tiny_bert)
+    assert encoder.spec.include_prompt is True
+    encoder.save(tmp_path / "with")
+    assert "include_prompt" not in read_json(tmp_path / "with" / "zh_embedder.json")  # older releases read it
+    load_encoder(str(tiny_bert), include_prompt=False).save(tmp_path / "own")
+    shutil.copytree(tmp_path / "own", tmp_path / "theirs")
+    (tmp_path / "theirs" / "zh_embedder.json").unlink()  # sentence-transformers' files alone
+    for folder in (tmp_path / "own", tmp_path / "theirs"):
+        assert from_pretrained(folder).spec.include_prompt is False
+        assert from_pretrained(folder, include_prompt=True).spec.include_prompt is True
+        with pytest.raises(
+            UserError, match=r"^--include_prompt: got False, expected True with pooling cls, which takes"
+        ):
+            from_pretrained(folder, include_prompt=False, pooling="cls")
+    assert not caplog.records
+    assert from_pretrained(tmp_path / "own", pooling="cls").spec.include_prompt is True
+    assert "leaves the prompt's tokens out of the mean: with pooling cls, none are" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["zh_embedder.json", "1_Pooling/config.json"])
+def test_a_folder_that_leaves_the_prompt_out_of_one_token_is_refused(tiny_bert, tmp_path, name):
+    load(tiny_bert, pooling="cls").save(tmp_path / "saved")
+    if name != "zh_embedder.json":
+        (tmp_path / "saved" / "zh_embedder.json").unlink()
+    folder = with_settings(tmp_path / "saved", tmp_path / "model", name, include_prompt=False)
+    with pytest.raises(
+        UserError, match=rf"{name}: include_prompt: got False, expected [Tt]rue with (the )?pooling cls"
+    ):
+        from_pretrained(folder)

@@ -43,6 +43,34 @@ def gradients(model, *, sub_batch_size, packing=True, seed=3, kept=None):
     return vectors.detach(), {n: p.grad.clone() for n, p in forward.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_prompts_left_out_of_the_mean_change_nothing_in_parts_or_rows(packing):
+    """Vectors and gradients of a step are those of each text alone, its prompt's states skipped."""
+    texts = texts_of()
+    skipped = [0, 3, 1, *[2] * (len(texts) - 4), max(texts.sizes)]  # of the last text nothing is left
+    texts = replace(texts, prompts=torch.tensor(skipped, dtype=torch.int32))
+    model, found = build("Bert"), []
+    for sub_batch_size in (None, 2):
+        forward = Forward(
+            model, Pad(), replace(SPEC, include_prompt=False), sub_batch_size=sub_batch_size, packing=packing
+        )
+        forward.zero_grad()
+        vectors = forward(texts).dense
+        (vectors @ vectors.T / 0.1).logsumexp(dim=1).sum().backward()
+        found.append(
+            (vectors.detach(), {n: p.grad.clone() for n, p in forward.named_parameters() if p.grad is not None})
+        )
+    model.zero_grad()
+    rows = [model(input_ids=ids[None]).last_hidden_state[0] for ids in texts.ids.split(texts.sizes)]
+    rest = [row[count:] for row, count in zip(rows, skipped, strict=True)]
+    alone = torch.stack([nn.functional.normalize(r.sum(dim=0) / max(1, len(r)), dim=0) for r in rest])
+    (alone @ alone.T / 0.1).logsumexp(dim=1).sum().backward()
+    expected = alone.detach(), {f"backbone.{n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert not found[0][0][-1].any()
+    for each in found:
+        same(each, expected, rtol=1e-4, atol=1e-4)
+
+
 def all_kept(forward, parts):
     return joined([forward.embed(part) for part in parts])
 

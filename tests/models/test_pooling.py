@@ -5,7 +5,7 @@ import torch
 
 from tests.backbones import POOLED
 from zh_embedder.bases.folder_format import SENTENCE_TRANSFORMERS_SWITCH
-from zh_embedder.models.pooling import POOLINGS, cls, last_token, mean
+from zh_embedder.models.pooling import POOLINGS, WITHOUT_PROMPT, cls, last_token, mean, mean_without_prompt
 
 # Two texts of 2 and 3 tokens end to end, H = 2.
 HIDDEN = [[1.0, 10.0], [3.0, 30.0], [5.0, 50.0], [6.0, 60.0], [10.0, 40.0]]
@@ -77,6 +77,31 @@ def test_each_pooling_is_the_one_that_sentence_transformers_runs_for_our_switch(
         rows[row, where], mask[row, where] = text, 1
     expected = theirs({"token_embeddings": rows, "attention_mask": mask})["sentence_embedding"]
     torch.testing.assert_close(POOLINGS[name](states, bounds_of(*sizes)), expected)
+
+
+@pytest.mark.parametrize("prompts", [(0, 0, 0, 0), (1, 2, 0, 7), (2, 3, 1, 9)])
+def test_a_mean_without_its_prompt_is_that_of_the_tokens_behind_it(prompts):
+    """By a loop, gradients too; a text with no token left (its prompt was as long, or longer) is zero, moves none."""
+    sizes = [2, 3, 1, 7]
+    hidden = torch.randn(sum(sizes), 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    ours = mean_without_prompt(hidden, bounds_of(*sizes), torch.tensor(prompts, dtype=torch.int32))
+    rest = [text[skipped:] for text, skipped in zip(hidden.split(sizes), prompts, strict=True)]
+    alone = torch.stack([text.mean(dim=0) if len(text) else text.sum(dim=0) for text in rest])
+    torch.testing.assert_close(ours, alone, rtol=0, atol=1e-6)
+    directions = torch.randn(alone.shape, generator=torch.Generator().manual_seed(1))
+    losses = [(torch.nn.functional.normalize(vectors, dim=-1) * directions).sum() for vectors in (ours, alone)]
+    gradients = [torch.autograd.grad(loss, hidden)[0] for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+    assert gradients[0].isfinite().all()
+
+
+def test_a_mean_without_prompts_is_the_mean():
+    hidden, bounds = torch.tensor(HIDDEN), bounds_of(2, 3)
+    assert mean_without_prompt(hidden, bounds, torch.zeros(2, dtype=torch.int32)).tolist() == BY_HAND["mean"]
+
+
+def test_poolings_of_one_token_have_no_form_without_prompt():
+    assert WITHOUT_PROMPT.keys() == {"mean"}
 
 
 def test_every_pooling_has_a_switch():

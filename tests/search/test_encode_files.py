@@ -485,3 +485,21 @@ def test_each_side_of_a_run_with_two_encoders_is_encoded_by_its_own(tiny_bert, i
         encode(capsys, "run", *inputs, "--side", side, *FP32, out=side)
         found = np.concatenate([np.asarray(rows) for _, rows in open_vectors(side)])
         np.testing.assert_allclose(found, library(folder), atol=1e-6)
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_files_and_texts_are_pooled_alike(tiny_bert, inputs, include):
+    """The instruction in the mean or not, as the encoder says; its own prompt for each text, as mining wants it."""
+    tasks = {"qa": ("为问题检索：", "资料：")}
+    encoder = load_encoder(str(tiny_bert), include_prompt=include, changes={"instructions": tasks}).eval()
+    encode_files(encoder, inputs, "vectors", options=EncodeOptions(task="qa", side="key", dtype="fp32"))
+    found = np.concatenate([rows for _, rows in open_vectors("vectors")])
+    expected = encoder.encode_keys(TEXTS, task="qa")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert open_vectors("vectors").manifest.include_prompt is include
+    prompts = ["资料：" if row % 2 else "" for row in range(len(TEXTS))]
+    both = encoder.encode(TEXTS, prompt=prompts)
+    np.testing.assert_allclose(both[1::2], expected[1::2], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(both[::2], encoder.encode(TEXTS[::2]), rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="prompt: got '2 prompts', expected one, or 43: one for each text"):
+        encoder.encode(TEXTS, prompt=["资料：", ""])

@@ -67,6 +67,18 @@ def test_the_manifest_knows_its_shards_and_is_read_as_it_was_written(tmp_path):
     assert (raw["format"], raw["texts"], raw["prompt"]) == (1, 11, "为")
 
 
+def test_instructions_left_out_of_the_mean_are_other_vectors_and_folders_without_a_word_of_it_have_them_in(tmp_path):
+    begin(tmp_path)
+    assert "include_prompt" not in json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    assert read_manifest(tmp_path).include_prompt is True
+    without = replace(MANIFEST, include_prompt=False)
+    assert without.fingerprint != MANIFEST.fingerprint
+    with pytest.raises(UserError, match="include_prompt: "):
+        begin(tmp_path, without)
+    begin(tmp_path / "other", without)
+    assert read_manifest(tmp_path / "other") == without
+
+
 @pytest.mark.parametrize("file_format", ["npy", "safetensors"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_what_was_written_is_read_back_memory_mapped(tmp_path, file_format, dtype):

@@ -10,6 +10,7 @@ from zh_embedder.text.tokens import (
     TokenBatch,
     concatenate,
     fingerprint,
+    prompt_tokens,
     save_tokenizer,
     tokenize,
     tokenizer_hash,
@@ -67,6 +68,28 @@ def test_rows_hold_what_a_loop_puts_there(lengths, multiple):
     assert (ids.tolist(), mask.tolist()) == rows_one_by_one(batch, -7, multiple or 1)
     assert ids.dtype == batch.ids.dtype
     assert mask.dtype == torch.int64
+
+
+def test_the_tokens_of_prompts_go_with_their_texts():
+    batch = concatenate([[1, 2, 3], [4], [5, 6], [7, 8, 9, 9]], prompts=[2, 0, 1, 3])
+    assert (batch.prompts.tolist(), batch.prompts.dtype) == ([2, 0, 1, 3], torch.int32)
+    assert batch.piece(1, 3).prompts.tolist() == [0, 1]
+    assert [part.prompts.tolist() for part in batch.chunks(3)] == [[2, 0, 1], [3]]
+    ordered, place = batch.by_length()
+    assert ordered.prompts[place].tolist() == [2, 0, 1, 3]
+    assert [texts_of(ordered)[i] for i in place] == [[1, 2, 3], [4], [5, 6], [7, 8, 9, 9]]
+    assert batch.to(torch.device("cpu")).prompts.tolist() == [2, 0, 1, 3]
+    none = concatenate([[1], [2]])
+    assert (none.prompts, none.join(none).prompts, none.by_length()[0].prompts) == (None, None, None)
+    assert batch.join(none).prompts.tolist() == [2, 0, 1, 3, 0, 0]
+    assert none.join(batch).prompts.tolist() == [0, 0, 2, 0, 1, 3]
+
+
+def test_the_tokens_of_a_prompt_are_counted_without_a_special_one_at_its_end(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    assert prompt_tokens(tokenizer, "", 512) == 0
+    assert prompt_tokens(tokenizer, "为问题：", 512) == 5  # [CLS] too, but not [SEP]
+    assert prompt_tokens(tokenizer, "为问题：", 4) == 3  # cut, as the text is
 
 
 def test_rows_by_hand():

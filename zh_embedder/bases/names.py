@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from zh_embedder.bases.catalogue import BASES, Hub
 from zh_embedder.bases.fields import Fields
 from zh_embedder.bases.folder_format import DENSE, LENGTHS
 from zh_embedder.bases.load_errors import CONFIG, WEIGHTS, attempt, config_error, in_words, tokenizer_error
 from zh_embedder.bases.tokenizer_backend import lower_cased
-from zh_embedder.core.errors import UserError, closest, nearest_path, reject
+from zh_embedder.core.errors import UserError, closest, nearest, nearest_path, reject
 
 NAMED = (CONFIG, *WEIGHTS)  # a folder with one of these may be a base
-PACKAGED = {"nano-zh": Path(__file__).parent / "nano_zh"}  # bases that come with the package, by name
 
 
 def hub_folder(name: str, *, cache_dir: str | None, token: str | None) -> Path | None:
@@ -129,7 +129,7 @@ def cannot_load(flag: str, name: str, error: Exception) -> str:
     first = str(error).strip().split("\n")[0]
     if path.is_dir():
         return f"{flag}: {name}: not a model folder: {first}"
-    near = nearest_folder(path)
+    near = nearest_folder(path) or nearest_base(name)
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):  # the shape of a hub name
         return (
             f"{flag}: got {name!r}, expected a folder that is there, or a hub name such as BAAI/bge-large-zh-v1.5"
@@ -142,7 +142,8 @@ def cannot_load(flag: str, name: str, error: Exception) -> str:
         "  - behind a mirror? `export HF_ENDPOINT=https://...`\n"
         "  - downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (--model_cache_dir, or HF_HOME)\n"
         "  - private? `export HF_TOKEN=...`\n"
-        f"  - no model at hand? nano-zh, a small base that comes with this package, can be named instead of {name}"
+        f"  - no model at hand? nano-zh, a small base that comes with this package, can be named instead of {name}, or "
+        "e5-small-zh, which the package index has; `zh-embedder bases` lists more"
     )
 
 
@@ -153,3 +154,8 @@ def nearest_folder(path: Path) -> str:
     known = [entry.name for entry in Path().iterdir() if entry.is_dir() and any((entry / n).is_file() for n in NAMED)]
     found = closest(path.name, known)
     return "" if found is None else f"; did you mean './{found}'?"
+
+
+def nearest_base(name: str) -> str:
+    """Return `; did you mean 'e5-small-zh'?` for a name like that of a base which needs no hub."""
+    return nearest(name, [base.name for base in BASES.values() if not isinstance(base.source, Hub)])

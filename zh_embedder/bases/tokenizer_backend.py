@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ def lower_cased(tokenizer: Any) -> Any:
     The lower case becomes a part of the tokenizer itself: whoever loads what is saved, by whatever library, has it.
     """
     from tokenizers import normalizers
-    from transformers import PreTrainedTokenizerFast
 
     backend = tokenizer.backend_tokenizer
     if '"lowercase":true' in (rules := "" if backend.normalizer is None else normalizer_json(backend)) or (
@@ -28,6 +28,13 @@ def lower_cased(tokenizer: Any) -> Any:
     backend.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
     )
+    return with_backend(tokenizer, backend)
+
+
+def with_backend(tokenizer: Any, backend: Any) -> Any:
+    """Return a tokenizer of this backend, with the special tokens and settings of another."""
+    from transformers import PreTrainedTokenizerFast
+
     # A class of its own, such as BertTokenizer, would make its own rules anew when it is loaded.
     kept = {name: value for name, value in tokenizer.init_kwargs.items() if name not in OF_CLASS}
     made = PreTrainedTokenizerFast(tokenizer_object=backend, **{**kept, **tokenizer.special_tokens_map})
@@ -46,3 +53,10 @@ def parse(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(path))
+
+
+def of_content(content: Mapping[str, Any]) -> Any:
+    """Make the backend of the content of a tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(json.dumps(content))

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from zh_embedder.config.instructions import read_version
+from zh_embedder.config.measured_version import use_version, warn_of_contradiction
 from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.core.files import beside_file, real
 from zh_embedder.core.machine import resolve_dtype
@@ -33,7 +35,7 @@ from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
 from zh_embedder.evaluation.unknown_texts import check_models
 from zh_embedder.models.spec import position_limit
-from zh_embedder.report.conditions import unlike
+from zh_embedder.report.conditions import unlike, used
 from zh_embedder.report.cut_texts import cut_by_models
 from zh_embedder.report.figures import difference
 from zh_embedder.report.page import write_report
@@ -73,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hits", type=COUNT, default=HITS, metavar="N", help="number of keys to retrieve per query")
     add("--dims", nargs="+", type=COUNT, metavar="N", help="also truncate the vectors to these sizes")
     add("--no_instruction", action="store_true", help="also evaluate each model without instructions")
+    add("--version", help="instruction version, by name or file, for every model; default: each model's own prompts")
+    add("--instructions_dir", metavar="DIR", help="folder to search first for --version")
     add(
         "--query_max_length",
         type=LENGTH,
@@ -151,8 +155,12 @@ def check_hits(metrics: Sequence[str], hits: int) -> None:
 def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[Outcome]:
     """Measure every model, each loaded once, and BM25. The first way to use the first model is the base."""
     role = Role.BASE
+    version = None if args.version is None else read_version(args.version, directory=args.instructions_dir)
     for name in args.models:
         model = with_lengths(Model.load(name, dtype=args.dtype), args)
+        if version is not None:
+            use_version(model, version)
+            warn_of_contradiction(model, sets, flag=f"--version {args.version}")
         ways = [model]
         if args.task:
             check_task(model, args.task)
@@ -221,10 +229,15 @@ def check_task(model: Model, task: str) -> None:
         raise unknown_name("--task", task, known)
 
 
-def notes(outcomes: Sequence[Outcome]) -> str:
-    """Say how models and the base were measured differently, and of which sets much is cut: a line for each."""
+def notes(outcomes: Sequence[Outcome], *, version: str | None = None) -> str:
+    """Say how each model was measured, how that differs from the base, and of which sets much is cut.
+
+    Args:
+        outcomes: of all models.
+        version: --version, whose instructions all used; None: each its own.
+    """
     base = {outcome.data: outcome for outcome in outcomes if outcome.role is Role.BASE}
-    found: list[str] = []
+    found = used(outcomes, source="its own" if version is None else f"--version {version}")
     for model in dict.fromkeys(outcome.model for outcome in outcomes if outcome.role is Role.TRAINED):
         own = [outcome for outcome in outcomes if outcome.model == model and outcome.data in base]
         found += [words.english for words in unlike([(base[outcome.data], outcome) for outcome in own])]
@@ -245,13 +258,15 @@ def run(args: argparse.Namespace) -> None:
     resolve_dtype(args.dtype, torch.device("cpu"), flag="--dtype")  # a wrong name is said before anything is read
     if not args.models and not args.bm25:
         raise UserError("MODEL: is missing, expected a model to measure, or --bm25")
+    if args.version is not None:
+        read_version(args.version, directory=args.instructions_dir)  # a mistake in it is found before anything is read
     sets = read_sets(args)
     sys.stdout.write(left_out_notes(sets))  # before the work, not only before the figures
     sys.stdout.flush()
     check_models(args.models, sets, limit=args.max_unknown)
     outcomes = list(outcomes_of(args, sets))
     rows = rows_of(outcomes)
-    sys.stdout.write(notes(outcomes) + show(outcomes))
+    sys.stdout.write(notes(outcomes, version=args.version) + show(outcomes))
     if args.json:
         beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
     if args.report:

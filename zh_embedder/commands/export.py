@@ -11,6 +11,7 @@ from zh_embedder.core.outputs import Places
 from zh_embedder.export.sentence_transformers import export
 from zh_embedder.export.sentence_transformers import places as places_of
 from zh_embedder.models.folders import encoder_folder, key_folder
+from zh_embedder.models.spec import read_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,3 +46,10 @@ def run(args: argparse.Namespace) -> None:
             f"parity with sentence-transformers: max |diff| {found.largest:.1e} over "
             f"{counted(len(found.by_prompt), 'prompt')}\n"
         )
+        spec = read_spec(Path(out))
+        if spec is not None and not spec.include_prompt:
+            sys.stdout.write(
+                "note: include_prompt: false: sentence-transformers leaves the tokens of a prompt (`prompt_name`, "
+                "`prompt`) out of the mean; readers that do not know this setting, such as text-embeddings-inference, "
+                "make other vectors\n"
+            )

@@ -19,7 +19,9 @@ import numpy as np
 
 from zh_embedder.commands.evaluate import left_out_notes, report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
-from zh_embedder.config.instructions import read_version, sides_of
+from zh_embedder.config.instructions import sides_of
+from zh_embedder.config.measured_version import warn_of_contradiction
+from zh_embedder.config.run_version import choose_version
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
@@ -79,6 +81,8 @@ def evaluate(args: Arguments) -> list[Outcome]:
     if model is not None:
         sides = [(encoder.tokenizer, side) for side, encoder in enumerate((model.query, model.key))]
         check_sets(sides, watched.every, limit=args.model.max_unknown, base=model.name)
+        if args.data.version is not None:
+            warn_of_contradiction(model, watched.every, flag=f"--version {args.data.version}")
     outcomes = []
     for data in watched.every:
         if isinstance(data, RetrievalSet):
@@ -150,13 +154,13 @@ def load(args: Arguments) -> Model:
         changes |= {"metric": asked.dense_metric, "normalize": asked.dense_metric == "cos"}
     options = asked.load_options().for_inference()
     encoder = load_encoder(encoder_folder(asked.query_encoder), options, changes=changes)
-    if "version" in given or not encoder.spec.instructions:
-        version = read_version(args.data.version, directory=args.data.instructions_dir)
-        own = {name: (spec.query, spec.key) for name, spec in version.tasks.items()}
-        if version.default is not None:
-            own["default"] = (version.default.query, version.default.key)
-        default, sides = args.data.default_task, sides_of(version)
-        encoder.spec = replace(encoder.spec, instructions=own, default_task=default, truncation_sides=sides)
+    asked_for = args.data.version
+    if asked_for is not None or not encoder.spec.instructions:
+        choice = choose_version(asked_for, asked.query_encoder, directory=args.data.instructions_dir)
+        logger.info("instructions: %s", choice)
+        version, default = choice.read(), args.data.default_task
+        told, sides = version.instructions, sides_of(version)
+        encoder.spec = replace(encoder.spec, instructions=told, default_task=default, truncation_sides=sides)
     folder = asked.key_encoder or key_folder(asked.query_encoder)
     key = encoder
     if folder and folder != asked.query_encoder:

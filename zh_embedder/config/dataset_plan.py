@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.config.instructions import TaskSpec, TaskTraining, Version, single_instruction
-from zh_embedder.config.train import DataArguments, TrainArguments
+from zh_embedder.config.label_tasks import check_label_tasks, choose_labels
+from zh_embedder.config.train import VECTOR_LOSS, DataArguments, TrainArguments
 from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.options import AUTO
 from zh_embedder.data.groups import SelectionRule
 from zh_embedder.data.plan import Shares, shares_of
 from zh_embedder.data.records import TaskDataset, filter_scores, limit_rows, score_range, scores_sample
-from zh_embedder.data.schema import GROUP, LABELLED
+from zh_embedder.data.schema import GROUP, SINGLE, TEXT
 from zh_embedder.data.train_rows import TrainSet
-from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, LossTerm, RunOptions
+from zh_embedder.losses.table import DEFAULTS, KINDS, LOSSES, VECTORS, LossTerm, RunOptions, learns_vectors
 from zh_embedder.losses.teacher_temperature import equal_scores, find_temperature
 
 FLAG_TASK = "default"  # task of records without one, where FlagEmbedding's instruction flags speak for them
@@ -89,12 +90,13 @@ def choose_terms(
         UserError: none of them fits the records.
     """
     named = settings.own.loss or tuple(LossTerm(name=name) for name in train.loss or ())
-    if named:
-        terms, more = fitting(dataset, named)
-    elif dataset.kind == GROUP:
-        terms, more = by_weights(dataset, settings, train)
+    vectors = () if learns_vectors(named) else vector_terms(train)
+    if named or dataset.kind not in (GROUP, *DEFAULTS):
+        terms, more = fitting(dataset, (*named, *vectors), train)
     else:
-        terms, more = (LossTerm(name=DEFAULTS[dataset.kind]),), []
+        default = by_weights(dataset, settings, train) if dataset.kind == GROUP else None
+        terms, more = default or ((LossTerm(name=DEFAULTS[dataset.kind]),), [])
+        terms = (*terms, *vectors)
     by_temperature = any("teacher_temperature" in term.loss.from_flags for term in terms)
     teacher, notes = teacher_temperature(dataset, settings, train) if by_temperature else (1.0, [])
     flags = RunOptions(
@@ -108,6 +110,13 @@ def choose_terms(
     for term in terms:
         check_scores(dataset, term)
     return terms, [*notes, *more]
+
+
+def vector_terms(train: TrainArguments) -> tuple[LossTerm, ...]:
+    """Losses of the teacher's vectors that the flags add to those of every dataset."""
+    if not train.teacher_encoder or not train.teacher_weight:
+        return ()
+    return tuple(LossTerm(name=name, weight=train.teacher_weight) for name in train.teacher_loss or (VECTOR_LOSS,))
 
 
 def teacher_temperature(dataset: TaskDataset, settings: _Settings, train: TrainArguments) -> tuple[float, list[str]]:
@@ -126,19 +135,30 @@ def teacher_temperature(dataset: TaskDataset, settings: _Settings, train: TrainA
     return found, [*notes, f"teacher_temperature {found:g}: the entropy of the targets is {train.teacher_entropy:g}"]
 
 
-def fitting(dataset: TaskDataset, named: Sequence[LossTerm]) -> tuple[tuple[LossTerm, ...], list[str]]:
+def fitting(
+    dataset: TaskDataset, named: Sequence[LossTerm], train: TrainArguments
+) -> tuple[tuple[LossTerm, ...], list[str]]:
     """Take the losses that a dataset's records are made for, and that find in them what they need.
 
     Raises:
         UserError: there is none.
     """
-    has = {None: True, "neg": dataset.has_negatives, "teacher_scores": dataset.has_teacher and dataset.has_negatives}
-    made_for = [term for term in named if term.loss.data == dataset.kind]
+    scores = dataset.has_teacher and dataset.has_negatives
+    has = {None: True, "neg": dataset.has_negatives, "teacher_scores": scores, VECTORS: bool(train.teacher_encoder)}
+    if learns_vectors(named) and not train.teacher_encoder:
+        wrong = next(term.name for term in named if term.loss.needs == VECTORS)
+        raise UserError(f"loss {wrong}: needs --teacher_encoder, the model whose vectors are learnt")
+    made_for = [term for term in named if term.loss.fits(dataset.kind)]
     terms = tuple(term for term in made_for if has[term.loss.needs])
     if not terms:
-        names = ", ".join(term.name for term in named)
+        names = ", ".join(term.name for term in named) or "none"
         lacking = f"; without {made_for[0].loss.needs} in every record" if made_for else ""
-        fit = [name for name, loss in LOSSES.items() if loss.data == dataset.kind and has[loss.needs]]
+        fit = [name for name, loss in LOSSES.items() if loss.fits(dataset.kind) and has[loss.needs]]
+        if dataset.kind not in (GROUP, *DEFAULTS) and not train.teacher_encoder:
+            raise UserError(
+                f"{dataset.path}:{dataset.line(0)}: these are {KINDS[dataset.kind]}, which only a "
+                "teacher's vectors give something to learn, expected --teacher_encoder MODEL"
+            )
         raise UserError(
             f"{dataset.path}:{dataset.line(0)}: task {dataset.task}: these are {KINDS[dataset.kind]}{lacking}, and "
             f"loss {names} cannot learn from them, expected {' or '.join(fit)}"
@@ -281,6 +301,7 @@ def plan_datasets(
         UserError: a task, a setting or the records do not fit.
     """
     check_step(datasets, data, train)
+    check_label_tasks(data, {task_of(dataset, data, version).name for dataset in datasets})
     sets = []
     queries = train.per_device_train_batch_size * (train.world_size if train.negative_cross_device else 1)
     temperature = train.cos_temperature if metric == "cos" else 1.0
@@ -289,10 +310,11 @@ def plan_datasets(
         settings = _Settings(spec.training, data, train)
         kept, left_out = filtered(dataset, settings, seed=train.order_seed)
         terms, loss_notes = choose_terms(kept, settings, train, temperature=temperature)
-        if kept.kind == LABELLED and not tied:
+        if kept.kind in SINGLE and not tied:
             raise UserError(
-                f"{kept.path}: labelled texts need one encoder for both sides, expected --tie_encoders True"
+                f"{kept.path}: {KINDS[kept.kind]} need one encoder for both sides, expected --tie_encoders True"
             )
+        labels, label_notes = choose_labels(kept, spec.name, data)
         rule, rule_notes = choose_rule(kept, settings, data, needs_own=distils(terms), queries=queries)
         sets.append(
             TrainSet(
@@ -301,12 +323,14 @@ def plan_datasets(
                 rule=rule,
                 query_prefix=spec.query if data.add_instruction else "",
                 key_prefix=spec.key if data.add_instruction else "",
+                as_keys=kept.kind == TEXT,
                 use_prompts=data.add_instruction,
                 prompt_format=data.prompt_format,
                 sides=cut_sides(spec, truncation_side),
                 terms=terms,
                 weight=step_weight(kept, settings.own),
-                notes=(*left_out, *loss_notes, *rule_notes),
+                notes=(*left_out, *loss_notes, *rule_notes, *label_notes),
+                labels=labels,
             )
         )
     return sets if data.inbatch_same_dataset is not None else mixed(sets)

@@ -87,6 +87,12 @@ class Version:
     default: TaskSpec | None = None
     default_sides: Mapping[str, Sides] = field(default_factory=dict)  # of tasks that `default` serves
 
+    @property
+    def instructions(self) -> dict[str, tuple[str, str]]:
+        """Instructions of queries and of keys, by task; `default` serves those that are not named."""
+        default = {"default": self.default} if self.default is not None else {}
+        return {name: (spec.query, spec.key) for name, spec in {**self.tasks, **default}.items()}
+
     def task(self, name: str, *, where: str = "task") -> TaskSpec:
         """Return the spec of a task.
 

@@ -25,6 +25,11 @@ class ModelArguments:
         None,
         f"Pooling: {', '.join(POOLINGS)}; add `dense` for a linear layer on top. Default: the base's own, else cls.",
     )
+    include_prompt: bool | None = option(
+        None,
+        "Pool the tokens of the instruction too; False, with mean pooling: only those of the text. "
+        "Default: the base's own, else True.",
+    )
     dense_metric: str = option("cos", f"Similarity of vectors: {', '.join(SIMILARITIES)}.")
     query_max_length: int = option(
         256, "Maximum tokens of a query in training, including its instruction.", number=LENGTH
@@ -121,6 +126,7 @@ class ModelArguments:
         methods = self.pooling_method or []
         return LoadOptions(
             pooling=next((method for method in methods if method != "dense"), None),
+            include_prompt=self.include_prompt,
             dense=("dense" in methods) if methods else None,
             cache_dir=self.model_cache_dir,
             token=self.token,

@@ -23,13 +23,14 @@ from zh_embedder.config.run import (
     read_flags,
     settings_json,
 )
+from zh_embedder.config.run_version import DEFAULT_VERSION
 from zh_embedder.core.errors import UserError, reject
-from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, NOT_NEGATIVE, POSITIVE, SHARE, real, whole
+from zh_embedder.core.numbers import AMOUNT, COUNT, FINITE, LENGTH, NOT_NEGATIVE, POSITIVE, SHARE, real, whole
 from zh_embedder.core.options import AUTO, check_numbers, choose, option
 from zh_embedder.core.ranks import launched
 from zh_embedder.data.groups import SELECT_NEGATIVE, SELECT_POSITIVE
 from zh_embedder.data.plan import PLANS
-from zh_embedder.losses.table import LOSSES
+from zh_embedder.losses.table import LOSSES, OF_VECTORS
 from zh_embedder.losses.teacher_temperature import ENTROPY
 from zh_embedder.text.prefix import as_prefix
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 TOKEN_CACHE = (AUTO, "always", "never")
 KD_LOSSES = ("kl_div", "m3_kd_loss")
+LABEL_TASKS = ("icl",)
+VECTOR_LOSS = "vector_cosine"  # of a teacher's vectors, unless a flag or a task names others
 GROUP_SIZE = whole(1, 10_000)
 PROGRAM = "run_dense.py"
 EXAMPLE = """example:
@@ -63,8 +66,10 @@ class DataArguments:
         AUTO,
         "Tokenize all records before training and cache the result: always, never, or auto (unless it takes long).",
     )
-    version: str = option(
-        "zh_llm_embedder", "Instruction version: a name or a YAML file; list them with `zh-embedder versions`."
+    version: str | None = option(
+        None,
+        "Instruction version: a name or a YAML file; list them with `zh-embedder versions`. Default: the base's own, "
+        f"else {DEFAULT_VERSION}.",
     )
     instructions_dir: str | None = option(None, "Folder to search first for --version.")
     add_instruction: bool = option(True, "Prepend the task's instructions to queries and keys.")
@@ -89,6 +94,11 @@ class DataArguments:
     select_positive: str = option("first", f"Which positive to use: {', '.join(SELECT_POSITIVE)}.")
     select_negative: str = option("random", f"Which negatives to use: {', '.join(SELECT_NEGATIVE)}.")
     random_negatives: int = option(0, "Number of negatives to draw from other records of the dataset.", number=AMOUNT)
+    label_tasks: list[str] = option(
+        list(LABEL_TASKS),
+        "Tasks whose `answers` are class labels: keys of records with the same answers are no negatives of each other. "
+        "none: no task.",
+    )
     max_sample_num: int | None = option(None, "Maximum number of records per dataset.", number=COUNT)
     teacher_scores_min: float | None = option(
         None, "Drop records whose highest teacher score is below this.", number=FINITE
@@ -106,6 +116,8 @@ class DataArguments:
         """Reject invalid values."""
         if self.inbatch_same_dataset in ("None", "none", ""):
             object.__setattr__(self, "inbatch_same_dataset", None)
+        if self.label_tasks == ["none"]:
+            object.__setattr__(self, "label_tasks", [])
         as_prefix("", self.prompt_format, flag="--prompt_format")
         choose("token_cache", self.token_cache, TOKEN_CACHE)
         choose("inbatch_same_dataset", self.inbatch_same_dataset, tuple(PLANS))
@@ -158,6 +170,28 @@ class TrainArguments(RunArguments):
     knowledge_distillation: bool | None = option(
         None, "True: require teacher scores in every record. False: ignore them. Default: use them where present."
     )
+    teacher_encoder: list[str] | None = option(
+        None,
+        "Learn from the vectors of this model too: a hub name, a folder, or folders that `zh-embedder encode` wrote.",
+    )
+    teacher_loss: list[str] | None = option(
+        None,
+        f"Losses of the teacher's vectors, added to each dataset's: {', '.join(OF_VECTORS)}. Default: {VECTOR_LOSS}.",
+    )
+    teacher_weight: float = option(
+        1.0, "Weight of each --teacher_loss; 0: only where a task's `loss` names one.", number=NOT_NEGATIVE
+    )
+    teacher_dim: int | None = option(
+        None, "Cut the teacher's vectors to this size (for a Matryoshka teacher).", number=COUNT
+    )
+    teacher_version: str | None = option(
+        None, "Instruction version of the teacher. Default: the prompts in its folder."
+    )
+    teacher_max_length: int | None = option(
+        None,
+        "Maximum tokens of a text for the teacher, including its prompt. Default: the teacher's own.",
+        number=LENGTH,
+    )
     negative_cross_device: bool = option(True, "Use the keys of all ranks as negatives.")
 
     def __post_init__(self) -> None:
@@ -166,8 +200,19 @@ class TrainArguments(RunArguments):
         self.false_negative_limit()
         for name in self.loss or ():
             choose("loss", name, tuple(LOSSES))
+        for name in self.teacher_loss or ():
+            choose("teacher_loss", name, OF_VECTORS)
         choose("kd_loss_type", self.kd_loss_type, KD_LOSSES)
+        self.check_teacher()
         super().__post_init__()
+
+    def check_teacher(self) -> None:
+        """Reject flags of a teacher that is not named."""
+        if self.teacher_encoder:
+            return
+        for name in ("teacher_loss", "teacher_dim", "teacher_version", "teacher_max_length"):
+            if getattr(self, name) is not None:
+                raise UserError(f"--{name}: needs --teacher_encoder, the model whose vectors are learnt")
 
     def false_negative_limit(self) -> dict[str, float]:
         """Return InfoNCE's option for --false_negative_margin."""

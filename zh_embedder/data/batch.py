@@ -42,6 +42,8 @@ class Batch(DeviceBatch):
     key_texts: Tensor  # (B * G,) identity of each key's text
     query_texts: Tensor  # (B,) identities of the queries, instructions included
     positive_texts: Tensor  # (B, M) identities of the known positives, padded with 0
+    answers: Tensor  # (B,) labels of the queries; 0 where answers are no labels
+    key_answers: Tensor  # (B * G,) labels of the keys; 0 where they are not known
     counts: Tensor  # (B,) False where the row was repeated to fill the step
     teacher: Tensor | None  # (B, G)
     dataset: int  # index, or MIXED
@@ -50,6 +52,7 @@ class Batch(DeviceBatch):
     duplicate_tokens: int = 0  # of keys that are there already: not encoded again
     pair_scores: Tensor | None = None  # (B,)
     labels: Tensor | None = None  # (B,) identities of labels
+    vectors: Tensor | None = None  # (B, 1 + G, T) the teacher's, of queries and their keys; (B, 1, T) of single texts
 
     @property
     def group_size(self) -> int:
@@ -63,7 +66,7 @@ class Batch(DeviceBatch):
 
     @property
     def texts(self) -> int:
-        """Queries and keys, duplicates included; labelled texts are queries that serve as keys."""
+        """Queries and keys, duplicates included; single texts are queries that serve as keys."""
         return len(self.queries) + (len(self.key_rows) if len(self.keys) else 0)
 
     @property

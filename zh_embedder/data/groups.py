@@ -114,6 +114,7 @@ def select_group(
     rule: SelectionRule,
     rng: np.random.Generator,
     draw_other: Callable[[np.random.Generator], Key],
+    same_label: Callable[[Key], bool] | None = None,
 ) -> Group[Key]:
     """Form the group of one record for one epoch.
 
@@ -123,6 +124,7 @@ def select_group(
         rng: `row_rng` of this row and epoch.
         draw_other: draws a positive of another record of the dataset, for random negatives and for records that have
             no negatives of their own.
+        same_label: whether a key of another record has the record's label, and so cannot be a negative.
 
     Returns:
         A group of exactly `rule.group_size` keys. Where the dataset has nothing else to offer, the positive itself
@@ -143,7 +145,7 @@ def select_group(
         if len(others) == wanted - len(picked):
             break
         key = draw_other(rng)
-        if key not in seen:
+        if key not in seen and not (same_label and same_label(key)):
             others.append(key)
             seen.add(key)
     fill = [candidates[chosen]] * (wanted - len(picked) - len(others))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,27 +14,27 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside_file, renamed
 from zh_embedder.core.hashing import file_hash, hash_of
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.parallel import in_order, processes_for
 from zh_embedder.core.progress import Bar
+from zh_embedder.core.user_cache import user_cache
 from zh_embedder.data.schema import parse_line
 from zh_embedder.data.sources import BLOCK_BYTES, COMPRESSIONS, Block, block_lines, read_blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset as ArrowTable
-    from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "2"  # part of every cache key: a change of the row format must not find old tables
-LOCK_TRIES = 100
+SCHEMA = "2"  # part of every content hash, which runs keep: with another, no older run can be resumed
+COLUMNS = "answers"  # in the names of tables: a change of their columns must not find old ones
 CLOCK_TICK = 2.0  # seconds in which a file may change twice and have the same times
 
 
 def cache_folder(given: str | None, kind: str = "records") -> Path:
     """Return where prepared tables live: the flag, else $ZH_EMBEDDER_CACHE, else ~/.cache/zh_embedder."""
-    chosen = given or os.environ.get("ZH_EMBEDDER_CACHE") or str(Path("~/.cache/zh_embedder").expanduser())
-    return Path(chosen) / kind
+    return user_cache(given) / kind
 
 
 @lru_cache(maxsize=1024)
@@ -80,6 +78,7 @@ def row_schema() -> pa.Schema:
             "score": number,
             "label": text,
             "group": text,
+            "answers": List(text),
         }
     )
     return features.arrow_schema
@@ -197,37 +196,6 @@ def write_table(path: Path, target: Path) -> None:
         logger.info("%s: fields that training does not use: %s", path, ", ".join(sorted(ignored)))
 
 
-@contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Let one process of a machine work while the others wait for it; leaves nothing behind where the work fails."""
-    from filelock import FileLock
-
-    held = FileLock(lock)
-    created = acquire(held, lock.parent)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # a process that waits for it looks again whether the work is done
-        with suppress(OSError):  # a folder that is not empty stays
-            for folder in created:
-                folder.rmdir()
-        held.release()
-
-
-def acquire(lock: FileLock, folder: Path) -> list[Path]:
-    """Take a lock, making its folder; returns the folders that were made, the innermost first."""
-    for _ in range(LOCK_TRIES):
-        try:
-            created = [f for f in (folder, *folder.parents) if not f.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except FileNotFoundError as error:  # a process that failed has taken the folder away while this one waited
-            missing = error
-        else:
-            return created
-    raise missing
-
-
 def load_table(path: Path, cache: Path) -> tuple[ArrowTable, str]:
     """Return a file's rows as a memory-mapped table, prepared once by whichever process comes first, and its hash.
 
@@ -237,7 +205,7 @@ def load_table(path: Path, cache: Path) -> tuple[ArrowTable, str]:
 
     memo, seen = memo_of(path, cache), time.time()
     content = memo.read_text("utf-8") if memo.is_file() else content_hash(path)
-    target = cache / f"{content}.arrow"
+    target = cache / f"{content}_{COLUMNS}.arrow"
     if not target.is_file():
         with one_at_a_time(target.with_suffix(".lock")):
             if not target.is_file():

@@ -1,7 +1,7 @@
 """Record schema: a line of a training file as a checked row, or an error with place, value and expectation.
 
-Rows of all formats share one schema, so that a file is one table: `kind` tells query groups, scored pairs and labelled
-texts apart.
+Rows of all formats share one schema, so that a file is one table: `kind` tells query groups, scored pairs, labelled
+texts and texts alone apart.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Any
 from zh_embedder.core.errors import UserError, closest, reject
 from zh_embedder.data.json_lines import parse_object
 from zh_embedder.text.empty_cells import is_empty
+from zh_embedder.text.prefix import field_text, full_text
 
 GROUP, PAIR, LABELLED = "group", "pair", "labelled"
+TEXT, QUERY_TEXT = "text", "query_text"  # texts alone, as keys and as queries
+SINGLE = (LABELLED, TEXT, QUERY_TEXT)  # kinds without keys
 TEXT_LISTS = ("pos", "neg", "history", "answers")
 GROUP_FIELDS = (
     "query",
@@ -31,12 +34,17 @@ GROUP_FIELDS = (
 )
 PAIR_FIELDS = ("text1", "text2", "score", "task")
 LABELLED_FIELDS = ("text", "label", "task")
+ALONE_FIELDS = ("text", "side", "task")
+SIDES = {"key": TEXT, "query": QUERY_TEXT}  # of a text alone
 CARRIED_FIELDS = ("id", "group", "pos_index", "neg_index", "title")  # part of the format, of no use to training
 ACCEPTED: dict[tuple[str, ...], tuple[str, ...]] = {
-    fields: (*fields, *CARRIED_FIELDS) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS)
+    fields: (*fields, *CARRIED_FIELDS) for fields in (GROUP_FIELDS, PAIR_FIELDS, LABELLED_FIELDS, ALONE_FIELDS)
 }
 KNOWN = {fields: frozenset(accepted) for fields, accepted in ACCEPTED.items()}
-ROW_FIELDS = ("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group")
+ROW_FIELDS = (
+    *("line", "kind", "task", "query", "pos", "neg", "prompt", "teacher_scores", "score", "label", "group"),
+    "answers",
+)
 
 EMPTY_CELL = "a text; it is what an empty cell of a table becomes"
 
@@ -61,6 +69,8 @@ def parse_line(text: str, where: str) -> tuple[Row, set[str]]:
         return pair_row(raw, where), unused(raw, PAIR_FIELDS)
     if "text" in raw and "label" in raw:
         return labelled_row(raw, where), unused(raw, LABELLED_FIELDS)
+    if "text" in raw and not raw.keys() & {"query", *TEXT_LISTS}:
+        return alone_row(raw, where), unused(raw, ALONE_FIELDS)
     return group_row(raw, where), unused(raw, GROUP_FIELDS)
 
 
@@ -158,7 +168,7 @@ def group_row(raw: Mapping[str, Any], where: str) -> Row:
         need_text({key: "" for key in raw}, "pos", where, GROUP_FIELDS)
     elif all(map(is_empty, lists["pos"])):
         raise reject(f"{where}: pos", lists["pos"], EMPTY_CELL)
-    row["pos"], row["neg"] = lists["pos"], lists["neg"]
+    row["pos"], row["neg"], row["answers"] = lists["pos"], lists["neg"], lists["answers"] or None
     row["teacher_scores"] = teacher_scores(raw, row, where)
     if raw.get("prompt") is not None and not isinstance(raw["prompt"], str):
         raise reject(f"{where}: prompt", raw["prompt"], "a string, this record's own query instruction")
@@ -200,4 +210,15 @@ def labelled_row(raw: Mapping[str, Any], where: str) -> Row:
     if not isinstance(raw["label"], str | int) or isinstance(raw["label"], bool):
         raise reject(f"{where}: label", raw["label"], "a string or a whole number")
     row["label"] = str(raw["label"])
+    return row
+
+
+def alone_row(raw: Mapping[str, Any], where: str) -> Row:
+    """Check a text alone, such as a line of a corpus: its title in front, as everywhere; a key unless it says query."""
+    side = raw.get("side", "key")
+    if not isinstance(side, str) or side not in SIDES:
+        raise reject(f"{where}: side", side, " or ".join(SIDES))
+    row = empty_row(SIDES[side], raw, where)
+    text = need_text(raw, "text", where, ALONE_FIELDS)
+    row["query"] = full_text(text, title=field_text(raw.get("title"), f"{where}: title"))
     return row

@@ -25,11 +25,11 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import sum_over_ranks
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.parallel import cores, in_order, processes_for
 from zh_embedder.core.progress import Bar
 from zh_embedder.core.ranks import world
-from zh_embedder.data.collator import Collator
-from zh_embedder.data.record_tables import one_at_a_time
+from zh_embedder.data.collator import KEY, QUERY, Collator
 from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord, fingerprint
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "2"  # part of every name: a change of the layout must not find old files
+FORMAT = "3"  # part of every name: a change of the layout must not find old files
 ROWS_PER_BLOCK = 512
 BLOCKS_KEPT = 4096  # of whose arrays a reader remembers where they lie
 SAMPLE = 64  # records of a dataset that are timed
@@ -62,13 +62,15 @@ class Block(NamedTuple):
     scores: NDArray[np.float64]
     pair_scores: NDArray[np.float64]  # of records; not a number where there is none
     labels: NDArray[np.int64]  # identities; 0 where there is none
+    prompts: NDArray[np.int32]  # tokens of each query's instruction
 
 
 def views(batch: pa.RecordBatch) -> Block:
     """Return the arrays of a block, without a copy."""
     query, keys, texts, scores = (batch.column(name) for name in ("query", "keys", "texts", "teacher_scores"))
     parts = [query.offsets, query.values, keys.offsets, texts.values, keys.values.offsets, keys.values.values]
-    parts += [batch.column("positives"), scores.offsets, scores.values, batch.column("score"), batch.column("label")]
+    parts += [batch.column("positives"), scores.offsets, scores.values]
+    parts += [batch.column(name) for name in ("score", "label", "prompt")]
     return Block(*(part.to_numpy(zero_copy_only=True) for part in parts))
 
 
@@ -114,6 +116,7 @@ class TokenTable(Sequence[TokenRecord]):
             block.scores[block.score_ends[i] : block.score_ends[i + 1]].tolist() or None,
             None if math.isnan(score) else score,
             label or None,
+            int(block.prompts[i]),
         )
 
 
@@ -127,6 +130,7 @@ def schema() -> pa.Schema:
     ids = pa.list_(pa.int32())
     fields = {"query": ids, "keys": pa.list_(ids), "texts": pa.list_(pa.int64()), "positives": pa.int32()}
     numbers = {"teacher_scores": pa.list_(pa.float64()), "score": pa.float64(), "label": pa.int64()}
+    numbers["prompt"] = pa.int32()
     return pa.schema({**fields, **numbers})
 
 
@@ -136,7 +140,8 @@ def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.
 
     records = chosen.records.read(rows)
     texts = [text for record in records for text in record.candidates]
-    queries = collator.query_ids([chosen.query_text(record) for record in records])
+    query_ids, side = (collator.key_ids, KEY) if chosen.as_keys else (collator.query_ids, QUERY)
+    queries = query_ids([chosen.query_text(record) for record in records])
     keys = collator.key_ids([chosen.key_text(text) for text in texts])
     identities = pa.array([text_identity(text) for text in texts], pa.int64())
     ends = ends_of([len(record.pos) + len(record.neg) for record in records])
@@ -149,6 +154,7 @@ def make_block(chosen: TrainSet, collator: Collator, rows: Sequence[int]) -> pa.
         pa.array(scores, pa.list_(pa.float64())),
         pa.array([math.nan if record.score is None else record.score for record in records], pa.float64()),
         pa.array([0 if record.label is None else text_identity(record.label) for record in records], pa.int64()),
+        pa.array([collator.prompt_tokens(chosen.query_prompt(record), side) for record in records], pa.int32()),
     ]
     return pa.record_batch(columns, schema=schema())
 
@@ -164,7 +170,7 @@ def ragged(texts: Sequence[Ids]) -> pa.ListArray:
     """Return token ids of several texts as one Arrow array."""
     import pyarrow as pa
 
-    flat = np.concatenate([np.empty(0, np.int32), *texts])  # labelled texts have no keys
+    flat = np.concatenate([np.empty(0, np.int32), *texts])  # single texts have no keys
     return pa.ListArray.from_arrays(ends_of([len(ids) for ids in texts]), pa.array(flat))
 
 

@@ -59,7 +59,7 @@ def our_task(spec: EncoderSpec, name: str, kind: str, chosen: Mapping[str, str])
     if said is not None:
         return said or None
     if kind not in TWO_SIDED:  # instructions for retrieval would only disturb them
-        return TEXT_TASK if TEXT_TASK in spec.instructions else None
+        return next((task for task in (kind.lower(), TEXT_TASK) if task in spec.instructions), None)
     if spec.default_task or len(spec.instructions) == 1:
         return spec.default_task or next(iter(spec.instructions))
     if RETRIEVAL_TASK in spec.instructions:

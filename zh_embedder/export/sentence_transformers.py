@@ -46,7 +46,7 @@ scores = model.similarity(queries, keys)
 
 {default}
 
-Each task has an instruction for its queries and one for its keys. Use the ones of your task, on both sides.
+{prompt}Each task has an instruction for its queries and one for its keys. Use the ones of your task, on both sides.
 
 | task | prompt of queries | prompt of keys |
 |---|---|---|
@@ -59,6 +59,11 @@ LEFT = (
     "sentence-transformers cuts longer texts on one side for all ({side}), prompts included. zh_embedder keeps the "
     "prompt, and of {kept} the end: cut such texts yourself before you encode them."
 )
+PROMPT_LEFT_OUT = """The model reads the tokens of an instruction, but its mean leaves them out (`include_prompt: false`
+in `1_Pooling/config.json`). Pass instructions by `prompt_name` or `prompt`, not as a part of the text, and use a reader
+that knows this setting: others, such as text-embeddings-inference, pool all tokens and make other vectors.
+
+"""
 
 
 def parity(encoder: Encoder, folder: Path) -> Parity:
@@ -168,6 +173,7 @@ def card(encoder: Encoder, name: str, found: Parity) -> str:
         default=f"`encode_query` and `encode_document` use the instructions of task `{default}`."
         if default
         else "`encode_query` and `encode_document` have no instruction: no default task was chosen on export.",
+        prompt="" if spec.include_prompt else PROMPT_LEFT_OUT,
         table=table,
         difference=found.largest,
         lengths=lengths_text(encoder),

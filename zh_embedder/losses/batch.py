@@ -37,6 +37,8 @@ class LossBatch(ABC):
     query_texts: Tensor | None = None  # (N,) identities of the texts of the step's queries, instructions included
     targets: Tensor | None = None  # (N,) how alike the texts of each pair are, as the records have it
     labels: Tensor | None = None  # (N,) identities of the labels of labelled texts
+    query_answers: Tensor | None = None  # (N,) labels of the step's queries, where answers are labels; 0 is none
+    key_answers: Tensor | None = None  # (P,) labels of the step's keys; 0 where they are not known
 
     def __len__(self) -> int:
         """Number of local queries."""
@@ -88,13 +90,17 @@ class LossBatch(ABC):
 class VectorBatch(LossBatch):
     """Scores as similarities of vectors: what a bi-encoder makes."""
 
-    LOCAL: ClassVar[tuple[str, ...]] = (*LossBatch.LOCAL, "queries")
-    INPUTS: ClassVar[tuple[str, ...]] = ("queries", "keys", "step_queries")
+    LOCAL: ClassVar[tuple[str, ...]] = (*LossBatch.LOCAL, "queries", "teacher_queries")
+    INPUTS: ClassVar[tuple[str, ...]] = ("queries", "keys", "step_queries", "projection")
 
     queries: Tensor  # (B, D) local queries
     keys: Tensor  # (P, D) keys of the step
     step_queries: Tensor | None = None  # (N, D) queries of all ranks, for losses that want them
     metric: str = "cos"  # cos, ip or l2
+    teacher_queries: Tensor | None = None  # (B, T) the teacher's vectors of local queries
+    teacher_keys: Tensor | None = None  # (P, T) the teacher's vectors of the keys of the step
+    projection: Tensor | None = None  # (T, D) from our vectors to the teacher's, where their sizes differ
+    own_keys: bool = False  # single texts: each query is its own key, so that no score compares it with itself
 
     def scores(self) -> Tensor:
         """Similarity of each local query to each key of the step, (B, P)."""
@@ -173,13 +179,33 @@ def known_positives(batch: LossBatch, texts: Tensor) -> Tensor:
     return mask
 
 
+def same_answers(batch: LossBatch, labels: Tensor | None) -> Tensor | None:
+    """Which of some labels, (C,), are the label of which query, (B, C); None where no query has one."""
+    if batch.query_answers is None or labels is None:
+        return None
+    own = batch.query_answers[batch.own].unsqueeze(1)
+    return (labels == own) & (own != 0)
+
+
+def known_by_label(batch: LossBatch) -> Tensor | None:
+    """Which keys of other records answer which query because they have its label, (B, P); None without labels.
+
+    A record's own keys are not among them: what it lists as a negative is one.
+    """
+    same = same_answers(batch, batch.key_answers)
+    return None if same is None else same.scatter(1, batch.group, False)
+
+
 def excluded(batch: LossBatch) -> Tensor:
     """Which keys must not serve as negatives of which query, (B, P).
 
-    True for a key whose text is a known positive of the query and for the keys of repeated rows; always False for the
-    query's own positive.
+    True for a key whose text is a known positive of the query, for another record's key of the same label, and for the
+    keys of repeated rows; always False for the query's own positive.
     """
     mask = known_positives(batch, batch.key_texts) | ~batch.key_counts
+    by_label = known_by_label(batch)
+    if by_label is not None:
+        mask |= by_label
     return mask.scatter(1, batch.group[:, :1], False)
 
 
@@ -195,11 +221,15 @@ def skipped(batch: LossBatch, *, in_batch: bool) -> Tensor:
 def other_queries(batch: LossBatch) -> Tensor:
     """Which queries of the step may serve as negatives of which local query, (B, N).
 
-    Not itself, not a repeated row, not a query of the same text, and not one that was asked for a known positive.
+    Not itself, not a repeated row, not a query of the same text or label, and not one that was asked for a known
+    positive.
     """
     texts = need(batch.query_texts, "identities of queries")
     answers = batch.key_texts[:: batch.group.shape[1]]  # (N,) the positive of each
     same = texts == texts[batch.own].unsqueeze(1)
+    by_label = same_answers(batch, batch.query_answers)
+    if by_label is not None:
+        same |= by_label
     return ~(same | known_positives(batch, answers) | ~batch.query_counts)
 
 

@@ -19,6 +19,7 @@ from zh_embedder.losses.batch import (
     NEVER,
     LossBatch,
     excluded,
+    known_by_label,
     known_positives,
     other_queries,
     skipped,
@@ -89,17 +90,19 @@ def too_high(scores: Tensor, positive: Tensor, *, margin: float | None, percent:
 
 def false_negatives(
     batch: LossBatch, *, margin: float | None = None, percent: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Count what InfoNCE leaves out of the step's keys, for the log: by text and by score, two scalars.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Count what InfoNCE leaves out of the step's keys, for the log: by text, by label and by score, three scalars.
 
     Repeated rows are not counted, nor is a query's own positive.
     """
     real = (batch.weights > 0).unsqueeze(1) & batch.key_counts
     known = (known_positives(batch, batch.key_texts) & real).scatter(1, batch.group[:, :1], False)
+    by_label = known_by_label(batch)
+    same = torch.zeros_like(known) if by_label is None else by_label & real & ~known
     if margin is None and percent is None:
-        return known.sum(), torch.zeros_like(known.sum())
+        return known.sum(), same.sum(), torch.zeros_like(known.sum())
     high = too_high(batch.scores(), batch.group[:, 0], margin=margin, percent=percent)
-    return known.sum(), (high & real & ~known).sum()
+    return known.sum(), same.sum(), (high & real & ~known & ~same).sum()
 
 
 def own_negatives(batch: LossBatch) -> Tensor:

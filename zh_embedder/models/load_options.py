@@ -11,6 +11,7 @@ class LoadOptions:
     """Options of `load_encoder`; None leaves a thing as the folder has it."""
 
     pooling: str | None = None
+    include_prompt: bool | None = None  # pool the tokens of instructions too
     dense: bool | None = None  # True adds a linear layer, False leaves out the folder's
     cache_dir: str | None = None  # of downloaded models
     token: str | None = field(default=None, repr=False)  # of the hub

@@ -13,11 +13,16 @@ from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.heads import HEADS
 from zh_embedder.models.packing import first_position
-from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.models.pooling import POOLINGS, WITHOUT_PROMPT
 from zh_embedder.text.truncation import SIDES
 
 OUR_FILE = "zh_embedder.json"  # next to the sentence-transformers files: what only we need to know
 KEY_SUFFIX = ".key"  # of the prompt of a task's keys
+ANY_TASK = "default"  # entry that serves every task without one of its own, as in a version's file
+QUERY_PROMPT, KEY_PROMPTS = "query", ("document", "passage", "corpus")  # sentence-transformers' names of either side
+SYMMETRIC = ("sts", "classification", "clustering")  # tasks in which neither side is searched in
+
+Instructions = Mapping[str, tuple[str, str]]  # task -> prefixes of its queries and of its keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +30,7 @@ class EncoderSpec:
     """How vectors are made from the model's states, and with which instructions."""
 
     pooling: str = "cls"
+    include_prompt: bool = True  # pool the tokens of the instruction too
     heads: tuple[str, ...] = ("dense",)
     dense: bool = False  # a linear layer behind the pooling
     normalize: bool = True
@@ -33,7 +39,7 @@ class EncoderSpec:
     key_max_length: int = 256
     training_lengths: tuple[int, int] | None = None  # of a query and of a key, at which training cut
     default_task: str | None = None
-    instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # task -> (query, key) prefixes
+    instructions: Instructions = field(default_factory=dict)
     # task -> (query, key): side that is cut; "default" serves tasks without an entry; None: as the tokenizer cuts
     truncation_sides: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
 
@@ -41,6 +47,7 @@ class EncoderSpec:
         """Refuse a pooling or a head that is not there."""
         if self.pooling not in POOLINGS:
             raise unknown_name("pooling", self.pooling, POOLINGS)
+        check_include_prompt("include_prompt", self.include_prompt, self.pooling)
         for name in self.heads:
             if name not in HEADS:
                 raise unknown_name("heads", name, HEADS)
@@ -50,7 +57,7 @@ class EncoderSpec:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON, some only where they say something: older releases read the file then."""
         found = asdict(self)
-        plain: dict[str, object] = {"heads": ("dense",), "training_lengths": None, "truncation_sides": {}}
+        plain = {"heads": ("dense",), "include_prompt": True, "training_lengths": None, "truncation_sides": {}}
         return {name: value for name, value in found.items() if name not in plain or value != plain[name]}
 
     @property
@@ -65,8 +72,8 @@ class EncoderSpec:
 
     def truncation_side(self, task: str | None, side: int) -> str | None:
         """Return which end of a task's texts is cut on a side (0 query, 1 key); None: the tokenizer's."""
-        name = task or self.default_task or (next(iter(self.instructions)) if len(self.instructions) == 1 else "")
-        return self.truncation_sides.get(name, self.truncation_sides.get("default", (None, None)))[side]
+        name = task or self.default_task or (next(iter(self.instructions)) if len(self.instructions) == 1 else ANY_TASK)
+        return self.truncation_sides.get(name, self.truncation_sides.get(ANY_TASK, (None, None)))[side]
 
     def prefix(self, task: str | None, side: int) -> str:
         """Return the instruction of a task on a side (0 query, 1 key).
@@ -80,8 +87,8 @@ class EncoderSpec:
             if len(self.instructions) > 1:
                 raise UserError(f"task: is missing, expected one of {', '.join(sorted(self.instructions))}")
         name = task or self.default_task or next(iter(self.instructions))
-        if name not in self.instructions and "default" in self.instructions:
-            name = "default"  # it serves every task that has no entry of its own, as in a version's file
+        if name not in self.instructions and ANY_TASK in self.instructions:
+            name = ANY_TASK
         if name not in self.instructions:
             raise unknown_name("task", name, self.instructions)
         return self.instructions[name][side]
@@ -94,6 +101,21 @@ class EncoderSpec:
         if self.default_task is not None or len(self.instructions) == 1:
             prompts |= {"query": self.prefix(self.default_task, 0), "document": self.prefix(self.default_task, 1)}
         return prompts
+
+
+def check_include_prompt(where: str, include_prompt: bool, pooling: str) -> None:
+    """Refuse to leave instructions out of a pooling that takes one token.
+
+    Raises:
+        UserError: with the pooling, and what can be done.
+    """
+    if not include_prompt and pooling not in WITHOUT_PROMPT:
+        known = " or ".join(WITHOUT_PROMPT)
+        raise reject(
+            where,
+            False,
+            f"True with pooling {pooling}, which takes one token; {known} pooling can leave the prompt's tokens out",
+        )
 
 
 def check_lengths(config: Any, spec: EncoderSpec) -> None:
@@ -142,12 +164,13 @@ def position_limit(config: Any) -> int | None:
     return int(positions) - first_position(config)
 
 
-def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None:
+def read_spec(folder: Path, *, pooling: str | None = None, include_prompt: bool | None = None) -> EncoderSpec | None:
     """What a folder says about pooling, instructions and lengths: our own file, else sentence-transformers' files.
 
     Args:
         folder: the folder.
         pooling: overrides the folder's.
+        include_prompt: overrides the folder's.
 
     Raises:
         UserError: a newer release has written it, or it makes vectors in a way that we do not have.
@@ -156,26 +179,50 @@ def read_spec(folder: Path, *, pooling: str | None = None) -> EncoderSpec | None
         if (folder / MODULES).exists():
             read_any(folder / MODULES)  # says nothing that our file does not, but a copy that was cut short is refused
         return read_own(Fields.read(folder / OUR_FILE))
-    layout = read_layout(folder, poolings=POOLINGS, pooling=pooling)
+    layout = read_layout(
+        folder, poolings=POOLINGS, without_prompt=WITHOUT_PROMPT, pooling=pooling, include_prompt=include_prompt
+    )
     if layout is None:
         return None
-    prompts = layout.prompts
-    sides = {t: (p, prompts.get(t + KEY_SUFFIX, "")) for t, p in prompts.items() if not t.endswith(KEY_SUFFIX)}
-    default = sides.pop("query", None)
-    sides.pop("document", None)
-    if default is not None:
-        sides["default"] = (default[0], prompts.get("document", ""))
+    instructions = from_prompts(layout.prompts)
     length = layout.max_length or 512
     return EncoderSpec(
         pooling=layout.pooling,
+        include_prompt=layout.include_prompt,
         dense=layout.dense,
         normalize=layout.normalize,
         metric=layout.metric,
         query_max_length=length,
         key_max_length=length,
-        default_task="default" if default is not None else None,
-        instructions=sides,
+        default_task=ANY_TASK if ANY_TASK in instructions else None,
+        instructions=instructions,
     )
+
+
+def instructions_for(instructions: Instructions, task: str) -> tuple[str, str] | None:
+    """Return the prefixes of a task's queries and keys, else those that serve every task; None where there are none."""
+    return instructions.get(task, instructions.get(ANY_TASK))
+
+
+def from_prompts(prompts: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Turn prompts of sentence-transformers' names into instructions.
+
+    `query` and `document` (or `passage`, or `corpus`) serve every task. A base with a prompt in front of its keys, such
+    as E5, saw no text without one: where neither side is searched in, it gets that of queries on both, as its authors
+    say. Any other name is that of a task, with `.key` behind it for the keys.
+
+    >>> from_prompts({"query": "query: ", "passage": "passage: "})["sts"]
+    ('query: ', 'query: ')
+    """
+    sides = (QUERY_PROMPT, *KEY_PROMPTS)
+    tasks = [name for name in prompts if name not in sides and not name.endswith(KEY_SUFFIX)]
+    found = {name: (prompts[name], prompts.get(name + KEY_SUFFIX, "")) for name in tasks}
+    if any(name in prompts for name in sides):
+        query, key = prompts.get(QUERY_PROMPT, ""), next((p for n in KEY_PROMPTS if (p := prompts.get(n))), "")
+        if key:
+            found = dict.fromkeys(SYMMETRIC, (query, query)) | found
+        found[ANY_TASK] = query, key
+    return found
 
 
 FORMAT = 1  # of our file
@@ -212,8 +259,12 @@ def read_own(own: Fields) -> EncoderSpec:
     default = own.text("default_task")
     if default is not None and default not in instructions:
         raise unknown_name(own.where("default_task"), default, instructions)
+    pooling = one_of(own, "pooling", POOLINGS)
+    include_prompt = own.flag("include_prompt", default=True)
+    check_include_prompt(own.where("include_prompt"), include_prompt, pooling)
     return EncoderSpec(
-        pooling=one_of(own, "pooling", POOLINGS),
+        pooling=pooling,
+        include_prompt=include_prompt,
         heads=tuple(heads),
         dense=own.flag("dense", default=False),
         normalize=own.flag("normalize", default=True),

@@ -24,9 +24,10 @@ from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import MAX_SHOWN, UserError, summarise
 from zh_embedder.core.files import beside, read_json, write_json
 from zh_embedder.core.hashing import hash_of
+from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.parallel import in_order, processes_for
 from zh_embedder.core.progress import Bar
-from zh_embedder.data.record_tables import content_hash, one_at_a_time
+from zh_embedder.data.record_tables import content_hash
 from zh_embedder.data.sources import kind, read_lines
 from zh_embedder.data.text_files import TEXT_FILE, Reader, find_texts
 from zh_embedder.pretraining.windows import Window, windows_of

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.report.verdict import MOST_NAMES, Words
+from zh_embedder.text.prefix import excerpt
 
 Pair = tuple[Outcome, Outcome]
+Prompts = tuple[str, str]  # in front of queries and of keys
 SIDES = (("queries", "查询", "--query_max_length"), ("keys", "候选", "--key_max_length"))
+MOST_SHOWN = 3  # different instructions of a model in a line
 SAME_SHARE = 0.01  # of texts cut: a smaller difference is not worth a line
 
 
@@ -83,3 +86,48 @@ def instructions(pairs: Sequence[Pair]) -> Words | None:
         f"{with_it} uses instructions for {tasks[0]}, {without} uses none: {flag[0]}",
         f"{with_it} 在 {tasks[1]} 上使用指令，{without} 不使用；{flag[1]}",
     )
+
+
+# ---- what was used --------------------------------------------------------------------------------------------------
+
+
+def used(outcomes: Sequence[Outcome], *, source: str) -> list[str]:
+    """Say which instructions each model was measured with: a line for models with the same.
+
+    Args:
+        outcomes: of all models.
+        source: where instructions come from.
+    """
+    found: dict[str, dict[Prompts, list[str]]] = {}
+    for outcome in outcomes:
+        if outcome.prompts is not None:
+            labels = found.setdefault(outcome.model, {}).setdefault(outcome.prompts, [])
+            labels.append(outcome.task or outcome.data)
+    lines: dict[str, list[str]] = {}
+    for model, groups in found.items():
+        lines.setdefault(described(groups, source), []).append(model)
+    return [f"{', '.join(models)}: {line}" for line, models in lines.items()]
+
+
+def described(groups: Mapping[Prompts, Sequence[str]], source: str) -> str:
+    """Describe the instructions of a model, from those that it has to the tasks that they are of."""
+    if not any(any(prompts) for prompts in groups):
+        return "no instructions"
+    if len(groups) == 1:
+        return f"{in_front(next(iter(groups)))} ({source})"
+    parts = []
+    for prompts, labels in list(groups.items())[:MOST_SHOWN]:
+        tasks = list(dict.fromkeys(labels))
+        shown = [*tasks[:MOST_NAMES], "…"] if len(tasks) > MOST_NAMES else tasks
+        parts.append(f"{in_front(prompts)} for {', '.join(shown)}")
+    more = len(groups) - len(parts)
+    return "; ".join([*parts, *([f"and {more} other{'s' * (more > 1)}"] if more else [])]) + f" ({source})"
+
+
+def in_front(prompts: Prompts) -> str:
+    """Say what is in front of which side."""
+    query, key = (excerpt(text) if text else "" for text in prompts)
+    if query == key:
+        return f"{query} in front of every text" if query else "nothing"
+    sides = [f"{query} in front of queries" if query else "", f"{key} in front of keys" if key else ""]
+    return " and ".join(filter(None, sides))

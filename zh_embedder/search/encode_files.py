@@ -229,12 +229,14 @@ def encode_shards(
         UserError: vectors that are not finite.
     """
     ids: list[str] = []
+    prompt = encoder.left_out([manifest.prompt], manifest.max_length)
     for block in made:
         if not ids:
             vectors = np.zeros((manifest.rows(block.shard), manifest.dimension), np.float32)
         rows = vectors[len(ids) : len(ids) + len(block.ids)]
         with encoder.encoding(manifest.dtype):
-            encoder.encode_tokens(block.tokens, rows, tokens_per_batch=tokens_per_batch, done=on_batch)
+            prompts = None if prompt is None else prompt * len(block.ids)
+            encoder.encode_tokens(block.tokens, rows, prompts=prompts, tokens_per_batch=tokens_per_batch, done=on_batch)
         ids += block.ids
         if len(ids) == len(vectors):
             write_shard(folder, manifest, block.shard, ids, finite(vectors, ids, manifest))
@@ -312,6 +314,7 @@ def make_manifest(encoder: Encoder, reader: Reader, options: EncodeOptions, *, n
         weights=weights_hash(encoder.state_dict()),
         tokenizer=tokenizer_hash(encoder.tokenizer),
         pooling=spec.pooling,
+        include_prompt=spec.include_prompt,
         normalize=spec.normalize,
         metric=spec.metric,
         dimension=encoder.dimension,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -39,6 +39,9 @@ TENSOR = "vectors"
 OURS = re.compile(r"\.?(?:vectors|ids)-(\d{5,})\.(?:npy|safetensors|json)((?:\.[^.]+\.\d+)?\.partial)?")
 SHOWN = 10  # missing shards named in a message
 
+# Fields that are kept only where they are otherwise: folders of older releases stay what they are.
+USUAL: Mapping[str, object] = {"include_prompt": True, "truncation_side": None}
+
 Rows = NDArray[np.floating[Any]]
 
 
@@ -62,7 +65,8 @@ class Manifest:
     file_format: str
     vector_dtype: str
     inputs: tuple[InputFile, ...]
-    truncation_side: str | None = None  # end of longer texts that is cut; None: the right one, as in earlier releases
+    include_prompt: bool = True  # in pooling
+    truncation_side: str | None = None  # end of longer texts that is cut; None: the right one
 
     @property
     def texts(self) -> int:
@@ -87,12 +91,14 @@ class Manifest:
         """Name of a shard's ids."""
         return f"ids-{shard:05}.json"
 
+    def content(self) -> dict[str, Any]:
+        """Return the fields that are kept."""
+        return {name: value for name, value in asdict(self).items() if name not in USUAL or value != USUAL[name]}
+
     @cached_property
     def parts(self) -> dict[str, object]:
         """What is compared, by the names that a message says."""
-        settings = {name: value for name, value in asdict(self).items() if name not in ("model", "inputs")}
-        if self.truncation_side is None:
-            del settings["truncation_side"]
+        settings = {name: value for name, value in self.content().items() if name not in ("model", "inputs")}
         files = {
             f"input {number}": f"{file.path} ({file.texts} texts, sha256 {file.sha256})"
             for number, file in enumerate(self.inputs, start=1)
@@ -116,7 +122,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write manifest.json, with the list of shards for people who read it."""
         shards = [{"vectors": self.vectors_file(n), "ids": self.ids_file(n), "rows": self.rows(n)} for n in self.shards]
-        content = {"format": FORMAT, **asdict(self), "texts": self.texts, "shards": shards}
+        content = {"format": FORMAT, **self.content(), "texts": self.texts, "shards": shards}
         beside_file(folder / MANIFEST, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
@@ -130,11 +136,12 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise UserError(f"{folder}: {MANIFEST}: is missing, expected a folder that `zh-embedder encode` has written")
     raw = read_json(path)
-    known = {field.name for field in fields(Manifest)}
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT or known - raw.keys() - {"truncation_side"}:
+    optional = USUAL.keys() & raw.keys() if isinstance(raw, dict) else set()
+    known = {field.name for field in fields(Manifest)} - USUAL.keys()
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or known - raw.keys():
         raise UserError(f"{path}: expected a manifest of `zh-embedder encode`, format {FORMAT}")
     inputs = tuple(InputFile(**file) for file in raw["inputs"])
-    return Manifest(**{name: raw[name] for name in known - {"inputs"} if name in raw}, inputs=inputs)
+    return Manifest(**{name: raw[name] for name in (known | optional) - {"inputs"}}, inputs=inputs)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

@@ -23,6 +23,11 @@ def full_text(text: str, *, title: object = None, instruction: str = "") -> str:
     return instruction + (KEY_TEMPLATE.format(title=title, text=text) if title else text)
 
 
+def excerpt(text: str, length: int = 24) -> str:
+    """Return the beginning of a text, quoted and on one line, for messages."""
+    return repr(text if len(text) <= length else f"{text[:length]}…")
+
+
 def line_text(raw: Mapping[str, Any], where: str, *, field: str = "text", with_title: bool = True) -> str:
     """Return the text of a line of a corpus: its title in front; a list as `text` is joined, as FlagEmbedding does.
 

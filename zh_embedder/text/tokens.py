@@ -34,20 +34,22 @@ class TokenBatch:
     sizes: tuple[int, ...]  # N lengths, their sum is T
     bounds: Tensor  # (N + 1,) int32: text i lies between bounds[i] and bounds[i + 1]
     positions: Tensor  # (T,) place of each token in its text
+    prompts: Tensor | None = None  # (N,) int32: tokens in front of each text that pooling leaves out; None: nowhere any
 
     @classmethod
-    def of(cls, ids: Tensor, sizes: Sequence[int]) -> TokenBatch:
+    def of(cls, ids: Tensor, sizes: Sequence[int], *, prompts: Tensor | None = None) -> TokenBatch:
         """Add what follows from the lengths; built on the host and moved with the ids."""
         bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
         positions = np.arange(bounds[-1], dtype=np.int64) - np.repeat(bounds[:-1], sizes)
-        return cls(ids, tuple(sizes), torch.from_numpy(bounds), torch.from_numpy(positions)).to(ids.device)
+        return cls(ids, tuple(sizes), torch.from_numpy(bounds), torch.from_numpy(positions), prompts).to(ids.device)
 
     def __len__(self) -> int:
         """Return the number of texts."""
         return len(self.sizes)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
-        return TokenBatch(change(self.ids), self.sizes, change(self.bounds), change(self.positions))
+        prompts = None if self.prompts is None else change(self.prompts)
+        return TokenBatch(change(self.ids), self.sizes, change(self.bounds), change(self.positions), prompts)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> TokenBatch:
         """Move to a device."""
@@ -62,7 +64,8 @@ class TokenBatch:
         start = sum(self.sizes[:first])
         sizes = self.sizes[first:last]
         rows = slice(start, start + sum(sizes))
-        return TokenBatch(self.ids[rows], sizes, self.bounds[first : last + 1] - start, self.positions[rows])
+        prompts = None if self.prompts is None else self.prompts[first:last]
+        return TokenBatch(self.ids[rows], sizes, self.bounds[first : last + 1] - start, self.positions[rows], prompts)
 
     def chunks(self, count: int | None) -> Iterator[TokenBatch]:
         """Split into batches of at most `count` texts; None is one batch."""
@@ -74,7 +77,9 @@ class TokenBatch:
         """Lay the texts of another batch behind these."""
         bounds = torch.cat([self.bounds, other.bounds[1:] + sum(self.sizes)])
         ids, positions = (torch.cat([getattr(b, name) for b in (self, other)]) for name in ("ids", "positions"))
-        return TokenBatch(ids, self.sizes + other.sizes, bounds, positions)
+        parts = [b.bounds.new_zeros(len(b)) if b.prompts is None else b.prompts for b in (self, other)]
+        prompts = None if self.prompts is None and other.prompts is None else torch.cat(parts)
+        return TokenBatch(ids, self.sizes + other.sizes, bounds, positions, prompts)
 
     def by_length(self) -> tuple[TokenBatch, Tensor]:
         """Texts of one length side by side, the longest first, and where each text went, (N,)."""
@@ -82,7 +87,9 @@ class TokenBatch:
         texts = self.ids.split(list(self.sizes))
         place = torch.empty(len(self), dtype=torch.int64)
         place[order] = torch.arange(len(self))
-        return TokenBatch.of(torch.cat([texts[i] for i in order]), [self.sizes[i] for i in order]), place
+        prompts = None if self.prompts is None else self.prompts[order]
+        ids, sizes = torch.cat([texts[i] for i in order]), [self.sizes[i] for i in order]
+        return TokenBatch.of(ids, sizes, prompts=prompts), place
 
     def padded(self, pad_id: int, *, multiple: int | None = None) -> tuple[Tensor, Tensor]:
         """Lay the texts out in rows, padding on the right: ids (N, L) and mask (N, L), 1 on real tokens."""
@@ -119,12 +126,19 @@ class TokenRecord:
     teacher_scores: Sequence[float] | None  # pos then neg
     score: float | None = None  # of a pair
     label: int | None = None  # identity of the label of a labelled text
+    prompt: int = 0  # tokens of the query's instruction
 
 
-def concatenate(texts: Sequence[Sequence[int] | Ids]) -> TokenBatch:
-    """Lay token ids of several texts end to end."""
+def concatenate(texts: Sequence[Sequence[int] | Ids], *, prompts: Sequence[int] | None = None) -> TokenBatch:
+    """Lay token ids of several texts end to end.
+
+    Args:
+        texts: their ids.
+        prompts: tokens in front of each text that pooling leaves out; None where it takes all.
+    """
     flat = np.concatenate([np.empty(0, np.int64), *(np.asarray(ids, dtype=np.int64) for ids in texts)])
-    return TokenBatch.of(torch.from_numpy(flat), [len(ids) for ids in texts])
+    left_out = None if prompts is None else torch.tensor(prompts, dtype=torch.int32)
+    return TokenBatch.of(torch.from_numpy(flat), [len(ids) for ids in texts], prompts=left_out)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path, *, max_length: int | None = None) -> None:
@@ -186,6 +200,19 @@ def check_texts(texts: Sequence[str], *, first: int = 0, name: str = "texts") ->
             raise reject(where, text[error.start], "whole characters: this one is half of a surrogate pair") from None
 
 
+def prompts_of(prompt: str | Sequence[str], count: int) -> list[str]:
+    """Return the prompt of each of some texts.
+
+    Raises:
+        UserError: there are fewer or more than texts, or one holds half a character.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    check_texts(prompts, name="prompt")
+    if not isinstance(prompt, str) and len(prompts) != count:
+        raise reject("prompt", f"{len(prompts)} prompts", f"one, or {count}: one for each text")
+    return prompts * count if isinstance(prompt, str) else prompts
+
+
 def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
     """Token ids of texts that are whole."""
     if not is_plain(tokenizer):
@@ -203,6 +230,23 @@ def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[lis
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
     return [encoding.ids or empty_text(tokenizer) for encoding in backend.encode_batch_fast(list(texts))]
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, max_length: int) -> int:
+    """Count the tokens in front of a text that are its prompt's, as sentence-transformers does.
+
+    They are those of the prompt alone, less a special token at its end. So the number is the same for every text behind
+    a prompt, also where a tokenizer merges the prompt's end with the text's start, or cuts the prompt off.
+
+    Args:
+        tokenizer: any of transformers'.
+        prompt: what stands in front of the texts.
+        max_length: tokens of a text, prompt included.
+    """
+    if not prompt:
+        return 0
+    (ids,) = tokenize(tokenizer, [prompt], max_length)
+    return len(ids) - (ids[-1] in tokenizer.all_special_ids)
 
 
 def cut_share(tokenizer: Any, texts: Sequence[str], limit: int) -> float:

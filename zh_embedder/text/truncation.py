@@ -118,23 +118,26 @@ def cutting(tokenizer: Any, side: str | None) -> Iterator[None]:
 
 
 class Front(NamedTuple):
-    """Token ids of an empty text and of an instruction alone: what a text's own are compared with."""
+    """Token ids of an empty text and of an instruction alone, special tokens included."""
 
     empty: list[int]
     instruction: list[int]
 
 
 def front_of(tokenizer: Any, instruction: str) -> Front:
-    """Return the ids that a text behind an instruction begins with, up to a piece that both share."""
+    """Return the ids of an empty text and of an instruction alone."""
     return Front(*token_ids(tokenizer, ["", instruction], NO_MAXIMUM))
 
 
 def lost_tokens(front: Front, ids: Sequence[int], max_length: int, *, side: str) -> tuple[int, int]:
     """Return where the tokens that a text loses begin and end among all of its `ids`."""
-    end = len(front.empty) - shared(front.empty, ids)  # special tokens behind every text
+    start = shared(front.empty, ids)  # special tokens in front of every text, and behind it
+    end = min(len(front.empty) - start, shared(front.empty[::-1], ids[::-1]))
     if side == "right":
         return max_length - end, len(ids) - end
-    first = min(shared(front.instruction, ids), max_length - end)  # too long an instruction is cut at its own end
+    # As many as pooling leaves out where it leaves out the instruction; too long a one is cut at its own end.
+    kept = start if front.instruction == front.empty else len(front.instruction) - end
+    first = min(kept, max_length - end)
     return first, len(ids) - (max_length - first)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROJECTED = ("vector_mse", "vector_cosine")  # losses that compare our vector with the teacher's
+
 
 def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], watched: Watched) -> DenseTrainer:
     """Build everything that trains."""
@@ -37,6 +39,9 @@ def build(args: Arguments, version: Version, datasets: Sequence[TaskDataset], wa
     check_watched(watched, model.query.spec, args.train.metric_for_best_model)
     check_dimensions(args, model, sets)
     check_texts(args, model, sets)
+    warn_of_contradiction(args, model, sets)
+    if args.train.teacher_encoder:
+        sets = learn_from_teacher(args, model, sets)
     cache = cache_folder(args.data.dataset_cache_dir, "tokens")
     choice, device = args.data.token_cache, args.train.device
     return DenseTrainer(
@@ -79,6 +84,46 @@ def build_model(args: Arguments, version: Version, sets: Sequence[TrainSet]) -> 
         return BiEncoder(*load_encoders(args, instructions_of(args, version, sets), sides_of(version)))
 
 
+def learn_from_teacher(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> list[TrainSet]:
+    """Give datasets the vectors of --teacher_encoder, and the model a projection where its vectors have another size.
+
+    Raises:
+        UserError: no dataset learns from them, or something does not fit.
+    """
+    from zh_embedder.config.instructions import read_version
+    from zh_embedder.data.record_tables import cache_folder
+    from zh_embedder.losses.table import learns_vectors
+    from zh_embedder.training.teacher import Teacher, with_teacher
+
+    train = args.train
+    if not any(learns_vectors(one.terms) for one in sets):
+        raise UserError(
+            "--teacher_encoder: no dataset has a loss of its vectors, expected --teacher_weight above 0, or a task "
+            "whose `loss` names one"
+        )
+    version = train.teacher_version and read_version(train.teacher_version, directory=args.data.instructions_dir)
+    teacher = Teacher(
+        train.teacher_encoder or [],
+        version=version or None,
+        max_length=train.teacher_max_length,
+        dimension=train.teacher_dim,
+        cache=cache_folder(args.data.dataset_cache_dir, "teacher"),
+        device=train.device,
+    )
+    found, dimension = with_teacher(sets, teacher)
+    projected = any(term.name in PROJECTED for one in sets for term in one.terms)
+    if projected and dimension != model.query.dimension:
+        if train.fsdp or (train.deepspeed and train.hf_deepspeed_config.is_zero3()):
+            raise UserError(
+                f"--teacher_encoder: its vectors have {dimension} dimensions, the base's {model.query.dimension}: the "
+                "projection between them cannot be trained with --fsdp or DeepSpeed's stage 3; expected "
+                "--teacher_loss similarity_kl, which needs none"
+            )
+        model.project_to(dimension, seed=train.seed)
+        logger.info("teacher: a learned projection of %d to %d dimensions", model.query.dimension, dimension)
+    return found
+
+
 def check_dimensions(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> None:
     """Refuse numbers of dimensions that the base or a loss cannot serve."""
     dims = args.model.matryoshka_dims or []
@@ -106,6 +151,18 @@ def check_texts(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> 
     check_unknown(sides, limit=args.model.max_unknown, base=args.model.tokenizer_name or args.model.query_encoder)
 
 
+def warn_of_contradiction(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> None:
+    """Log a warning where the run's instructions do not begin with the prompts that the base was trained with."""
+    from zh_embedder.config.run_version import contradiction
+
+    chosen = {one.task: (one.query_prefix, one.key_prefix) for one in sets}
+    brought = model.query.brought, (model.key or model.query).brought
+    flag = f"--version {args.data.version}" if "version" in args.given else f"version {args.data.version}"
+    flag = flag if args.data.add_instruction else "--add_instruction False"
+    if said := contradiction(chosen, brought, base=args.model.query_encoder, flag=flag):
+        logger.warning("%s", said)
+
+
 @contextmanager
 def whole_weights(args: Arguments) -> Iterator[None]:
     """Load a base whole on every rank, ZeRO 3 or not; DeepSpeed partitions it when training starts.
@@ -126,10 +183,11 @@ def whole_weights(args: Arguments) -> Iterator[None]:
 
 def instructions_of(args: Arguments, version: Version, sets: Sequence[TrainSet]) -> dict[str, tuple[str, str]]:
     """Return the instructions that travel with the encoder: those of the version's tasks, and of the data's."""
-    found = {name: (spec.query, spec.key) for name, spec in version.tasks.items()}
+    found = version.instructions
+    default = found.pop("default", None)
     found |= {one.task: (one.query_prefix, one.key_prefix) for one in sets}
-    if version.default is not None:
-        found.setdefault("default", (version.default.query, version.default.key))
+    if default is not None:
+        found.setdefault("default", default)
     return found if args.data.add_instruction else dict.fromkeys(found, ("", ""))
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zh_embedder.config.train import TrainArguments
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import gather_values, gather_with_grad
+from zh_embedder.core.errors import UserError, reading
 from zh_embedder.core.machine import DTYPES
 from zh_embedder.core.ranks import world
 from zh_embedder.data.batch import Batch
@@ -23,7 +25,7 @@ from zh_embedder.data.plan import MIXED, Shares
 from zh_embedder.data.train_rows import TrainRows, TrainSet
 from zh_embedder.evaluation.model import Model
 from zh_embedder.losses.batch import VectorBatch
-from zh_embedder.losses.table import sees_queries, total_loss
+from zh_embedder.losses.table import learns_vectors, sees_queries, total_loss
 from zh_embedder.losses.watch import watch
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
@@ -36,16 +38,20 @@ from zh_embedder.training.step_guard import same_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
+PROJECTION_FILE = "projection.safetensors"  # of a checkpoint
+
 
 def collator_of(model: BiEncoder, *, merge_keys: bool = True) -> Collator:
     """Return what makes batches for a model's encoders."""
     query, (query_length, key_length) = model.query, model.query.spec.lengths_in_training
+    include_prompt = (query.spec.include_prompt, (model.key or query).spec.include_prompt)
     return Collator(
         query.tokenizer,
         query_max_length=query_length,
         key_max_length=key_length,
         key_tokenizer=model.key.tokenizer if model.key is not None else None,
         merge_keys=merge_keys,
+        include_prompt=include_prompt,
     )
 
 
@@ -65,6 +71,7 @@ class DenseTrainer(BaseTrainer):
         watched: Watched | None = None,
     ) -> None:
         self.rows = TrainRows(sets, seed=args.order_seed)
+        self.with_labels = any(one.labels is not None for one in sets)  # the same on all ranks, as what is gathered
         self.mode, self.dimensions, self.shares, self.watched = mode, dimensions, shares, watched
         self.cuts: dict[int, tuple[Cut, Cut]] = {}  # of each dataset: what training cuts of queries and of keys
         super().__init__(
@@ -125,6 +132,8 @@ class DenseTrainer(BaseTrainer):
         with torch.autocast(queries.device.type, enabled=False):
             batch = self.loss_batch(inputs, queries.float(), keys.float(), with_queries=sees_queries(terms))
             loss = total_loss(batch, terms, dimensions=self.dimensions)
+            if batch.projection is not None and not learns_vectors(terms):
+                loss = loss + 0.0 * batch.projection.sum()  # DDP waits for a gradient of every weight
             watched = watch(batch, terms)
         self.step_guard.see(loss.detach(), step=self.state.global_step + 1, rows=inputs.step_rows)
         task = "mixed" if inputs.dataset == MIXED else self.rows.sets[inputs.dataset].task
@@ -150,7 +159,10 @@ class DenseTrainer(BaseTrainer):
         """Gather what a loss needs. queries (B, D), keys (B * G, D) -> keys of all ranks (P, D)."""
         rank, ranks = world()
         counts, size = inputs.counts, inputs.group_size
-        texts = torch.stack([inputs.key_texts, counts.repeat_interleave(size).long()], dim=1)
+        columns = [inputs.key_texts, counts.repeat_interleave(size).long()]
+        if self.with_labels:
+            columns += [inputs.key_answers, inputs.answers.repeat_interleave(size)]
+        texts = torch.stack(columns, dim=1)
         own = [inputs.query_texts, inputs.labels if inputs.labels is not None else torch.zeros_like(inputs.query_texts)]
         queried, labels, scores = queries, torch.stack(own, dim=1), inputs.pair_scores
         first = 0
@@ -178,6 +190,9 @@ class DenseTrainer(BaseTrainer):
             query_texts=labels[:, 0],
             targets=scores,
             labels=labels[:, 1] if inputs.labels is not None else None,
+            query_answers=texts[::size, 3] if self.with_labels else None,
+            key_answers=texts[:, 2] if self.with_labels else None,
+            **teacher_parts(self.model, inputs, every_rank=self.args.negative_cross_device),
         )
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
@@ -267,3 +282,41 @@ class DenseTrainer(BaseTrainer):
         """Take the weights of a checkpoint."""
         for name, encoder in self.model.encoders().items():
             load_weights(encoder, checkpoint / name)
+        if self.model.projection is not None:
+            load_projection(self.model.projection, checkpoint / PROJECTION_FILE)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the encoders, and with a checkpoint the projection, which no result of a run holds."""
+        super()._save(output_dir, state_dict)
+        if self.staging is not None and self.model.projection is not None and self.args.should_save:
+            weight = (state_dict or {}).get("projection.weight", self.model.projection.weight)
+            save_file({"weight": weight.detach().float().cpu().contiguous()}, Path(str(output_dir)) / PROJECTION_FILE)
+
+
+def load_projection(linear: nn.Linear, path: Path) -> None:
+    """Take the weights of a checkpoint's projection to a teacher's vectors.
+
+    Raises:
+        UserError: the checkpoint has none, or one of another size.
+    """
+    flag, wanted = "--resume_from_checkpoint", tuple(linear.weight.shape)
+    if not path.is_file():
+        raise UserError(f"{flag}: {path}: is missing: the run that it is of needed no projection to --teacher_encoder")
+    with reading(path):
+        weight = load_file(path)["weight"]
+    if tuple(weight.shape) != wanted:
+        found = f"{flag}: {path}: got a projection of shape {tuple(weight.shape)}, expected {wanted}"
+        raise UserError(f"{found}: the run had another --teacher_encoder or --teacher_dim")
+    linear.load_state_dict({"weight": weight})
+
+
+def teacher_parts(model: BiEncoder, inputs: Batch, *, every_rank: bool) -> dict[str, Any]:
+    """What losses of a teacher's vectors need of a batch: its vectors of local queries, and of the step's keys."""
+    parts: dict[str, Any] = {"own_keys": not len(inputs.keys)}
+    if model.projection is not None:
+        parts["projection"] = model.projection.weight.float()
+    if inputs.vectors is None:
+        return parts
+    queries, keys = inputs.vectors[:, 0], inputs.vectors[:, 1:].flatten(0, 1)
+    keys = queries if parts["own_keys"] else keys
+    return parts | {"teacher_queries": queries, "teacher_keys": gather_values(keys) if every_rank else keys}

@@ -14,7 +14,7 @@ from zh_embedder.evaluation.left_out import left_out
 from zh_embedder.evaluation.outcome import Outcome
 from zh_embedder.models.folders import encoder_folder
 from zh_embedder.models.lora import has_lora
-from zh_embedder.models.spec import read_spec
+from zh_embedder.models.spec import instructions_for, read_spec
 from zh_embedder.report.decline import Points, RunFacts, TaskFacts
 from zh_embedder.report.page import write_report
 from zh_embedder.report.page_data import Report, SetReport, verdict_of
@@ -89,7 +89,7 @@ def facts_of(trainer: DenseTrainer, *, saved: int, means: Points) -> RunFacts:
             records=len(one) + (before.records if before else 0),
             share=share + (before.share if before else 0.0),
             negatives=one.records.has_negatives or bool(before and before.negatives),
-            new_instruction=known is not None and any(own) and known.get(one.task) != own,
+            new_instruction=known is not None and any(own) and instructions_for(known, one.task) != own,
             cut=most_cut(cut_shares(trainer, index), before.cut if before else (0.0, 0.0)),
         )
     return RunFacts(

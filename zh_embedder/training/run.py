@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,20 +22,19 @@ def train(args: Arguments) -> None:
     Raises:
         UserError: anything that the user can fix; nothing has been written then.
     """
-    from zh_embedder.config.instructions import read_version
     from zh_embedder.data.sources import below_root
     from zh_embedder.training.launch import begin, own_folder
 
     begin(args)
-    version = read_version(args.data.version, directory=args.data.instructions_dir)
     data, model = args.data, args.model
     read = [*(data.train_data or ()), *(args.eval.eval_data or ()), *filter(None, (args.eval.corpus, args.eval.canary))]
     inputs = [below_root(spec, data.data_root) for spec in read]
-    with own_folder(args, inputs=inputs, models=[model.query_encoder, model.key_encoder, model.tokenizer_name]):
-        train_in_folder(args, version)
+    models = [model.query_encoder, model.key_encoder, model.tokenizer_name, *(args.train.teacher_encoder or ())]
+    with own_folder(args, inputs=inputs, models=models):
+        train_in_folder(args)
 
 
-def train_in_folder(args: Arguments, version: Version) -> None:
+def train_in_folder(args: Arguments) -> None:
     """Train, with the run's folder for this run alone."""
     from zh_embedder.data.records import load_datasets, merge_small
     from zh_embedder.data.sources import find_files
@@ -47,6 +47,7 @@ def train_in_folder(args: Arguments, version: Version) -> None:
 
     resume = find_resume(args)
     check_output(args, resume)
+    args, version = with_version(args, resume)
     files = find_files(args.data.train_data or [], data_root=args.data.data_root)
     datasets = load_datasets(files, cache_dir=args.data.dataset_cache_dir)
     if args.data.small_threshold or args.data.drop_threshold:
@@ -65,3 +66,26 @@ def train_in_folder(args: Arguments, version: Version) -> None:
         logger.info("report: %s", written)
     if trained and trainer.args.should_save:
         logger.info("saved: %s: %s", Path(trainer.args.output_dir) / "encoder", which_step(trainer.args, trainer.state))
+
+
+def with_version(args: Arguments, resume: Path | None) -> tuple[Arguments, Version]:
+    """Return the settings with the version that the run has, and the version; the log says which and why.
+
+    Raises:
+        UserError: it is not found, or something in it is wrong.
+    """
+    from zh_embedder.config.run_version import choose_version, resumed_version, without_training
+    from zh_embedder.core.files import read_json
+    from zh_embedder.training.base_trainer import ARGS_FILE
+
+    data = args.data
+    if resume is None:
+        choice = choose_version(data.version, args.model.query_encoder, directory=data.instructions_dir)
+    else:
+        settings = read_json(resume / ARGS_FILE)
+        choice = resumed_version(data.version, settings, str(resume), directory=data.instructions_dir)
+    version = choice.read()
+    logger.info("instructions: %s", choice if data.add_instruction else "none (--add_instruction False)")
+    if data.use_train_config and without_training(version):
+        logger.warning("--use_train_config: version %s has no training settings: the flags alone count", choice.name)
+    return replace(args, data=replace(data, version=choice.name, instructions_dir=choice.directory)), version

@@ -46,6 +46,8 @@ def cuts_of(trainer: DenseTrainer, index: int) -> tuple[Cut, Cut]:
         [chosen.query_text(record) for record in records],
         [chosen.key_text(key) for record in records for key in record.candidates[:2]],
     )
+    if chosen.as_keys:
+        texts = ([], texts[0])
     lengths = model.query.spec.lengths_in_training
     queries, keys = (cut_of(*side) for side in zip(tokenizers, texts, lengths, strict=True))
     trainer.cuts[index] = queries, keys
@@ -136,7 +138,8 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         f"{counted(len(batches), 'step')} an epoch of {counted(step_rows, 'query')} "
         f"({counted(args.train.world_size, 'rank')} x "
         f"{args.train.per_device_train_batch_size}), same-dataset batches: {trainer.mode or 'no, mixed'}",
-        f"{total:,} parameters, {trained:,} trained; pooling {spec.pooling}{' + dense' if spec.dense else ''}, metric "
+        f"{total:,} parameters, {trained:,} trained; pooling {spec.pooling}{' + dense' if spec.dense else ''}"
+        f"{'' if spec.include_prompt else ' without the instruction'}, metric "
         f"{spec.metric}, precision {args.train.dtype}, device {args.train.device.type}"
         + (f", {torch.get_num_threads()} threads a rank" if args.train.device.type == "cpu" else ""),
         how_packed(trainer),
