@@ -216,7 +216,8 @@ def test_instructions_are_left_out_of_the_mean_as_sentence_transformers_does(bas
     assert export(str(tmp_path / "run"), tmp_path / "out", default_task="qa").largest <= 1e-6
     again, model = ours(tmp_path / "out"), theirs(tmp_path / "out")
     assert again.spec.include_prompt is False
-    texts = [*TEXTS, "abc", "土星" * 60]
+    # Of texts that are cut on the left, sentence-transformers cuts the prompt, and we do not.
+    texts = [*TEXTS, "abc", "土星" * 60] if side == "right" else ["猫", "", "abc"]
     for task, (query, key) in PROMPTS.items():
         vectors = again.encode_queries(texts, task=task)
         assert_close(model.encode(texts, prompt_name=task), vectors)

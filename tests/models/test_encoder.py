@@ -714,6 +714,9 @@ def test_of_a_task_that_keeps_the_end_the_instruction_stays(tiny_bert):
     mixed = encoder.encode(texts, prompt=prompts, max_length=20, truncation_side="left")
     np.testing.assert_allclose(mixed[[0, 2, 3, 4]], expected[[0, 2, 3, 4]], **CLOSE)
     np.testing.assert_allclose(mixed[1], encoder.encode(texts[1]), **CLOSE)
+    pooled = load(tiny_bert, pooling="mean", include_prompt=False)
+    ends = pooled.encode([text[-(18 - len(own)) :] for text in texts], prompt=own)
+    np.testing.assert_allclose(pooled.encode(texts, prompt=own, max_length=20, truncation_side="left"), ends, **CLOSE)
 
 
 def test_weights_given_are_written_in_place_of_ours_and_in_full_precision(tiny_bert, tmp_path):

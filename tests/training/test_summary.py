@@ -71,7 +71,7 @@ def test_cut_texts_are_named_with_the_flag_that_helps(workdir, capfd, tiny_bert)
 
 def test_a_tenth_of_the_texts_is_the_bound_and_queries_that_keep_their_end_lose_their_front(workdir, capfd):
     records = [{"query": f"问题{n}", "pos": ["答"], "task": "chat"} for n in range(9)]
-    records.append({"query": "从前的话，" * 20 + "现在的问题", "pos": ["答"], "task": "chat"})
+    records.append({"query": "从前的话，" * 60 + "现在的问题", "pos": ["答"], "task": "chat"})
     few = ("--per_device_train_batch_size", 4, "--query_max_length", 60)
     assert "are cut" not in train(capfd, "nano-zh", write(workdir / "tenth.jsonl", records), *few)
     said = train(capfd, "nano-zh", write(workdir / "more.jsonl", records[1:]), *few)
