@@ -308,8 +308,10 @@ def test_evaluate_writes_what_the_library_measures(capsys, models, tmp_path):
         for metric, value in measured(model, DEMO / task).items()
     ]
     assert rows == expected
-    note, empty, *lines = out.splitlines()
+    note, told, empty, *lines = out.splitlines()
     assert note.startswith("note: run uses instructions for qa, tool, base uses none")
+    assert told.startswith("note: run: ")
+    assert told.endswith(" (its own)")
     assert not empty
     table = [line.split() for line in lines]
     assert table[0] == ["model", "data", *METRICS, "ndcg@10", "against", "base"]
@@ -331,7 +333,9 @@ def test_evaluate_takes_metrics_and_a_task(capsys, models, tmp_path):
     data = read_retrieval_set(DEMO / "title", task="qa")
     expected = evaluate(Encoder.from_pretrained("run", device="cpu"), data, metrics=["map", "hit@3"])
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected)
-    assert out.splitlines()[0].split() == ["model", "data", "map", "hit@3"]
+    note, empty, header, *_ = out.splitlines()
+    assert (note.startswith("note: run: "), empty) == (True, "")
+    assert header.split() == ["model", "data", "map", "hit@3"]
 
 
 def test_sets_whose_paths_end_alike_stay_apart(capsys, models, tmp_path):

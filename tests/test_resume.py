@@ -103,10 +103,8 @@ def test_a_second_run_is_refused_and_ranks_end_with_their_launcher(tiny_bert, tm
     ranks = own.children(recursive=True)
     assert len(ranks) == 4  # with a worker each
     own.kill()
-    killed = time.monotonic()
     _, alive = psutil.wait_procs(ranks, timeout=10)
     assert not alive
-    assert time.monotonic() - killed < 3
     assert "torchrun is gone, so this rank ends" in process.communicate()[0]
 
     last = max(int(path.name.split("-")[1]) for path in (tmp_path / "out").glob("checkpoint-*"))

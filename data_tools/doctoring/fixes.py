@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from data_tools.doctoring.text_checks import mojibake
 from data_tools.shared.near_texts import pair
 from data_tools.shared.record_files import as_line, lines_to
 from zh_embedder.core.errors import UserError
-from zh_embedder.core.files import real
+from zh_embedder.core.files import missing_parents, real, remove, remove_empty
 from zh_embedder.core.hashing import text_hash
 from zh_embedder.core.progress import with_bar
 from zh_embedder.data.json_lines import parse_object
@@ -73,8 +74,9 @@ def write_fixed(survey: Survey, out: Path) -> tuple[int, int]:
         UserError: a file would be written over itself.
     """
     records = changes = 0
-    with lines_to(out / LEDGER) as ledger:
-        for number, (path, target) in enumerate(zip(survey.files, targets(survey.files, out / FOLDER), strict=True)):
+    places = targets(survey.files, out / FOLDER)
+    with all_or_none(places), lines_to(out / LEDGER) as ledger:
+        for number, (path, target) in enumerate(zip(survey.files, places, strict=True)):
             with lines_to(target) as stream:
                 for line, text in with_bar(every_line(path), name=f"fixing {path.name}", unit="lines"):
                     if not text:
@@ -87,6 +89,19 @@ def write_fixed(survey: Survey, out: Path) -> tuple[int, int]:
                         stream.write(as_line(mended))
                     records, changes = records + (mended is not None), changes + len(done)
     return records, changes
+
+
+@contextmanager
+def all_or_none(places: Sequence[Path]) -> Iterator[None]:
+    """Take away what was written, where what follows it cannot be: cleaned files without their ledger tell nothing."""
+    new = [(place, missing_parents(place)) for place in places if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        for place, parents in new:
+            remove(place)
+            remove_empty(parents)
+        raise
 
 
 def targets(files: Sequence[Path], out: Path) -> list[Path]:

@@ -172,8 +172,14 @@ def query_vectors(
     """Vectors of the records' queries, (Q, D), each behind its own `prompt`, the one asked for, or the task's."""
     encoder, prompt, limit = model.side(QUERY, task)
     prompt = prompt if asked is None else asked
-    texts, prompts = [r.query for r in records], [r.raw.get("prompt") or prompt for r in records]
-    return encoder.encode(texts, prompt=prompts, max_length=limit, dtype=model.dtype, show_progress=False)
+    return encoder.encode(
+        [r.query for r in records],
+        prompt=[r.raw.get("prompt") or prompt for r in records],
+        max_length=limit,
+        truncation_side=model.truncation_side(QUERY, task),
+        dtype=model.dtype,
+        show_progress=False,
+    )
 
 
 def positive_scores(
@@ -182,7 +188,14 @@ def positive_scores(
     """Scores of each record's positives."""
     encoder, prompt, limit = model.side(KEY, task)
     texts = list(dict.fromkeys(text for record in records for text in record.pos))
-    vectors = encoder.encode(texts, prompt=prompt, max_length=limit, dtype=model.dtype, show_progress=False)
+    vectors = encoder.encode(
+        texts,
+        prompt=prompt,
+        max_length=limit,
+        truncation_side=model.truncation_side(KEY, task),
+        dtype=model.dtype,
+        show_progress=False,
+    )
     rows = {text: row for row, text in enumerate(texts)}
     metric = model.query.spec.metric
     return [

@@ -282,14 +282,22 @@ def vectors_folder(job: Job, root: Path, task: str | None, model: Model | None) 
     """Where the vectors of a task's keys are; tasks with one corpus and one instruction share them."""
     if model is None:
         return root / "vectors"
-    return root / f"vectors-{sha256_of(model.side(KEY, task)[1].encode())[:8]}"
+    end = model.truncation_side(KEY, task)
+    prompt = model.side(KEY, task)[1] + ("" if end == "right" else f"\0{end}")
+    return root / f"vectors-{sha256_of(prompt.encode())[:8]}"
 
 
 def encode_pool(job: Job, model: Model, task: str | None, root: Path, folder: Path) -> None:
     """Encode this rank's shards of a pool."""
     encoder, prompt, limit = model.side(KEY, task)
     options = EncodeOptions(
-        prompt=prompt, side="key", max_length=limit, field="text", dtype=job.dtype, shard_size=job.shard_size
+        prompt=prompt,
+        side="key",
+        max_length=limit,
+        truncation_side=model.truncation_side(KEY, task),
+        field="text",
+        dtype=job.dtype,
+        shard_size=job.shard_size,
     )
     encode_files(encoder, [root / "texts" / KEYS], folder, options=options, name=model.name)
     wait_for_all()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.shared.record_files import read_records
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside
 from zh_embedder.core.hashing import text_hash
@@ -154,7 +155,8 @@ def write_texts(folder: Path, texts: Iterable[str], where: str = "corpus") -> in
                 starts.append(starts[-1] + stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n"))
         if not seen:
             raise UserError(f"{where}: there are no keys to mine from")
-        np.save(partial / STARTS, np.asarray(starts))
+        with (partial / STARTS).open("wb") as stream:
+            save_array(stream, np.asarray(starts))
     return len(seen)
 
 

@@ -1,6 +1,7 @@
 """`zh-embedder evaluate`: sets of every kind, models and BM25 side by side, differences with their intervals."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -128,7 +129,7 @@ def test_sets_of_every_kind_are_measured_in_one_call(sets, tiny_bert, tmp_path, 
     assert found[model, "cluster.jsonl"] == {"v_measure"}
     assert found[model, "rank.jsonl"] == found[model, "qa"] == {"ndcg@10", "mrr@10", "recall@10"}
     assert {data for name, data in found if name.startswith("BM25")} == {"qa", "rank.jsonl"}  # it compares no pairs
-    assert shown.count("\n\n") == 5  # a note and five tables
+    assert shown.count("\n\n") == 4  # five tables
 
 
 def test_what_the_instruction_is_worth_is_shown(tmp_path, tiny_bert, capsys):
@@ -172,6 +173,23 @@ def test_what_differs_in_how_models_were_measured_is_said_and_a_flag_makes_it_eq
     assert (code, "tokens of keys" in shown) == (0, False)
     code, _, said = evaluate(capsys, tiny_bert, "--key_max_length", 5000)
     assert (code, "--key_max_length: got 5000, expected 512 at most" in said) == (2, True)
+
+
+def test_texts_that_are_cut_are_said_before_the_figures_and_on_the_page(tmp_path, tiny_bert, capsys):
+    words = (tiny_bert, "--key_max_length", 24, "--query_max_length", 300, "--report", tmp_path / "page.html")
+    code, shown, _ = evaluate(capsys, *words)
+    (line,) = [line for line in shown.split("\n") if " are cut to " in line]
+    assert (code, line.count("queries")) == (0, 0)
+    assert re.fullmatch(
+        r"note: .*qa: \d+ % of the keys are cut to 24 tokens, which loses for example “.{1,30}”: "
+        "--key_max_length N reads more, up to 512 in this base",
+        line,
+    )
+    assert shown.index(line) < shown.index("ndcg@10")
+    assert line.removeprefix("note: ") in (tmp_path / "page.html").read_text("utf-8")
+    short = saved(tmp_path, tiny_bert, "short", key_max_length=24)
+    _, shown, _ = evaluate(capsys, tiny_bert, short)
+    assert f"of the keys are cut to 24 tokens by {short}, which loses" in shown  # the other cuts nothing
 
 
 def test_a_task_that_a_model_does_not_know_is_refused_or_said_to_change_nothing(tmp_path, tiny_bert, capsys):

@@ -54,6 +54,22 @@ def plan(*datasets, metric: str = "cos", of: Version | None = None, **chosen):
     return plan_datasets(datasets, of or version(), *flags(**chosen), metric=metric)
 
 
+@pytest.mark.parametrize(
+    ("own", "flag", "sides"),
+    [
+        ((None, None), "right", (None, None)),
+        (("left", None), "right", ("left", None)),
+        (("right", "left"), "right", (None, "left")),
+        ((None, "right"), "left", ("left", "right")),
+    ],
+)
+def test_the_end_that_is_cut_is_the_tasks_else_the_flags(dataset, own, flag, sides):
+    spec = TaskSpec(name="qa", query="问：", key="答：", truncation_sides=own)
+    of = Version(name="mine", source="mine.yaml", tasks={"qa": spec})
+    (found,) = plan_datasets([dataset(PLAIN)], of, *flags(), metric="cos", truncation_side=flag)
+    assert found.sides == sides
+
+
 def plan_one(dataset, **options):
     (found,) = plan(dataset, **options)
     return found

@@ -10,6 +10,7 @@ from zh_embedder.config.instructions import (
     find_version,
     known_versions,
     read_version,
+    sides_of,
     single_instruction,
 )
 from zh_embedder.core.errors import UserError
@@ -396,3 +397,56 @@ def test_flag_embeddings_instruction_flags_make_a_version_for_all_tasks():
 def test_a_list_of_versions_needs_the_folder_that_was_named(tmp_path):
     with pytest.raises(UserError, match=r"--instructions_dir: no such folder: .*nope"):
         known_versions(directory=str(tmp_path / "nope"))
+
+
+# ---- which end of long texts is cut ---------------------------------------------------------------------------------
+
+CUT = """\
+default: {query: '', key: ''}
+tasks:
+  qa: {query: '', key: '', truncation_side: left}
+  chat: {query: '', key: '', truncation_side: {query: left}}
+  law: {query: '', key: ''}
+truncation_side:
+  convsearch: {query: left, key: right}
+"""
+
+
+def test_the_end_that_is_cut_is_read_of_both_sides_or_of_one(tmp_path):
+    version = read_text(tmp_path, CUT)
+    found = {name: version.task(name).truncation_sides for name in ("qa", "chat", "law", "convsearch", "other")}
+    assert found == {
+        "qa": ("left", "left"),
+        "chat": ("left", None),
+        "law": (None, None),
+        "convsearch": ("left", "right"),
+        "other": (None, None),
+    }
+    assert sides_of(version) == {name: sides for name, sides in found.items() if any(sides)}
+    version = read_text(tmp_path, CUT.replace("default: {", "default: {truncation_side: {key: left}, "))
+    assert version.task("other").truncation_sides == (None, "left")
+    assert version.task("law").truncation_sides == sides_of(version)["law"] == (None, None)
+    assert sides_of(version)["default"] == (None, "left")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("side: left}", "side: up}", "3: tasks.qa.truncation_side: got 'up', expected left or right, or one for each"),
+        ("side: left}", "side: {key: 3}}", "3: tasks.qa.truncation_side.key: got 3, expected left or right"),
+        ("side: left}", "side: {kez: left}}", "3: tasks.qa.truncation_side: unknown name 'kez'; did you mean 'key'?"),
+        ("convsearch", "law", "7: truncation_side.law: the task has an entry of its own, expected `truncation_side:`"),
+        ("default: {query: '', key: ''}\n", "", "6: truncation_side.convsearch: no `default:` serves this task"),
+        ("convsearch", "query", "7: truncation_side.query: got 'query', expected a task name"),
+    ],
+)
+def test_an_end_that_cannot_be_meant_is_refused(tmp_path, old, new, expected):
+    assert refused(tmp_path, CUT.replace(old, new)).startswith(f"mine.yaml:{expected}")
+
+
+def test_conversations_keep_the_end_of_queries_in_every_packaged_version():
+    for name, path in known_versions().items():
+        version = read_version(str(path))
+        for task in ("convsearch", "chat"):
+            assert version.task(task).truncation_sides == ("left", None), name
+        assert version.task("qa").truncation_sides == (None, None), name

@@ -249,6 +249,8 @@ def test_a_flag_of_llm_embedder_is_ours_with_its_default_or_refused_by_name(name
         assert refused([*LEAST, f"--{name}", "x"]).startswith(f"--{name}: ")
     elif name in {*NEEDLESS, *TRAINING}:
         assert parse([*LEAST, f"--{name}={LLM_EMBEDDER[name]}"]).notes[0].startswith(f"--{name} ")
+    elif name == "version":  # the base's own, else LLM-Embedder's: test_run_version
+        assert defaults()[name] is None
     else:
         assert defaults()[name] == LLM_EMBEDDER[name]
         if name not in ("train_data", "dtype"):  # given, and chosen by the machine

@@ -210,6 +210,15 @@ def test_two_tokenizers_and_texts_cut_on_the_left(qa, tiny_bert, tmp_path):
     assert table[3].query.tolist() == tokenize(query, ["问：" + qa.records[3].query], 8)[0]
 
 
+def test_texts_whose_ends_stay_keep_their_instructions(qa, tiny_bert, tmp_path, collator):
+    tokenizer, ends = AutoTokenizer.from_pretrained(tiny_bert), replace(qa, sides=("left", "right"))
+    short = Collator(tokenizer, query_max_length=8, key_max_length=12)
+    assert same_batches([ends, qa], tmp_path, short, epochs=1)
+    table, record = TokenTable(tmp_path / "0.arrow"), qa.records[3]
+    assert tokenizer.decode(table[3].query).replace(" ", "") == f"[CLS]问：{record.query[-4:]}[SEP]"
+    assert table[3].pos[0].ids.tolist() == tokenize(tokenizer, ["答：" + record.pos[0]], 12)[0]
+
+
 @pytest.mark.real
 def test_real_records_of_every_task(real_data, cache, collator, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "ROWS_PER_BLOCK", 512)
@@ -310,6 +319,8 @@ def test_the_name_changes_with_everything_that_decides_the_ids(qa, written, tiny
         named(replace(qa, key_prefix="")),
         named(replace(qa, use_prompts=False)),
         named(replace(qa, prompt_format="{}: {}")),
+        named(replace(qa, sides=("left", None))),
+        named(replace(qa, sides=("left", "left"))),
         named(replace(qa, records=limit_rows(qa.records, 50, seed=0))),
         named(replace(qa, records=limit_rows(qa.records, 50, seed=1))),
         named(written([{**row, "query": row["query"] + "吗"} for row in rows])),

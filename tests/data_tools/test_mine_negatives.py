@@ -10,16 +10,17 @@ import pytest
 
 from data_tools.mine_negatives import main, window_of
 from data_tools.mining.audit_page import advice
-from data_tools.mining.blocks import MiningSettings
+from data_tools.mining.blocks import MiningSettings, query_vectors
 from data_tools.mining.false_negatives import Candidate, JudgedQuery, RefusalLimits
 from data_tools.mining.finders import fuse
-from data_tools.mining.pools import Texts, write_texts
+from data_tools.mining.pools import MiningRecord, Texts, write_texts
 from data_tools.mining.selection import Choice, choose
 from tests.jsonl import read, write
 from tests.processes import finish, forked, start
 from zh_embedder.cli import build_parser
 from zh_embedder.core.runtime import parse_command
-from zh_embedder.models.encoder import Encoder
+from zh_embedder.evaluation.model import Model
+from zh_embedder.models.encoder import Encoder, load_encoder
 
 SECONDS = 20
 CITIES = ["北京", "上海", "广州", "深圳", "成都", "杭州", "武汉", "西安", "南京", "重庆"]
@@ -93,6 +94,21 @@ def test_positives_of_the_same_query_in_any_file_are_never_negatives(tmp_path, t
     assert main([str(one), str(other), "--output", str(out), *flags]) == 0
     theirs = {row["pos"][0] for row in records()[:8]}
     assert all(set(row["neg"]) == theirs for row in read(out)[:30])
+
+
+def test_queries_that_keep_their_end_do_so_behind_the_prompt_of_their_record(tiny_bert):
+    changes = {
+        "query_max_length": 12,
+        "instructions": {"chat": ("问：", "")},
+        "truncation_sides": {"chat": ("left", None)},
+    }
+    encoder = load_encoder(str(tiny_bert), changes=changes)
+    model = Model("m", encoder, encoder)
+    long = "今天天气很好我们去公园看花吃饭学习工作"
+    rows = [MiningRecord(0, "", {"query": long, **own}, ["答"], []) for own in ({}, {"prompt": "话："})]
+    found = query_vectors(model, rows, "chat", None)
+    expected = encoder.encode([f"问：{long[-8:]}", f"话：{long[-8:]}"], show_progress=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["dense", "bm25", "fused", "random"])

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from zh_embedder.cli import call
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import read_json
 from zh_embedder.export.parity import SAMPLES, within
-from zh_embedder.export.sentence_transformers import check_finite, export
+from zh_embedder.export.sentence_transformers import check_finite, export, lengths_text
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.models.spec import EncoderSpec
@@ -215,7 +216,8 @@ def test_instructions_are_left_out_of_the_mean_as_sentence_transformers_does(bas
     assert export(str(tmp_path / "run"), tmp_path / "out", default_task="qa").largest <= 1e-6
     again, model = ours(tmp_path / "out"), theirs(tmp_path / "out")
     assert again.spec.include_prompt is False
-    texts = [*TEXTS, "abc", "土星" * 60]
+    # Of texts that are cut on the left, sentence-transformers cuts the prompt, and we do not.
+    texts = [*TEXTS, "abc", "土星" * 60] if side == "right" else ["猫", "", "abc"]
     for task, (query, key) in PROMPTS.items():
         vectors = again.encode_queries(texts, task=task)
         assert_close(model.encode(texts, prompt_name=task), vectors)
@@ -260,7 +262,24 @@ def test_of_two_lengths_the_larger_is_written(trained, tmp_path, query, key):
     ]
     assert same == [query == 96, key == 96]  # the shorter side reads on in sentence-transformers: the card says so
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert f"Trained with at most {query} tokens of a query and {key} of a key" in card
+    assert f"In use at most {query} tokens of a query and {key} of a key are read" in card
+    assert "Trained with" not in card
+
+
+def test_the_card_tells_both_lengths_and_what_other_readers_cut_otherwise(trained, tmp_path, caplog):
+    run = trained(training_lengths=(48, 96), truncation_sides={"qa": ("left", None)})
+    with caplog.at_level("INFO"):
+        export(str(run), tmp_path / "out", default_task="qa")
+    assert ours(tmp_path / "out").spec == replace(ours(run).spec, default_task="qa")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert (
+        "Trained with at most 48 tokens of a query and 96 of a key. In use at most 128 tokens of a query and 128 of a "
+        "key are read. sentence-transformers cuts"
+    ) in card
+    said = "cuts longer texts on one side for all (right), prompts included. zh_embedder keeps the prompt, and of the "
+    assert f"{said}queries of qa the end: cut such texts yourself" in card
+    assert f"{tmp_path / 'out'}: sentence-transformers {said}queries of qa" in caplog.text
+    assert "cuts longer texts" not in lengths_text(ours(trained()))
 
 
 def byte_tokenizer():

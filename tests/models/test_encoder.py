@@ -700,6 +700,26 @@ def test_the_side_that_is_cut_is_saved(tiny_bert, tmp_path):
     np.testing.assert_allclose(again.encode_queries(TEXTS[0]), again.encode(TEXTS[0][-6:]), **CLOSE)
 
 
+def test_of_a_task_that_keeps_the_end_the_instruction_stays(tiny_bert):
+    sides = {"tool": ("left", "left"), "qa": (None, "right")}
+    encoder = load(tiny_bert, instructions=QA, truncation_sides=sides, query_max_length=20, key_max_length=14)
+    own, texts = QA["tool"][0], TEXTS[:5]  # a token a character
+    expected = encoder.encode([own + text[-(18 - len(own)) :] for text in texts])
+    np.testing.assert_allclose(encoder.encode_queries(texts, task="tool"), expected, **CLOSE)
+    np.testing.assert_allclose(
+        encoder.encode_keys(texts, task="tool"), encoder.encode([text[-12:] for text in texts]), **CLOSE
+    )
+    front = [(QA["qa"][1] + text)[:12] for text in texts]
+    np.testing.assert_allclose(encoder.encode_keys(texts, task="qa"), encoder.encode(front), **CLOSE)
+    prompts = [own, "", own, own, own]
+    mixed = encoder.encode(texts, prompt=prompts, max_length=20, truncation_side="left")
+    np.testing.assert_allclose(mixed[[0, 2, 3, 4]], expected[[0, 2, 3, 4]], **CLOSE)
+    np.testing.assert_allclose(mixed[1], encoder.encode(texts[1]), **CLOSE)
+    pooled = load(tiny_bert, pooling="mean", include_prompt=False)
+    ends = pooled.encode([text[-(18 - len(own)) :] for text in texts], prompt=own)
+    np.testing.assert_allclose(pooled.encode(texts, prompt=own, max_length=20, truncation_side="left"), ends, **CLOSE)
+
+
 def test_weights_given_are_written_in_place_of_ours_and_in_full_precision(tiny_bert, tmp_path):
     encoder = load(tiny_bert, dense=True)
     state = {name: (value * 2).bfloat16() for name, value in encoder.state_dict().items()}

@@ -30,7 +30,7 @@ from zh_embedder.report.page_data import (
 )
 from zh_embedder.report.query_errors import Bounds, classify, read_errors
 from zh_embedder.report.thresholds import Spread, best_threshold, hardest_negatives, spread_of
-from zh_embedder.report.verdict import Change, alone, judge, judge_against
+from zh_embedder.report.verdict import Change, Words, alone, judge, judge_against
 from zh_embedder.text.words import letters
 
 HOSTILE = '</script><img src=x onerror="window.broken=1"><!-- <script> & $$x^2$$ \'\u2028'
@@ -395,6 +395,28 @@ def test_what_a_set_leaves_out_is_there_in_both_languages():
         "english": "3 judged queries are missing from the queries: they are left out of the mean (such as 'x0')",
         "chinese": "3 个有评判的查询不在查询文件中，不计入均值（例如“x0”）",
     }  # fmt: skip
+
+
+def test_texts_that_are_cut_are_told_in_both_languages():
+    data, lost = small_set(), ("</script><b>前半句", "")
+    outcomes = [
+        replace(one, truncated=(0.37, 0.1), lengths=(96, 512), limits=(512, 512), lost=lost)
+        for one in small_outcomes(data)[:2]
+    ]
+    training = Words("of the data", "数据")
+    report = Report("t", [SetReport(data, outcomes)], {}, {}, {}, {}, cut_in_training=[training])
+    first, second = page_data(report)["cut"]
+    assert first == {"english": "of the data", "chinese": "数据"}
+    assert second["english"] == (
+        "demo/qa: 37 % of the queries are cut to 96 tokens, which loses for example “</script><b>前半句”: "
+        "--query_max_length N reads more, up to 512 in this base"
+    )
+    assert "37 % 的查询被截断至 96 个 token，例如丢失“</script><b>前半句”" in second["chinese"]
+    assert "<b>前半句" not in page(report)
+    full = [replace(one, lengths=(512, 512)) for one in outcomes]
+    (only,) = page_data(replace(report, sets=[SetReport(data, full)], cut_in_training=()))["cut"]
+    assert only["english"].endswith("512 is all that this base reads: split them into shorter passages")
+    assert page_data(small_report())["cut"] == []
 
 
 def test_sets_of_pairs_and_labels_have_bars_and_no_query_browser():

@@ -76,6 +76,20 @@ def library(model, **options) -> np.ndarray:
     return encoder.encode(TEXTS, **{"dtype": "fp32", "show_progress": False, **options})
 
 
+def test_texts_of_a_task_that_keeps_the_end_do_so_in_files_too(capsys, tiny_bert, inputs):
+    tasks, sides = {"chat": ("问：", ""), "qa": ("问：", "")}, {"chat": ("left", None)}
+    changes = {"instructions": tasks, "truncation_sides": sides, "query_max_length": 12}
+    load_encoder(str(tiny_bert), changes=changes).save("kept")
+    for task in tasks:
+        encode(capsys, "kept", *inputs, *FP32, "--task", task, "--side", "query", out=task)
+    ends = [text if len(text) <= 8 else text[-8:] for text in TEXTS]
+    own = Encoder.from_pretrained("kept", device="cpu", dtype="fp32")
+    found = {task: open_vectors(task) for task in tasks}
+    np.testing.assert_allclose(found["chat"].numpy(), own.encode([f"问：{end}" for end in ends]), atol=1e-6)
+    np.testing.assert_allclose(found["qa"].numpy(), own.encode_queries(TEXTS, task="qa"), atol=1e-6)
+    assert [found[task].manifest.truncation_side for task in tasks] == ["left", None]
+
+
 # ---- the same vectors -----------------------------------------------------------------------------------------------
 
 

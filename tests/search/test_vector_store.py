@@ -208,12 +208,22 @@ def test_whole_shards_are_kept_and_torn_files_of_a_killed_run_go(tmp_path):
 CHANGES = {
     "weights": "other", "tokenizer": "other", "pooling": "mean", "normalize": False, "metric": "ip", "dimension": 4,
     "prompt": "问", "max_length": 32, "dtype": "bf16", "field": "body", "with_title": True, "shard_size": 5,
-    "file_format": "safetensors", "vector_dtype": "float16",
+    "file_format": "safetensors", "vector_dtype": "float16", "include_prompt": False, "truncation_side": "left",
 }  # fmt: skip
 
 
 def test_every_part_but_the_name_of_the_model_is_compared():
     assert {*CHANGES, "model", "inputs"} == {field for field in Manifest.__dataclass_fields__}
+
+
+def test_a_manifest_of_an_earlier_release_is_read_and_its_shards_are_kept(tmp_path):
+    fill(tmp_path)
+    raw = json.loads((tmp_path / "manifest.json").read_text())
+    assert raw.pop("truncation_side") is None
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    assert open_vectors(tmp_path).manifest == MANIFEST
+    assert begin(tmp_path) == []
+    assert "truncation_side" not in MANIFEST.parts
 
 
 @pytest.mark.parametrize("name", CHANGES)

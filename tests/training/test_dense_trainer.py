@@ -128,7 +128,7 @@ def test_identical_keys_encoded_once_give_the_loss_and_the_gradients_of_all(fold
         assert len(batch.queries) == 5
         queries, keys = model(batch.queries, batch.keys, batch.key_rows)
         assert (len(queries), len(keys)) == (5, 20)
-        trainer = SimpleNamespace(args=SimpleNamespace(negative_cross_device=False), model=model)
+        trainer = SimpleNamespace(args=SimpleNamespace(negative_cross_device=False), model=model, with_labels=False)
         loss = info_nce(DenseTrainer.loss_batch(trainer, batch, queries, keys, with_queries=False), temperature=0.05)
         loss.backward()
         found.append((loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))

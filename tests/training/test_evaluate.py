@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT, losses, weights
+from zh_embedder.cli import main as main_of_words
 from zh_embedder.commands.train import main
 from zh_embedder.config.evaluation import EvalArguments, evaluation_defaults
 from zh_embedder.core.errors import UserError
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import PairSet, RetrievalSet
-from zh_embedder.models.spec import EncoderSpec
+from zh_embedder.models.spec import EncoderSpec, read_spec
 from zh_embedder.training.evaluate import (
     Watched,
     against_base,
@@ -328,3 +329,43 @@ def test_a_folder_of_the_users_own_that_is_called_evaluation_keeps_its_files(tmp
         (folder / name).write_text("{}", "utf-8")
     clear_output(SimpleNamespace(train=SimpleNamespace(should_save=True, output_dir=str(tmp_path))))
     assert [path.name for path in folder.iterdir()] == ["thesis.csv"]
+
+
+# ---- lengths --------------------------------------------------------------------------------------------------------
+
+CUT = ("--query_max_length", 40, "--key_max_length", 48)
+
+
+def trained(base, out, *more) -> dict[str, float]:
+    """The figures of a short run's last evaluation."""
+    flags = [
+        "--output_dir", out, "--query_encoder", base, "--train_data", DEMO / "train" / "chat.jsonl", "--max_steps", 2,
+        "--per_device_train_batch_size", 4, "--learning_rate", 1e-3, "--dtype", "fp32", "--report_to", "none",
+        "--eval_data", *SETS, "--metrics", "ndcg@10", "--save_steps", 2, "--eval_steps", 2, *CUT, *more,
+    ]  # fmt: skip
+    assert main([str(flag) for flag in flags]) == 0
+    return {one.data: one.values["ndcg@10"] for one in load_outcomes(Path(out), 2)}
+
+
+SETS = [DEMO / "test" / name for name in ("chat", "qa")]
+
+
+@pytest.mark.slow
+def test_the_last_evaluation_is_that_of_the_saved_folder_with_the_lengths_of_the_base(workdir, tiny_bert, capfd):
+    def evaluated(*more) -> dict[str, float]:
+        words = ["out/checkpoint-2", "--data", *SETS, "--dtype", "fp32", "--metrics", "ndcg@10", "--json", "found.json"]
+        assert main_of_words([str(word) for word in ["evaluate", *words, *more]]) == 0
+        return {row["data"]: row["value"] for row in json.loads(Path("found.json").read_text())}
+
+    measured = trained(tiny_bert, "out")
+    assert "tokens of a query and of a key: 40 and 48 in training; 512 and 512 in use" in capfd.readouterr().err
+    assert load_outcomes(Path("out"), 2)[0].lengths == (512, 512)
+    assert evaluated() == pytest.approx(measured)
+    spec = read_spec(Path("out/checkpoint-2/encoder"))
+    assert (spec.lengths, spec.training_lengths) == ((512, 512), (40, 48))
+    assert (spec.truncation_side("chat", 0), spec.truncation_side("chat", 1)) == ("left", None)
+
+    short = evaluated(*CUT)
+    assert short != pytest.approx(measured)  # so these texts are cut
+    assert trained(tiny_bert, "short", "--saved_max_length", 40, 48) == pytest.approx(short)  # the same training
+    assert read_spec(Path("short/encoder")).lengths == (40, 48)

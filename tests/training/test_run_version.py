@@ -54,6 +54,7 @@ def test_a_base_has_its_own_version_and_a_resumed_run_that_of_its_checkpoint(bas
     assert prompts(workdir / "out" / "encoder") == found
 
 
+@pytest.mark.full
 def test_none_is_no_prompt_in_training_evaluation_and_export(base, workdir, capfd):
     from zh_embedder.cli import main as command
 

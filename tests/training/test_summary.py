@@ -54,11 +54,32 @@ def test_cut_texts_are_named_with_the_flag_that_helps(workdir, capfd, tiny_bert)
     data = write(workdir / "long.jsonl", records)
     few = ("--per_device_train_batch_size", 4, "--key_max_length", 32)
     said = train(capfd, "nano-zh", data, *few)
-    assert "100% of the keys are cut to 32 tokens: --key_max_length N reads more, up to 512 in this base" in said
+    lost = ("很长的答案" * 30)[-29:]
+    assert re.search(
+        rf"qa:long.jsonl: 100 % of the keys are cut to 32 tokens in training, which loses for example “{lost}\d”: "
+        "--key_max_length N reads more, up to 512 in this base\n",
+        said,
+    )
     assert "of the queries are cut" not in said
-    said = train(capfd, tiny_bert, data, *few)
+    lengths = "tokens of a query and of a key: 256 and 32 in training; 512 and 512 in use"
+    assert lengths in said
+    said = train(capfd, tiny_bert, data, *few, "--saved_max_length", 256, 32)
     assert "--key_max_length N reads more, up to 512 in this base" in said
+    assert "in use" not in said
     assert "are cut" not in train(capfd, tiny_bert, data, *few[:2], "--key_max_length", 256)
+
+
+def test_a_tenth_of_the_texts_is_the_bound_and_queries_that_keep_their_end_lose_their_front(workdir, capfd):
+    records = [{"query": f"问题{n}", "pos": ["答"], "task": "chat"} for n in range(9)]
+    records.append({"query": "从前的话，" * 60 + "现在的问题", "pos": ["答"], "task": "chat"})
+    few = ("--per_device_train_batch_size", 4, "--query_max_length", 60)
+    assert "are cut" not in train(capfd, "nano-zh", write(workdir / "tenth.jsonl", records), *few)
+    said = train(capfd, "nano-zh", write(workdir / "more.jsonl", records[1:]), *few)
+    (lost,) = re.findall(
+        r"chat:more.jsonl: 11 % of the queries are cut to 60 tokens in training, .* “(.*)”: --query", said
+    )
+    assert len(lost) == 30
+    assert set(lost) == set("从前的话，")
 
 
 @pytest.mark.parametrize(

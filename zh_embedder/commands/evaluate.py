@@ -36,6 +36,7 @@ from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
 from zh_embedder.evaluation.unknown_texts import check_models
 from zh_embedder.models.spec import position_limit
 from zh_embedder.report.conditions import unlike, used
+from zh_embedder.report.cut_texts import cut_by_models
 from zh_embedder.report.figures import difference
 from zh_embedder.report.page import write_report
 from zh_embedder.report.page_data import Report, SetReport
@@ -229,17 +230,19 @@ def check_task(model: Model, task: str) -> None:
 
 
 def notes(outcomes: Sequence[Outcome], *, version: str | None = None) -> str:
-    """Say which instructions each model was measured with, and what differs from the base in how it was measured.
+    """Say how each model was measured, how that differs from the base, and of which sets much is cut.
 
     Args:
         outcomes: of all models.
         version: --version, whose instructions all used; None: each its own.
     """
     base = {outcome.data: outcome for outcome in outcomes if outcome.role is Role.BASE}
-    found = used(outcomes, source="its own" if version is None else f"--version {version}")
+    found: list[str] = []
     for model in dict.fromkeys(outcome.model for outcome in outcomes if outcome.role is Role.TRAINED):
         own = [outcome for outcome in outcomes if outcome.model == model and outcome.data in base]
         found += [words.english for words in unlike([(base[outcome.data], outcome) for outcome in own])]
+    found += used(outcomes, version=version)
+    found += [words.english for words in cut_by_models(outcomes)]
     return "".join(f"note: {line}\n" for line in dict.fromkeys(found)) + "\n" * bool(found)
 
 

@@ -19,8 +19,10 @@ import numpy as np
 
 from zh_embedder.commands.evaluate import left_out_notes, report_of, show
 from zh_embedder.config.evaluation import COLLATIONS
+from zh_embedder.config.instructions import sides_of
 from zh_embedder.config.measured_version import warn_of_contradiction
 from zh_embedder.config.run_version import choose_version
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import wait_for_all
 from zh_embedder.core.errors import UserError, reject
@@ -157,13 +159,15 @@ def load(args: Arguments) -> Model:
     if asked_for is not None or not encoder.spec.instructions:
         choice = choose_version(asked_for, asked.query_encoder, directory=args.data.instructions_dir)
         logger.info("instructions: %s", choice)
-        instructions = choice.read().instructions
-        encoder.spec = replace(encoder.spec, instructions=instructions, default_task=args.data.default_task)
+        version, default = choice.read(), args.data.default_task
+        told, sides = version.instructions, sides_of(version)
+        encoder.spec = replace(encoder.spec, instructions=told, default_task=default, truncation_sides=sides)
     folder = asked.key_encoder or key_folder(asked.query_encoder)
     key = encoder
     if folder and folder != asked.query_encoder:
         key = load_encoder(folder, options, flag="--key_encoder", changes=changes)
-        key.spec = replace(key.spec, instructions=encoder.spec.instructions, default_task=encoder.spec.default_task)
+        shared = ("instructions", "default_task", "truncation_sides")
+        key.spec = replace(key.spec, **{name: getattr(encoder.spec, name) for name in shared})
     for one in (encoder, key):
         one.to(args.train.device).eval()
     return Model(asked.query_encoder, encoder, key, instruct=args.data.add_instruction, dtype=args.train.dtype)
@@ -243,7 +247,7 @@ def key_vectors(args: Arguments, data: RetrievalSet, model: Model) -> Vectors:
     vectors = model.vectors(texts, KEY, data.task)
     if args.eval.save_encode and world()[0] == 0:
         with renamed(path) as partial, partial.open("wb") as stream:
-            np.save(stream, vectors, allow_pickle=False)
+            save_array(stream, vectors)
         write_json(described, made)
     return vectors
 

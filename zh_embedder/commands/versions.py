@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from zh_embedder.config.instructions import known_versions, read_version
+from zh_embedder.config.instructions import SIDES, known_versions, read_version
 from zh_embedder.core.errors import UserError, summarise
 
 
@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
         lines = [f"{version.name} ({version.source})"]
         for spec in specs:
             lines += [f"  {spec.name}", f"    query: {spec.query!r}", f"    key:   {spec.key!r}"]
+            ends = [f"{side} {end}" for side, end in zip(SIDES, spec.truncation_sides, strict=True) if end]
+            lines += [f"    truncation_side: {', '.join(ends)}"] if ends else []
         sys.stdout.write("\n".join(lines) + "\n")
         return
     wrong = []

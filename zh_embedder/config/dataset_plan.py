@@ -284,6 +284,7 @@ def plan_datasets(
     *,
     metric: str,
     tied: bool = True,
+    truncation_side: str = "right",
 ) -> list[TrainSet]:
     """Decide for every dataset what it trains.
 
@@ -294,6 +295,7 @@ def plan_datasets(
         train: flags.
         metric: how vectors are compared; only cosines are divided by --cos_temperature.
         tied: one encoder serves both sides.
+        truncation_side: end of longer texts that is cut, of tasks that do not say.
 
     Raises:
         UserError: a task, a setting or the records do not fit.
@@ -324,6 +326,7 @@ def plan_datasets(
                 as_keys=kept.kind == TEXT,
                 use_prompts=data.add_instruction,
                 prompt_format=data.prompt_format,
+                sides=cut_sides(spec, truncation_side),
                 terms=terms,
                 weight=step_weight(kept, settings.own),
                 notes=(*left_out, *loss_notes, *rule_notes, *label_notes),
@@ -331,6 +334,12 @@ def plan_datasets(
             )
         )
     return sets if data.inbatch_same_dataset is not None else mixed(sets)
+
+
+def cut_sides(spec: TaskSpec, usual: str) -> tuple[str | None, str | None]:
+    """Return the ends of a task's queries and keys that are cut; None where the tokenizer's way is the right one."""
+    query, key = (None if (side or usual) == usual == "right" else side or usual for side in spec.truncation_sides)
+    return query, key
 
 
 def distils(terms: Sequence[LossTerm]) -> bool:

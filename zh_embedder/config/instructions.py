@@ -7,8 +7,11 @@ tasks:
   icl:
     query: "..."         # a plain prefix
     key: ""
+    truncation_side: {query: left}   # optional, the end of longer texts that is cut; `left` alone is of both sides
     training:            # optional, used with --use_train_config
       select_positive: random
+truncation_side:         # optional, of tasks that `default` serves
+  chat: {query: left}
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
@@ -32,6 +35,7 @@ HERE = Path(__file__).parent.parent
 PACKAGED = (HERE / "_instructions", HERE.parent / "instructions")
 SUFFIXES = (".yaml", ".yml")
 SIDES = ("query", "key")
+CUT, SIDES_OF_TEXTS = "truncation_side", ("left", "right")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +63,9 @@ CHOOSE_LOSS = ("contrastive_weight", "distill_weight", "stable_distill")  # inst
 NOT_NEGATIVE = ("contrastive_weight", "distill_weight")
 
 
+Sides = tuple[str | None, str | None]  # end of a task's queries and of its keys that is cut; None: as flags say
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
     """One task of a version."""
@@ -67,6 +74,7 @@ class TaskSpec:
     query: str  # prefix of its queries
     key: str  # prefix of its keys
     training: TaskTraining = field(default_factory=TaskTraining)
+    truncation_sides: Sides = (None, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +85,7 @@ class Version:
     source: str  # where it was read from, for messages
     tasks: Mapping[str, TaskSpec]
     default: TaskSpec | None = None
+    default_sides: Mapping[str, Sides] = field(default_factory=dict)  # of tasks that `default` serves
 
     @property
     def instructions(self) -> dict[str, tuple[str, str]]:
@@ -93,7 +102,8 @@ class Version:
         if name in self.tasks:
             return self.tasks[name]
         if self.default is not None:
-            return TaskSpec(name=name, query=self.default.query, key=self.default.key, training=self.default.training)
+            sides = self.default_sides.get(name, self.default.truncation_sides)
+            return replace(self.default, name=name, truncation_sides=sides)
         raise UserError(
             f"{where}: version {self.name!r} ({self.source}) has no task {name!r}{nearest(name, self.tasks) or '.'} "
             f"Known: {', '.join(sorted(self.tasks)) or 'none'}. To add a task, add it to that file."
@@ -136,7 +146,7 @@ class _Reader:
 
     def version(self, root: yaml.Node) -> Version:
         top = self.mapping(root)
-        self.known_only(top, ("tasks", "default"))
+        self.known_only(top, ("tasks", "default", CUT))
         if "tasks" not in top and "default" not in top:
             raise UserError(f"{self.where(root)}: expected `tasks:` or `default:`, found neither")
         tasks = {}
@@ -152,12 +162,41 @@ class _Reader:
         default = self.task("default", top["default"], "default") if "default" in top else None
         if not tasks and default is None:
             raise UserError(f"{self.where(root)}: expected at least one task or a `default:`, found none")
-        return Version(name=self.path.stem, source=str(self.path), tasks=tasks, default=default)
+        sides = self.default_sides(top[CUT], tasks, default) if CUT in top else {}
+        return Version(name=self.path.stem, source=str(self.path), tasks=tasks, default=default, default_sides=sides)
+
+    def default_sides(
+        self, node: yaml.Node, tasks: Mapping[str, TaskSpec], default: TaskSpec | None
+    ) -> dict[str, Sides]:
+        found = {}
+        for name, own in self.mapping(node, CUT).items():
+            where = self.where(own, CUT, name)
+            if name in tasks:
+                raise UserError(f"{where}: the task has an entry of its own, expected `{CUT}:` there")
+            if default is None:
+                raise UserError(f"{where}: no `default:` serves this task, expected an entry for it below `tasks:`")
+            check_task_name(name, where=where)
+            found[name] = self.sides(own, CUT, name)
+        return found
+
+    def sides(self, node: yaml.Node, *names: str) -> Sides:
+        if not isinstance(node, yaml.MappingNode):
+            both = self.plain(node)
+            if both not in SIDES_OF_TEXTS:
+                raise reject(self.where(node, *names), both, f"left or right, or one for each of {', '.join(SIDES)}")
+            return both, both
+        entries = self.mapping(node, *names)
+        self.known_only(entries, SIDES, *names)
+        for side, own in entries.items():
+            if self.plain(own) not in SIDES_OF_TEXTS:
+                raise reject(self.where(own, *names, side), self.plain(own), "left or right")
+        query, key = (self.plain(entries[side]) if side in entries else None for side in SIDES)
+        return query, key
 
     def task(self, name: str, node: yaml.Node, where: str) -> TaskSpec:
         check_task_name(name, where=self.where(node, where))
         entries = self.mapping(node, where)
-        self.known_only(entries, (*SIDES, "training"), where)
+        self.known_only(entries, (*SIDES, CUT, "training"), where)
         sides = {}
         for side in SIDES:
             if side not in entries:
@@ -170,7 +209,8 @@ class _Reader:
                     self.where(entries[side], where, side), sides[side], "a plain prefix without {placeholders}"
                 )
         training = self.training(entries["training"], where) if "training" in entries else TaskTraining()
-        return TaskSpec(name=name, query=sides["query"], key=sides["key"], training=training)
+        cut = self.sides(entries[CUT], where, CUT) if CUT in entries else (None, None)
+        return TaskSpec(name=name, query=sides["query"], key=sides["key"], training=training, truncation_sides=cut)
 
     def training(self, node: yaml.Node, *names: str) -> TaskTraining:
         entries = self.mapping(node, *names, "training")
@@ -284,6 +324,15 @@ def read_version(name_or_path: str, *, directory: str | None = None) -> Version:
     if root is None:
         raise UserError(f"{path}:1: the file is empty, expected `tasks:`")
     return _Reader(path).version(root)
+
+
+def sides_of(version: Version) -> dict[str, Sides]:
+    """Return the ends of texts that are cut, of the tasks that say so; `default` serves the others."""
+    found = {name: spec.truncation_sides for name, spec in version.tasks.items()}
+    usual = version.default.truncation_sides if version.default is not None else (None, None)
+    if any(usual):  # a task that says nothing must not get that of `default`
+        return {**found, **version.default_sides, "default": usual}
+    return {name: sides for name, sides in {**found, **version.default_sides}.items() if any(sides)}
 
 
 def single_instruction(query: str, key: str, *, source: str) -> Version:

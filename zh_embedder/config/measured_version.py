@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from zh_embedder.config.instructions import Version
+from zh_embedder.config.instructions import Version, sides_of
 from zh_embedder.config.run_version import contradiction
 from zh_embedder.evaluation.model import Model
 from zh_embedder.evaluation.sets import EvalSet
@@ -19,7 +19,8 @@ def use_version(model: Model, version: Version) -> None:
     """Have a model's encoders use a version's instructions in place of their own."""
     default = ANY_TASK if version.default is not None else None
     for encoder in (model.query, model.key):
-        encoder.spec = replace(encoder.spec, instructions=version.instructions, default_task=default)
+        told, sides = version.instructions, sides_of(version)
+        encoder.spec = replace(encoder.spec, instructions=told, default_task=default, truncation_sides=sides)
 
 
 def warn_of_contradiction(model: Model, sets: Sequence[EvalSet], *, flag: str) -> None:

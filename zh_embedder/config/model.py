@@ -10,6 +10,7 @@ from zh_embedder.core.options import check_numbers, choose, option
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.pooling import POOLINGS
+from zh_embedder.text.truncation import SIDES
 from zh_embedder.text.unknown import HELP, MAX_UNKNOWN
 
 
@@ -30,9 +31,20 @@ class ModelArguments:
         "Default: the base's own, else True.",
     )
     dense_metric: str = option("cos", f"Similarity of vectors: {', '.join(SIMILARITIES)}.")
-    query_max_length: int = option(256, "Maximum tokens of a query, including its instruction.", number=LENGTH)
-    key_max_length: int = option(256, "Maximum tokens of a key, including its instruction.", number=LENGTH)
-    truncation_side: str = option("right", "Side on which longer texts are truncated: right or left.")
+    query_max_length: int = option(
+        256, "Maximum tokens of a query in training, including its instruction.", number=LENGTH
+    )
+    key_max_length: int = option(256, "Maximum tokens of a key in training, including its instruction.", number=LENGTH)
+    saved_max_length: list[int] | None = option(
+        None,
+        "Maximum tokens of a text in use, for evaluation and in the saved folders: one number, or two, of queries and "
+        "of keys. Default: the base's own, or those of training where they are larger.",
+        number=LENGTH,
+    )
+    truncation_side: str = option(
+        "right",
+        "Side on which longer texts are truncated: right or left; instructions stay. A task's own setting goes first.",
+    )
     config_name: str | None = option(None, "Model configuration, if it differs from the base.")
     tokenizer_name: str | None = option(None, "Tokenizer, if it differs from the base.")
     model_cache_dir: str | None = option(None, "Cache folder for downloaded bases.")
@@ -73,7 +85,9 @@ class ModelArguments:
         """Reject invalid values."""
         check_numbers(self)
         choose("dense_metric", self.dense_metric, tuple(SIMILARITIES))
-        choose("truncation_side", self.truncation_side, ("right", "left"))
+        choose("truncation_side", self.truncation_side, SIDES)
+        if self.saved_max_length is not None and len(self.saved_max_length) not in (1, 2):
+            raise reject("--saved_max_length", " ".join(map(str, self.saved_max_length)), "one number or two")
         for method in self.pooling_method or ():
             choose("pooling_method", method, (*POOLINGS, "dense"))
         if len([m for m in self.pooling_method or () if m != "dense"]) > 1:
@@ -100,6 +114,12 @@ class ModelArguments:
     def tied(self) -> bool:
         """Whether one encoder serves both sides."""
         return self.tie_encoders and self.key_encoder in (None, self.query_encoder)
+
+    @property
+    def saved_lengths(self) -> tuple[int, int] | None:
+        """Tokens of a query and of a key in use; None: as the base has them."""
+        asked = self.saved_max_length
+        return (asked[0], asked[-1]) if asked else None
 
     def load_options(self) -> LoadOptions:
         """How the encoders are loaded."""

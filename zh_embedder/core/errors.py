@@ -53,6 +53,7 @@ FULL = (
     "Error while serializing",
     "PytorchStreamWriter",
     "inline_container",
+    "iostream error",
 )
 # RuntimeErrors of torch that are the machine's: how they begin or what they hold, and what to say in front.
 TORCH_SAYS = {
@@ -60,6 +61,7 @@ TORCH_SAYS = {
     "PytorchStreamReader": "not a whole file of weights",
     "PytorchStreamWriter": "the file cannot be written; is the disk full?",
     "inline_container.cc": "the file cannot be written; is the disk full?",
+    "iostream error": "the file cannot be written; is the disk full?",
 }
 
 

@@ -12,7 +12,8 @@ from zh_embedder.core.hashing import ids_identity
 from zh_embedder.data.answer_labels import NO_LABEL
 from zh_embedder.data.batch import Batch
 from zh_embedder.data.train_rows import Example
-from zh_embedder.text.tokens import Ids, concatenate, prompt_tokens, tokenize
+from zh_embedder.text.tokens import Ids, concatenate, prompt_tokens
+from zh_embedder.text.truncation import Text, tokenize_cut
 
 QUERY, KEY = 0, 1  # sides
 
@@ -75,11 +76,11 @@ class Collator:
             vectors=torch.from_numpy(np.stack(vectors)) if vectors else None,
         )
 
-    def query_ids(self, texts: Sequence[str | Ids]) -> list[Ids]:
+    def query_ids(self, texts: Sequence[Text | Ids]) -> list[Ids]:
         """Token ids of queries, instructions in front."""
         return token_ids(self.tokenizer, texts, self.query_max_length)
 
-    def key_ids(self, texts: Sequence[str | Ids]) -> list[Ids]:
+    def key_ids(self, texts: Sequence[Text | Ids]) -> list[Ids]:
         """Token ids of keys, instructions in front."""
         return token_ids(self.key_tokenizer, texts, self.key_max_length)
 
@@ -103,12 +104,12 @@ class Collator:
         return queries, keys
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str | Ids], max_length: int) -> list[Ids]:
+def token_ids(tokenizer: Any, texts: Sequence[Text | Ids], max_length: int) -> list[Ids]:
     """Token ids of each text; what is token ids already stays as it is."""
-    new = list(dict.fromkeys(text for text in texts if isinstance(text, str)))
-    made = tokenize(tokenizer, new, max_length) if new else []
+    new = list(dict.fromkeys(text for text in texts if not isinstance(text, np.ndarray)))
+    made = tokenize_cut(tokenizer, new, max_length) if new else []
     known = {text: np.asarray(ids, np.int32) for text, ids in zip(new, made, strict=True)}
-    return [known[text] if isinstance(text, str) else text for text in texts]
+    return [text if isinstance(text, np.ndarray) else known[text] for text in texts]
 
 
 def merge(texts: Sequence[Ids], prompts: Sequence[int] | None = None) -> tuple[list[int], list[int]]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import hash_of, text_identity
@@ -122,11 +123,8 @@ def write_shard(folder: Path, texts: Texts, rows: Vectors) -> None:
     """Write a shard: rows (N, D) as float16, then the identities (N,) of their texts."""
     name = hash_of(texts.tobytes())
     for target, values in ((f"{name}.npy", rows.astype(np.float16)), (f"{name}{TEXTS}", texts)):
-        with (
-            renamed(folder / target) as partial,
-            partial.open("wb") as stream,
-        ):  # given a name, numpy would add a suffix
-            np.save(stream, values)
+        with renamed(folder / target) as partial, partial.open("wb") as stream:
+            save_array(stream, values)
 
 
 # ---- texts of a dataset ---------------------------------------------------------------------------------------------

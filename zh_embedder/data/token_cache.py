@@ -215,6 +215,7 @@ def file_name(chosen: TrainSet, collator: Collator, prints: tuple[str, str]) -> 
     """Name of a dataset's tokens: a hash of all that decides them."""
     parts = [(part.content, hash_of(part.rows.tobytes())) for part in chosen.records.parts]
     wording = [chosen.query_prefix, chosen.key_prefix, chosen.use_prompts, chosen.prompt_format]
+    wording += [chosen.sides] if any(chosen.sides) else []  # where nothing is said, files of earlier runs are found
     decides = [FORMAT, parts, wording, collator.query_max_length, collator.key_max_length, prints]
     return hash_of(json.dumps(decides).encode()) + ".arrow"
 

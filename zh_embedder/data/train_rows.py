@@ -18,8 +18,9 @@ from zh_embedder.data.answer_labels import NO_LABEL, AnswerLabels
 from zh_embedder.data.groups import SelectionRule, row_rng, select_group, shuffle_chunks
 from zh_embedder.data.records import Record, TaskDataset
 from zh_embedder.data.teacher_vectors import TeacherVectors, Vectors
-from zh_embedder.text.prefix import as_prefix, full_text
+from zh_embedder.text.prefix import as_prefix
 from zh_embedder.text.tokens import Ids, TokenKey, TokenRecord
+from zh_embedder.text.truncation import Text, behind
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -36,6 +37,7 @@ class TrainSet:
     as_keys: bool = False  # its records are texts alone that count as keys
     use_prompts: bool = True  # a record's own `prompt` replaces the task's query instruction
     prompt_format: str = "{}{}"  # of prompt and query; the query comes last
+    sides: tuple[str | None, str | None] = (None, None)  # end of queries and keys that is cut; None: the tokenizer's
     terms: tuple[Any, ...] = ()  # LossTerms, of which this room knows nothing
     weight: float = 1.0  # of the dataset in the steps of an epoch
     notes: tuple[str, ...] = ()  # what gave way, for the log
@@ -54,13 +56,13 @@ class TrainSet:
         own = record.prompt if self.use_prompts else None
         return self.query_prefix if own is None else as_prefix(own, self.prompt_format, flag="prompt_format")
 
-    def query_text(self, record: Record) -> str:
+    def query_text(self, record: Record) -> Text:
         """Return a record's query, or a text alone, with its instruction in front."""
-        return full_text(record.query, instruction=self.query_prompt(record))
+        return behind(self.query_prompt(record), record.query, self.sides[1 if self.as_keys else 0])
 
-    def key_text(self, key: str) -> str:
+    def key_text(self, key: str) -> Text:
         """Return a key with its instruction in front."""
-        return full_text(key, instruction=self.key_prefix)
+        return behind(self.key_prefix, key, self.sides[1])
 
 
 class RowRequest(NamedTuple):
@@ -79,8 +81,8 @@ class Example:
     """One row, read and selected: texts with their instructions in front, or their token ids."""
 
     request: RowRequest
-    query: str | Ids
-    keys: Sequence[str | Ids]  # G, the positive first
+    query: Text | Ids
+    keys: Sequence[Text | Ids]  # G, the positive first
     key_texts: Sequence[int]  # G identities; a positive whose chunks were shuffled is still the same text
     positive_texts: Sequence[int]  # identities of every known positive
     teacher: Sequence[float] | None  # G scores
@@ -201,6 +203,6 @@ def label_of_row(
     return own, lambda key: labels.of_key(identity(key)) == own
 
 
-def single(request: RowRequest, text: str | Ids, label: int | None, *, prompt: str | int) -> Example:
+def single(request: RowRequest, text: Text | Ids, label: int | None, *, prompt: str | int) -> Example:
     """Return a labelled text or a text alone: it has no keys, because the step's texts are each other's."""
     return Example(request, text, (), (), (), None, label=label, query_prompt=prompt)

@@ -65,7 +65,8 @@ def measure_texts(
     """Measure sentence pairs or labelled texts: neither side is searched in, so all are encoded as queries."""
     sides = (data.firsts, data.seconds) if isinstance(data, PairSet) else (data.texts, data.train_texts)
     first, second = (model.vectors(texts, QUERY, data.task) for texts in sides)
-    cut = model.truncated([*sides[0], *sides[1]], QUERY, data.task)
+    every = (QUERY, [*sides[0], *sides[1]])
+    conditions = model.conditions((every, every), data.task)
     found = {}
     for size in dimensions:
         short, other = (v if size is None else model.query.shorten(v, size) for v in (first, second))
@@ -82,8 +83,7 @@ def measure_texts(
             items=pieces.items,
             gold=pieces.gold,
             predicted=pieces.predicted,
-            truncated=(cut, cut),
-            **model.conditions((QUERY, QUERY), data.task),
+            **conditions,
             left_out=data.left_out,
             role=model.role,
         )
@@ -98,7 +98,7 @@ def measure_retrieval(
     queries = model.vectors(list(data.queries.values()), QUERY, task)
     reranks = data.candidates is not None
     keys = model.vectors(texts, KEY, task) if reranks else model.own_vectors(texts, KEY, task)
-    cut = (model.truncated(list(data.queries.values()), QUERY, task), model.truncated(texts, KEY, task))
+    conditions = model.conditions(((QUERY, list(data.queries.values())), (KEY, texts)), task)
     found: dict[int | None, Outcome] = {}
     for size in dimensions:
         short = [v if size is None else model.query.shorten(v, size) for v in (queries, keys)]
@@ -114,8 +114,7 @@ def measure_retrieval(
             items=items,
             run=run,
             positives=positives,
-            truncated=cut,
-            **model.conditions((QUERY, KEY), task),
+            **conditions,
             left_out=data.left_out,
             role=model.role,
         )

@@ -18,8 +18,8 @@ from zh_embedder.core.ranks import world
 from zh_embedder.evaluation.outcome import Role
 from zh_embedder.models.encoder import Encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
-from zh_embedder.text.prefix import full_text
-from zh_embedder.text.tokens import cut_share
+from zh_embedder.models.spec import position_limit
+from zh_embedder.text.truncation import Cut, behind, cut_of
 
 SAMPLE = 256  # texts of a side that are measured for the share that is cut
 QUERY, KEY = 0, 1
@@ -57,13 +57,29 @@ class Model:
         encoder = (self.query, self.key)[side]
         # A model without instructions is measured without them.
         prompt = encoder.spec.prefix(task, side) if self.instruct and encoder.spec.instructions else ""
-        own = (encoder.spec.query_max_length, encoder.spec.key_max_length)[side]
-        return encoder, prompt, self.lengths[side] or own
+        return encoder, prompt, self.lengths[side] or encoder.spec.lengths[side]
 
-    def conditions(self, sides: tuple[int, int], task: str | None) -> dict[str, Any]:
-        """Return what a figure depends on besides the weights: instructions and lengths of two sides."""
-        (_, first, limit), (_, second, other) = (self.side(side, task) for side in sides)
-        return {"prompts": (first, second), "lengths": (limit, other)}
+    def truncation_side(self, side: int, task: str | None) -> str:
+        """Return which end of a side's longer texts is cut."""
+        encoder = (self.query, self.key)[side]
+        return str(encoder.spec.truncation_side(task, side) or encoder.tokenizer.truncation_side)
+
+    def conditions(self, texts: Sequence[tuple[int, Sequence[str]]], task: str | None) -> dict[str, Any]:
+        """Return what a figure depends on besides the weights: instructions, lengths, and what these cut.
+
+        Args:
+            texts: of two sides, each with which side it is.
+            task: of the set.
+        """
+        sides = [self.side(side, task) for side, _ in texts]
+        cuts = [self.cut(some, side, task) for side, some in texts]
+        return {
+            "prompts": tuple(prompt for _, prompt, _ in sides),
+            "lengths": tuple(limit for _, _, limit in sides),
+            "limits": tuple(position_limit(encoder.config) for encoder, _, _ in sides),
+            "truncated": tuple(cut.share for cut in cuts),
+            "lost": tuple(cut.lost for cut in cuts),
+        }
 
     def share(self) -> tuple[int, int]:
         """Return this rank and how many ranks share the work."""
@@ -72,9 +88,14 @@ class Model:
     def own_vectors(self, texts: Sequence[str], side: int, task: str | None) -> Vectors:
         """Encode this rank's share of the texts: every W-th, from its own number on."""
         (encoder, prompt, limit), (rank, ranks) = self.side(side, task), self.share()
-        shown = world()[0] == 0
-        mine = list(texts[rank::ranks])
-        return encoder.encode(mine, prompt=prompt, max_length=limit, dtype=self.dtype, show_progress=shown)
+        return encoder.encode(
+            list(texts[rank::ranks]),
+            prompt=prompt,
+            max_length=limit,
+            truncation_side=self.truncation_side(side, task),
+            dtype=self.dtype,
+            show_progress=world()[0] == 0,
+        )
 
     def vectors(self, texts: Sequence[str], side: int, task: str | None) -> Vectors:
         """Encode texts, each rank its share; every rank gets the vectors of all, in their order."""
@@ -99,9 +120,9 @@ class Model:
         local = torch.from_numpy(np.ascontiguousarray(rows)).to(self.query.device)
         return gather_values(local, even=False).cpu().numpy()
 
-    def truncated(self, texts: Sequence[str], side: int, task: str | None) -> float:
-        """Share of a sample of texts that are longer than the model reads."""
+    def cut(self, texts: Sequence[str], side: int, task: str | None) -> Cut:
+        """What is cut of a sample of texts, those that are longer than the model reads."""
         encoder, prompt, limit = self.side(side, task)
         chosen = np.random.default_rng(0).permutation(len(texts))[:SAMPLE]
-        whole = [full_text(texts[int(i)], instruction=prompt) for i in chosen]
-        return cut_share(encoder.tokenizer, whole, limit)
+        end = self.truncation_side(side, task)
+        return cut_of(encoder.tokenizer, [behind(prompt, texts[int(i)], end) for i in chosen], limit)

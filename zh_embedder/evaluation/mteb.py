@@ -112,7 +112,7 @@ class MtebEncoder:
                 "name": name,
                 "revision": self.fingerprint(),
                 "embed_dim": encoder.dimension,
-                "max_tokens": max(encoder.spec.query_max_length, encoder.spec.key_max_length),
+                "max_tokens": max(encoder.spec.lengths),
                 "use_instructions": bool(encoder.spec.instructions),
                 "framework": ["PyTorch", "Sentence Transformers"],
             }
@@ -148,9 +148,9 @@ class MtebEncoder:
         side = int(kind in TWO_SIDED and getattr(prompt_type, "value", prompt_type) == "document")
         encoder = self.key_encoder if side else self.encoder
         prompt = "" if task is None else encoder.spec.prefix(task, side)
-        lengths = (encoder.spec.query_max_length, encoder.spec.key_max_length)
-        limit = lengths[side] if kind in TWO_SIDED else max(lengths)
-        return encoder.encode(texts, prompt=prompt, max_length=limit)
+        limit = encoder.spec.lengths[side] if kind in TWO_SIDED else max(encoder.spec.lengths)
+        end = None if task is None else encoder.spec.truncation_side(task, side)
+        return encoder.encode(texts, prompt=prompt, max_length=limit, truncation_side=end)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Scores of all pairs in the encoder's metric, (A, D) x (B, D) -> (A, B)."""

@@ -22,6 +22,9 @@ class Role(StrEnum):
     BASELINE = "baseline"  # no model: BM25, or keys drawn at random
 
 
+PAIRS = ("truncated", "lengths", "limits", "lost", "prompts")  # fields of an outcome: of queries and of keys
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one model did on one evaluation set. Values are shares of 1, the higher the better."""
@@ -38,6 +41,8 @@ class Outcome:
     predicted: NDArray[np.generic] | None = None  # the model's answer for each: resampled with `gold`
     truncated: tuple[float, float] | None = None  # share of queries and of keys that are longer than the model reads
     lengths: tuple[int, int] | None = None  # tokens that the model reads of a query and of a key
+    limits: tuple[int | None, int | None] | None = None  # tokens that it could read; None: there is no limit
+    lost: tuple[str, str] | None = None  # example of what was cut of a query and of a key
     prompts: tuple[str, str] | None = None  # instruction in front of queries and of keys
     left_out: tuple[LeftOut, ...] = ()  # what the set's files hold and the figures do not rest on
     role: Role = field(kw_only=True)  # no default: a figure without a role cannot be compared
@@ -58,6 +63,6 @@ class Outcome:
     def from_json(cls, raw: Mapping[str, Any]) -> Outcome:
         """Read back what `to_json` laid out."""
         arrays = {name: None if raw[name] is None else np.asarray(raw[name]) for name in ("gold", "predicted")}
-        pairs = {n: tuple(pair) for n in ("truncated", "lengths", "prompts") if (pair := raw.get(n)) is not None}
+        pairs = {name: tuple(pair) for name in PAIRS if (pair := raw.get(name)) is not None}
         left = tuple(LeftOut(**found) for found in raw.get("left_out", ()))
         return cls(**{**raw, **arrays, **pairs, "role": Role(raw["role"]), "left_out": left})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from zh_embedder.core.runtime import quiet_deepspeed
 from zh_embedder.export.parity import SAMPLES, Parity, compare_prompts, difference, within
 from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.spec import KEY_SUFFIX
+
+logger = logging.getLogger(__name__)
 
 CARD = """---
 library_name: sentence-transformers
@@ -50,9 +53,12 @@ scores = model.similarity(queries, keys)
 {table}
 
 Largest difference between the vectors of zh_embedder and of sentence-transformers on sample texts, every task and side,
-fp32: {difference:.1e}. Trained with at most {query_length} tokens of a query and {key_length} of a key;
-sentence-transformers knows one maximum, the larger.
+fp32: {difference:.1e}. {lengths}
 """
+LEFT = (
+    "sentence-transformers cuts longer texts on one side for all ({side}), prompts included. zh_embedder keeps the "
+    "prompt, and of {kept} the end: cut such texts yourself before you encode them."
+)
 PROMPT_LEFT_OUT = """The model reads the tokens of an instruction, but its mean leaves them out (`include_prompt: false`
 in `1_Pooling/config.json`). Pass instructions by `prompt_name` or `prompt`, not as a part of the text, and use a reader
 that knows this setting: others, such as text-embeddings-inference, pool all tokens and make other vectors.
@@ -141,6 +147,8 @@ def export(
             encoder = load_encoder(str(staging), flag="export").eval()
         found = parity(encoder, staging)
         found.check(target, "sentence-transformers")
+        if otherwise := cut_otherwise(encoder):
+            logger.info("%s: %s", target, otherwise)
         (staging / "README.md").write_text(card(encoder, target.name, found), "utf-8")
     return found
 
@@ -159,7 +167,7 @@ def card(encoder: Encoder, name: str, found: Parity) -> str:
         dimension=encoder.dimension,
         pooling=spec.pooling,
         metric=spec.metric,
-        length=max(spec.query_max_length, spec.key_max_length),
+        length=max(spec.lengths),
         task=default or next(iter(sorted(spec.instructions)), "query"),
         suffix=KEY_SUFFIX,
         default=f"`encode_query` and `encode_document` use the instructions of task `{default}`."
@@ -168,6 +176,28 @@ def card(encoder: Encoder, name: str, found: Parity) -> str:
         prompt="" if spec.include_prompt else PROMPT_LEFT_OUT,
         table=table,
         difference=found.largest,
-        query_length=spec.query_max_length,
-        key_length=spec.key_max_length,
+        lengths=lengths_text(encoder),
     )
+
+
+def lengths_text(encoder: Encoder) -> str:
+    """Say how long texts were in training and may be in use, and what other readers cut otherwise."""
+    (query, key), trained = encoder.spec.lengths, encoder.spec.training_lengths
+    found = [f"In use at most {query} tokens of a query and {key} of a key are read"]
+    if query != key:
+        found[0] += "; sentence-transformers knows one maximum, the larger"
+    if trained is not None:
+        found.insert(0, f"Trained with at most {trained[0]} tokens of a query and {trained[1]} of a key")
+    return ". ".join([*found, *filter(None, [cut_otherwise(encoder)])]).rstrip(".") + "."
+
+
+def cut_otherwise(encoder: Encoder) -> str | None:
+    """Say which long texts sentence-transformers cuts otherwise than we do; None where there are none."""
+    spec, usual = encoder.spec, encoder.tokenizer.truncation_side
+    kept = [
+        f"the {texts} of {task}"
+        for task in (*spec.instructions, *(task for task in spec.truncation_sides if task not in spec.instructions))
+        for side, texts in enumerate(("queries", "keys"))
+        if (spec.truncation_side(task, side) or usual) == "left"
+    ]
+    return LEFT.format(side=usual, kept=", ".join(kept)) if kept else None

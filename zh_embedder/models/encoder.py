@@ -43,8 +43,8 @@ from zh_embedder.models.spec import (
     read_spec,
     within_positions,
 )
-from zh_embedder.text.prefix import full_text
-from zh_embedder.text.tokens import check_texts, concatenate, prompt_tokens, prompts_of, save_tokenizer, tokenize
+from zh_embedder.text.tokens import check_texts, concatenate, prompt_tokens, prompts_of, save_tokenizer
+from zh_embedder.text.truncation import behind, tokenize_cut
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +70,18 @@ class Encoder(Forward):
         self, texts: str | Sequence[str], task: str | None = None, **options: Any
     ) -> NDArray[np.float32]:
         """Vectors of queries of a task, its instruction in front of each. See `encode`."""
-        return self.encode(texts, prompt=self.spec.prefix(task, 0), max_length=self.spec.query_max_length, **options)
+        return self.encode_side(texts, task, 0, **options)
 
     def encode_keys(self, texts: str | Sequence[str], task: str | None = None, **options: Any) -> NDArray[np.float32]:
         """Vectors of keys of a task, its instruction in front of each. See `encode`."""
-        return self.encode(texts, prompt=self.spec.prefix(task, 1), max_length=self.spec.key_max_length, **options)
+        return self.encode_side(texts, task, 1, **options)
+
+    def encode_side(
+        self, texts: str | Sequence[str], task: str | None, side: int, **options: Any
+    ) -> NDArray[np.float32]:
+        """Vectors of texts of a task on a side (0 query, 1 key)."""
+        own = {"max_length": self.spec.lengths[side], "truncation_side": self.spec.truncation_side(task, side)}
+        return self.encode(texts, prompt=self.spec.prefix(task, side), **{**own, **options})
 
     encode_corpus = encode_keys  # FlagEmbedding's name
     encode_documents = encode_keys  # sentence-transformers' word
@@ -85,6 +92,7 @@ class Encoder(Forward):
         *,
         prompt: str | Sequence[str] = "",
         max_length: int | None = None,
+        truncation_side: str | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         dtype: str | None = None,
         truncate_dim: int | None = None,
@@ -96,6 +104,8 @@ class Encoder(Forward):
             texts: one text or many.
             prompt: put in front of every text, or one for each; its tokens are pooled where `spec.include_prompt` says.
             max_length: tokens of a text, prompt included; by default the longer of the two sides.
+            truncation_side: end of a longer text that is cut, left or right; by default the tokenizer's. Its prompt
+                stays.
             tokens_per_batch: tokens of one forward.
             dtype: precision of the model: fp32, bf16, fp16, or auto, the fastest that loses no range here; by default
                 the encoder's own (`from_pretrained` says auto).
@@ -113,7 +123,7 @@ class Encoder(Forward):
         for index, text in enumerate(many):
             if not isinstance(text, str):
                 raise reject(f"texts[{index}]", text, "a string")
-        prompts = prompts_of(prompt, len(many))
+        prompts, side = prompts_of(prompt, len(many)), truncation_side or self.tokenizer.truncation_side
         limit = max_length or max(self.spec.query_max_length, self.spec.key_max_length)
         vectors = np.zeros((len(many), self.dimension), np.float32)
         bar = Bar(len(many), shown=show_progress)
@@ -121,9 +131,9 @@ class Encoder(Forward):
             # Block by block: the token ids of a million texts, as Python has them, would fill the memory.
             for first in range(0, len(many), TEXTS_PER_BLOCK):
                 block, before = (some[first : first + TEXTS_PER_BLOCK] for some in (many, prompts))
-                whole = [full_text(text, instruction=one) for text, one in zip(block, before, strict=True)]
+                whole = [behind(one, text, side) for text, one in zip(block, before, strict=True)]
                 try:
-                    ids = tokenize(self.tokenizer, whole, limit)
+                    ids = tokenize_cut(self.tokenizer, whole, limit)
                 except UserError:
                     check_texts(block, first=first)  # the place in the user's text, not behind the instruction
                     raise
@@ -240,7 +250,7 @@ class Encoder(Forward):
             pooling=self.spec.pooling,
             dimension=self.dimension,
             metric=self.spec.metric,
-            max_length=max(self.spec.query_max_length, self.spec.key_max_length),
+            max_length=max(self.spec.lengths),
             normalize=self.spec.normalize,
             dense=self.spec.dense,
             include_prompt=self.spec.include_prompt,
@@ -262,7 +272,7 @@ class Encoder(Forward):
             inner, adapters = merge_lora(self.backbone, inner)
             with without_bars():
                 self.backbone.save_pretrained(partial, state_dict=inner, max_shard_size="100GB")
-            save_tokenizer(self.tokenizer, partial)
+            save_tokenizer(self.tokenizer, partial, max_length=max(self.spec.lengths))
             write_layout(partial, self.layout())
             if adapters:
                 save_file(adapters, partial / LORA_FILE)

@@ -22,7 +22,7 @@ def encoder_folder(name_or_path: str, *, flag: str = "model") -> str:
     Raises:
         UserError: it cannot be fetched.
     """
-    name_or_path = local_name(name_or_path, flag=flag)
+    name_or_path = local_name(str(name_or_path), flag=flag)  # a Path is taken too
     path = Path(name_or_path).expanduser()
     if not path.is_dir() and (folder := base_folder(name_or_path)):  # a folder here comes first, as with hub names
         return str(folder)

@@ -14,6 +14,7 @@ from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.heads import HEADS
 from zh_embedder.models.packing import first_position
 from zh_embedder.models.pooling import POOLINGS, WITHOUT_PROMPT
+from zh_embedder.text.truncation import SIDES
 
 OUR_FILE = "zh_embedder.json"  # next to the sentence-transformers files: what only we need to know
 KEY_SUFFIX = ".key"  # of the prompt of a task's keys
@@ -34,10 +35,13 @@ class EncoderSpec:
     dense: bool = False  # a linear layer behind the pooling
     normalize: bool = True
     metric: str = "cos"
-    query_max_length: int = 256
+    query_max_length: int = 256  # tokens in use
     key_max_length: int = 256
+    training_lengths: tuple[int, int] | None = None  # of a query and of a key, at which training cut
     default_task: str | None = None
     instructions: Instructions = field(default_factory=dict)
+    # task -> (query, key): side that is cut; "default" serves tasks without an entry; None: as the tokenizer cuts
+    truncation_sides: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a pooling or a head that is not there."""
@@ -51,13 +55,25 @@ class EncoderSpec:
             raise reject("heads", list(self.heads), "`dense` among them")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON; `heads` and `include_prompt` only where unusual: older releases read the file then."""
+        """The fields as JSON, some only where they say something: older releases read the file then."""
         found = asdict(self)
-        if self.heads == ("dense",):
-            del found["heads"]
-        if self.include_prompt:
-            del found["include_prompt"]
-        return found
+        plain = {"heads": ("dense",), "include_prompt": True, "training_lengths": None, "truncation_sides": {}}
+        return {name: value for name, value in found.items() if name not in plain or value != plain[name]}
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of a query and of a key, in use."""
+        return self.query_max_length, self.key_max_length
+
+    @property
+    def lengths_in_training(self) -> tuple[int, int]:
+        """Tokens of a query and of a key, in training."""
+        return self.training_lengths or self.lengths
+
+    def truncation_side(self, task: str | None, side: int) -> str | None:
+        """Return which end of a task's texts is cut on a side (0 query, 1 key); None: the tokenizer's."""
+        name = task or self.default_task or (next(iter(self.instructions)) if len(self.instructions) == 1 else ANY_TASK)
+        return self.truncation_sides.get(name, self.truncation_sides.get(ANY_TASK, (None, None)))[side]
 
     def prefix(self, task: str | None, side: int) -> str:
         """Return the instruction of a task on a side (0 query, 1 key).
@@ -105,9 +121,31 @@ def check_include_prompt(where: str, include_prompt: bool, pooling: str) -> None
 def check_lengths(config: Any, spec: EncoderSpec) -> None:
     """Refuse lengths that the model has no positions for."""
     limit = position_limit(config)
-    for name in ("query_max_length", "key_max_length"):
-        if limit and getattr(spec, name) > limit:
-            raise reject(f"--{name}", getattr(spec, name), f"at most {limit}, the positions of this base")
+    for lengths in (spec.lengths, spec.lengths_in_training):
+        for name, length in zip(("query_max_length", "key_max_length"), lengths, strict=True):
+            if limit and length > limit:
+                raise reject(f"--{name}", length, f"at most {limit}, the positions of this base")
+
+
+def in_use(spec: EncoderSpec, config: Any, *, asked: tuple[int, int] | None) -> EncoderSpec:
+    """Return the spec with the lengths that a trained encoder is used with: its base's, and no less than in training.
+
+    What is cut in training need not be cut in use.
+
+    Args:
+        spec: of the base, with the lengths of training.
+        config: of the model.
+        asked: tokens of a query and of a key, instead of the base's.
+
+    Raises:
+        UserError: the model has no positions for what is asked.
+    """
+    limit = position_limit(config)
+    if asked and limit and max(asked) > limit:
+        raise reject("--saved_max_length", max(asked), f"at most {limit}, the positions of this base")
+    longest = [max(pair) for pair in zip(spec.lengths, spec.lengths_in_training, strict=True)]
+    query, key = asked or longest
+    return replace(spec, query_max_length=query, key_max_length=key)
 
 
 def within_positions(spec: EncoderSpec, config: Any) -> EncoderSpec:
@@ -146,6 +184,7 @@ def read_spec(folder: Path, *, pooling: str | None = None, include_prompt: bool 
     )
     if layout is None:
         return None
+    check_include_prompt("--include_prompt", layout.include_prompt, layout.pooling)  # only the flag can be wrong here
     instructions = from_prompts(layout.prompts)
     length = layout.max_length or 512
     return EncoderSpec(
@@ -233,9 +272,32 @@ def read_own(own: Fields) -> EncoderSpec:
         metric=one_of(own, "metric", SIMILARITIES),
         query_max_length=own.whole("query_max_length") or 0,
         key_max_length=own.whole("key_max_length") or 0,
+        training_lengths=training_lengths(own),
         default_task=default,
         instructions=instructions,
+        truncation_sides=truncation_sides(own),
     )
+
+
+def training_lengths(own: Fields) -> tuple[int, int] | None:
+    """Read the lengths of training; folders of earlier releases, and bases, have none."""
+    found = own.values.get("training_lengths")
+    if found is None:
+        return None
+    if not isinstance(found, list) or [type(length) for length in found] != [int, int] or min(found) < 1:
+        raise reject(own.where("training_lengths"), found, "two whole numbers, 1 or more: of a query and of a key")
+    return found[0], found[1]
+
+
+def truncation_sides(own: Fields) -> dict[str, tuple[str | None, str | None]]:
+    """Read which ends of tasks' texts are cut."""
+    found = {}
+    for task, sides in own.mapping("truncation_sides").items():
+        if not isinstance(sides, list) or len(sides) != 2 or any(side not in (None, *SIDES) for side in sides):
+            where = own.where(f"truncation_sides.{task}")
+            raise reject(where, sides, f"two of {', '.join(SIDES)} or null: of queries and of keys")
+        found[task] = (sides[0], sides[1])
+    return found
 
 
 def one_of(own: Fields, name: str, known: Iterable[str]) -> str:

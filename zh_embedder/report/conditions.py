@@ -91,13 +91,14 @@ def instructions(pairs: Sequence[Pair]) -> Words | None:
 # ---- what was used --------------------------------------------------------------------------------------------------
 
 
-def used(outcomes: Sequence[Outcome], *, source: str) -> list[str]:
-    """Say which instructions each model was measured with: a line for models with the same.
+def used(outcomes: Sequence[Outcome], *, version: str | None) -> list[str]:
+    """Say which instructions each model was measured with: a line for models with the same, none for those without.
 
     Args:
         outcomes: of all models.
-        source: where instructions come from.
+        version: --version, whose instructions all used, and where none are worth a line too; None: each its own.
     """
+    source = "its own" if version is None else f"--version {version}"
     found: dict[str, dict[Prompts, list[str]]] = {}
     for outcome in outcomes:
         if outcome.prompts is not None:
@@ -105,6 +106,8 @@ def used(outcomes: Sequence[Outcome], *, source: str) -> list[str]:
             labels.append(outcome.task or outcome.data)
     lines: dict[str, list[str]] = {}
     for model, groups in found.items():
+        if version is None and not any(any(prompts) for prompts in groups):
+            continue
         lines.setdefault(described(groups, source), []).append(model)
     return [f"{', '.join(models)}: {line}" for line, models in lines.items()]
 

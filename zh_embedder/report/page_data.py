@@ -17,6 +17,7 @@ from zh_embedder.evaluation.metrics import is_score
 from zh_embedder.evaluation.outcome import Outcome, Role
 from zh_embedder.evaluation.sets import EvalSet, LabelSet, PairSet, RetrievalSet
 from zh_embedder.report.conditions import unlike
+from zh_embedder.report.cut_texts import cut_by_models
 from zh_embedder.report.decline import RunFacts, checks
 from zh_embedder.report.figures import difference
 from zh_embedder.report.query_errors import CLASSES, Bounds, Errors, ShownQuery, read_errors
@@ -50,6 +51,7 @@ class Report:
     settings: Mapping[str, object]  # the run's flags
     manifest: Mapping[str, object]  # data hashes, seed, command, packages, machine, date
     facts: RunFacts | None = None  # of a training: what may explain that it got worse
+    cut_in_training: Sequence[Words] = ()  # datasets of which training cuts much
 
 
 def page_data(report: Report) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def page_data(report: Report) -> dict[str, Any]:
             "compared": compared_data(report, against),
             "verdict": {**asdict(verdict), "difference": gained(verdict.before, verdict.after)},
             "sets": sets,
+            "cut": [asdict(words) for words in cut_lines(report)],
             "curves": in_order({labels.get(n, n): thin(points) for n, points in report.curves.items()}, lines),
             "losses": in_order({name: thin(points) for name, points in report.losses.items()}, lines),
             "lines": lines,
@@ -78,6 +81,12 @@ def page_data(report: Report) -> dict[str, Any]:
             "manifest": dict(report.manifest),
         }
     )
+
+
+def cut_lines(report: Report) -> list[Words]:
+    """Return what is cut of datasets in training, and of the sets that are measured."""
+    outcomes = [outcome for one in report.sets for outcome in one.outcomes]
+    return [*report.cut_in_training, *cut_by_models(outcomes)]
 
 
 def plain(value: Any) -> Any:

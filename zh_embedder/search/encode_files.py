@@ -40,8 +40,9 @@ from zh_embedder.search.vector_store import (
     start_folder,
     write_shard,
 )
-from zh_embedder.text.prefix import full_text
-from zh_embedder.text.tokens import tokenize, tokenizer_hash
+from zh_embedder.text.tokens import tokenizer_hash
+from zh_embedder.text.truncation import SIDES as ENDS
+from zh_embedder.text.truncation import behind, tokenize_cut
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class EncodeOptions:
     field: str | None = None  # of the text; by default the first there is of `text_files.FIELDS`
     with_title: bool | None = None  # the title in front of the text; by default of keys, as in evaluation
     max_length: int | None = limited(None, COUNT)  # tokens; by default the model's
+    truncation_side: str | None = None  # end of longer texts that is cut; by default the task's, else the tokenizer's
     tokens_per_batch: int = limited(TOKENS_PER_BATCH, COUNT)
     dtype: str = "auto"
     shard_size: int = limited(SHARD_SIZE, COUNT)
@@ -76,6 +78,7 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         choose("side", self.side, SIDES)
+        choose("truncation_side", self.truncation_side, ENDS)
         choose("dtype", self.dtype, ("auto", *DTYPES))
         choose("format", self.file_format, FILE_FORMATS)
         choose("vector_dtype", self.vector_dtype, VECTOR_DTYPES)
@@ -171,8 +174,8 @@ def blocks(
         for start in range(0, rows, BLOCK):
             # Not one text more is asked for: where the next one is wrong, this shard is still made.
             some = list(islice(texts, min(BLOCK, rows - start)))
-            whole = [full_text(text, instruction=manifest.prompt) for _, text in some]
-            tokens = tokenize(tokenizer, whole, manifest.max_length)
+            whole = [behind(manifest.prompt, text, manifest.truncation_side) for _, text in some]
+            tokens = tokenize_cut(tokenizer, whole, manifest.max_length)
             yield Block(shard, [name for name, _ in some], tokens)
 
 
@@ -265,7 +268,7 @@ def prompt_and_length(options: EncodeOptions, spec: EncoderSpec) -> tuple[str, i
     Raises:
         UserError: queries and keys are encoded in different ways, and the options do not say which these texts are.
     """
-    lengths = (spec.query_max_length, spec.key_max_length)
+    lengths = spec.lengths
     if options.prompt is not None:
         if options.task is not None:
             raise UserError("--task: cannot be used with --prompt, expected one of them")
@@ -280,6 +283,15 @@ def prompt_and_length(options: EncodeOptions, spec: EncoderSpec) -> tuple[str, i
         raise UserError(f"--side: is missing; this model tells {both} apart, expected one of the two")
     side = SIDES.index(options.side or "key")
     return prompts[side], options.max_length or lengths[side]
+
+
+def cut_side(encoder: Encoder, options: EncodeOptions) -> str | None:
+    """Return the end of longer texts that is cut; None where it is the right one, as it was in earlier releases."""
+    usual, asked = encoder.tokenizer.truncation_side, options.truncation_side
+    if asked is None and options.prompt is None:
+        asked = encoder.spec.truncation_side(options.task, SIDES.index(options.side or "key"))
+    side = asked or usual
+    return None if side == usual == "right" else side
 
 
 def make_manifest(encoder: Encoder, reader: Reader, options: EncodeOptions, *, name: str, rank: int) -> Manifest:
@@ -308,6 +320,7 @@ def make_manifest(encoder: Encoder, reader: Reader, options: EncodeOptions, *, n
         dimension=encoder.dimension,
         prompt=prompt,
         max_length=max_length,
+        truncation_side=cut_side(encoder, options),
         field=options.field,
         with_title=bool(reader.titled),
         shard_size=options.shard_size,

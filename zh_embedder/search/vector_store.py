@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.errors import UserError, reject
 from zh_embedder.core.files import beside_file, read_json, renamed
 from zh_embedder.core.hashing import sha256_of
@@ -38,6 +39,9 @@ NO_KEY = -1  # index of a hit that is not there; its score is minus infinity
 TENSOR = "vectors"
 OURS = re.compile(r"\.?(?:vectors|ids)-(\d{5,})\.(?:npy|safetensors|json)((?:\.[^.]+\.\d+)?\.partial)?")
 SHOWN = 10  # missing shards named in a message
+
+# Fields that are kept only where they are otherwise: folders of older releases stay what they are.
+USUAL: Mapping[str, object] = {"include_prompt": True, "truncation_side": None}
 
 Rows = NDArray[np.floating[Any]]
 
@@ -62,7 +66,8 @@ class Manifest:
     file_format: str
     vector_dtype: str
     inputs: tuple[InputFile, ...]
-    include_prompt: bool = True  # in pooling; kept only where it is not: folders of older releases stay what they are
+    include_prompt: bool = True  # in pooling
+    truncation_side: str | None = None  # end of longer texts that is cut; None: the right one
 
     @property
     def texts(self) -> int:
@@ -89,10 +94,7 @@ class Manifest:
 
     def content(self) -> dict[str, Any]:
         """Return the fields that are kept."""
-        found = asdict(self)
-        if self.include_prompt:
-            del found["include_prompt"]
-        return found
+        return {name: value for name, value in asdict(self).items() if name not in USUAL or value != USUAL[name]}
 
     @cached_property
     def parts(self) -> dict[str, object]:
@@ -111,11 +113,13 @@ class Manifest:
 
     def differences(self, other: Manifest) -> list[str]:
         """Say in which parts another manifest differs: `name: theirs there, ours now`."""
-        names = [*self.parts, *(other.parts.keys() - self.parts.keys())]
+        usual = {"include_prompt": True}  # of what is kept only where it is not as usual
+        there, now = {**usual, **other.parts}, {**usual, **self.parts}
+        names = [*now, *(there.keys() - now.keys())]
         return [
-            f"{name}: {other.parts.get(name)!r} there, {self.parts.get(name)!r} now"
+            f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
             for name in names
-            if other.parts.get(name) != self.parts.get(name)
+            if there.get(name) != now.get(name)
         ]
 
     def save(self, folder: Path) -> None:
@@ -135,12 +139,12 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise UserError(f"{folder}: {MANIFEST}: is missing, expected a folder that `zh-embedder encode` has written")
     raw = read_json(path)
-    known = {field.name for field in fields(Manifest)} - {"include_prompt"}
+    optional = USUAL.keys() & raw.keys() if isinstance(raw, dict) else set()
+    known = {field.name for field in fields(Manifest)} - USUAL.keys()
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or known - raw.keys():
         raise UserError(f"{path}: expected a manifest of `zh-embedder encode`, format {FORMAT}")
     inputs = tuple(InputFile(**file) for file in raw["inputs"])
-    include_prompt = bool(raw.get("include_prompt", True))
-    return Manifest(**{name: raw[name] for name in known - {"inputs"}}, inputs=inputs, include_prompt=include_prompt)
+    return Manifest(**{name: raw[name] for name in (known | optional) - {"inputs"}}, inputs=inputs)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -211,8 +215,8 @@ def write_shard(folder: Path, manifest: Manifest, shard: int, ids: Sequence[str]
     rows = np.ascontiguousarray(vectors, dtype=manifest.vector_dtype)
     with renamed(folder / manifest.vectors_file(shard)) as partial:
         if manifest.file_format == "npy":
-            with partial.open("wb") as stream:  # given a name, numpy would add a suffix to it
-                np.save(stream, rows)
+            with partial.open("wb") as stream:
+                save_array(stream, rows)
         else:
             from safetensors.numpy import save_file
 

@@ -141,8 +141,14 @@ def concatenate(texts: Sequence[Sequence[int] | Ids], *, prompts: Sequence[int] 
     return TokenBatch.of(torch.from_numpy(flat), [len(ids) for ids in texts], prompts=left_out)
 
 
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer, with the two files that transformers 5 leaves out and older readers want."""
+def save_tokenizer(tokenizer: Any, folder: Path, *, max_length: int | None = None) -> None:
+    """Write the tokenizer, with the two files that transformers 5 leaves out and older readers want.
+
+    Args:
+        tokenizer: any of transformers'.
+        folder: target.
+        max_length: tokens of a text that readers of the folder allow; by default the tokenizer's own.
+    """
     # Set on a tokenizer, the sides are not saved; a model that was trained on the ends of texts must be used on them.
     tokenizer.init_kwargs |= {"truncation_side": tokenizer.truncation_side, "padding_side": tokenizer.padding_side}
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -156,6 +162,9 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     }
     write_json(folder / "special_tokens_map.json", special)
     settings = read_json(folder / "tokenizer_config.json")
+    if max_length is not None and settings.get("model_max_length") != max_length:
+        settings["model_max_length"] = max_length
+        write_json(folder / "tokenizer_config.json", settings)
     if settings.get("tokenizer_class") == "TokenizersBackend":  # the same class, by the name that transformers 4 knows
         write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
     if "WordPiece" in str(getattr(backend, "model", "")):

@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, Train
 
 from zh_embedder.config.run import RunArguments
 from zh_embedder.core.distributed import found_by_first, wait_for_all
-from zh_embedder.core.errors import UserError
+from zh_embedder.core.errors import UserError, writing
 from zh_embedder.core.files import beside_file, put_in_place
 from zh_embedder.core.machine import DTYPES, matmul_peak
 from zh_embedder.data.loader import EpochBatches, PlanLoader, Waiting, start_worker
@@ -247,7 +247,8 @@ class BaseTrainer(Trainer):
         wait_for_all()
         self.staging = run / STAGING
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(run / name):
+                super()._save_checkpoint(model, trial)
             self.note_best(run / STAGING / name, run)
             wait_for_all()  # every rank has written its files
             if self.args.should_save:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from zh_embedder.config.instructions import sides_of
 from zh_embedder.core.errors import UserError, reject
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def build_sets(args: Arguments, version: Version, datasets: Sequence[TaskDataset
     from zh_embedder.config.dataset_plan import plan_datasets
 
     metric, tied = args.model.dense_metric, args.model.tied
-    sets = plan_datasets(datasets, version, args.data, args.train, metric=metric, tied=tied)
+    cut = args.model.truncation_side
+    sets = plan_datasets(datasets, version, args.data, args.train, metric=metric, tied=tied, truncation_side=cut)
     for one in sets:
         for note in one.notes:
             logger.info("data: %s: %s", one.records.name, note)
@@ -79,7 +81,7 @@ def build_model(args: Arguments, version: Version, sets: Sequence[TrainSet]) -> 
 
     set_seed(args.train.seed)
     with whole_weights(args):
-        return BiEncoder(*load_encoders(args, instructions_of(args, version, sets)))
+        return BiEncoder(*load_encoders(args, instructions_of(args, version, sets), sides_of(version)))
 
 
 def learn_from_teacher(args: Arguments, model: BiEncoder, sets: Sequence[TrainSet]) -> list[TrainSet]:
@@ -189,19 +191,22 @@ def instructions_of(args: Arguments, version: Version, sets: Sequence[TrainSet])
     return found if args.data.add_instruction else dict.fromkeys(found, ("", ""))
 
 
-def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> list[Encoder]:
+def load_encoders(
+    args: Arguments, instructions: dict[str, tuple[str, str]], sides: Mapping[str, tuple[str | None, str | None]]
+) -> list[Encoder]:
     """Load the query encoder, and the key encoder where it is another."""
     from zh_embedder.config.dataset_plan import FLAG_TASK
     from zh_embedder.models.encoder import load_encoder
+    from zh_embedder.models.spec import in_use
 
     model, options = args.model, args.model.load_options()
     default = args.data.default_task or (FLAG_TASK if FLAG_TASK in instructions else None)
     changes = {
         "normalize": model.dense_metric == "cos",
         "metric": model.dense_metric,
-        "query_max_length": model.query_max_length,
-        "key_max_length": model.key_max_length,
+        "training_lengths": (model.query_max_length, model.key_max_length),
         "instructions": instructions,
+        "truncation_sides": sides,
         "default_task": default if default in instructions else None,
     }
     names = {"--query_encoder": model.query_encoder}
@@ -209,6 +214,7 @@ def load_encoders(args: Arguments, instructions: dict[str, tuple[str, str]]) -> 
         names["--key_encoder"] = model.key_encoder or model.query_encoder
     encoders = [load_encoder(name, options, flag=flag, changes=changes) for flag, name in names.items()]
     for encoder in encoders:
+        encoder.spec = in_use(encoder.spec, encoder.config, asked=model.saved_lengths)
         choose_weights(encoder, model)
     return encoders
 

@@ -29,6 +29,7 @@ from zh_embedder.losses.table import learns_vectors, sees_queries, total_loss
 from zh_embedder.losses.watch import watch
 from zh_embedder.models.attention import obstacle
 from zh_embedder.models.bi_encoder import BiEncoder
+from zh_embedder.text.truncation import Cut
 from zh_embedder.training.base_trainer import BaseTrainer
 from zh_embedder.training.checkpoints import load_weights
 from zh_embedder.training.evaluate import WORDS, Watched, against_base, load_outcomes, role_of, save_outcomes
@@ -42,12 +43,12 @@ PROJECTION_FILE = "projection.safetensors"  # of a checkpoint
 
 def collator_of(model: BiEncoder, *, merge_keys: bool = True) -> Collator:
     """Return what makes batches for a model's encoders."""
-    query, spec = model.query, model.query.spec
-    include_prompt = (spec.include_prompt, (model.key or query).spec.include_prompt)
+    query, (query_length, key_length) = model.query, model.query.spec.lengths_in_training
+    include_prompt = (query.spec.include_prompt, (model.key or query).spec.include_prompt)
     return Collator(
         query.tokenizer,
-        query_max_length=spec.query_max_length,
-        key_max_length=spec.key_max_length,
+        query_max_length=query_length,
+        key_max_length=key_length,
         key_tokenizer=model.key.tokenizer if model.key is not None else None,
         merge_keys=merge_keys,
         include_prompt=include_prompt,
@@ -72,7 +73,7 @@ class DenseTrainer(BaseTrainer):
         self.rows = TrainRows(sets, seed=args.order_seed)
         self.with_labels = any(one.labels is not None for one in sets)  # the same on all ranks, as what is gathered
         self.mode, self.dimensions, self.shares, self.watched = mode, dimensions, shares, watched
-        self.cuts: dict[int, tuple[float, float]] = {}  # of each dataset: share of queries and of keys that are cut
+        self.cuts: dict[int, tuple[Cut, Cut]] = {}  # of each dataset: what training cuts of queries and of keys
         super().__init__(
             model,
             args,

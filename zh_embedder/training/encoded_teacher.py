@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zh_embedder.core.arrays import save_array
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import renamed
 from zh_embedder.core.hashing import file_hash, hash_of, text_identity
@@ -48,7 +49,7 @@ def open_encoded(path: str, cache: Path) -> EncodedFolder:
             if not target.is_file():
                 texts = encoded_texts(folder, manifest)
                 with renamed(target) as partial, partial.open("wb") as stream:
-                    np.save(stream, texts)
+                    save_array(stream, texts)
     texts, size = np.load(target), manifest.shard_size
     shards = [(texts[n * size : (n + 1) * size], read_rows(folder, manifest, n)) for n in manifest.shards]
     return EncodedFolder(folder, manifest, VectorTable(shards))

@@ -21,7 +21,7 @@ from zh_embedder.report.page_data import Report, SetReport, verdict_of
 from zh_embedder.report.verdict import Verdict, terminal
 from zh_embedder.training.dense_trainer import DenseTrainer
 from zh_embedder.training.evaluate import FOLDER, WORDS, curves, load_outcomes
-from zh_embedder.training.summary import cut_shares
+from zh_embedder.training.summary import cut_shares, cut_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def report_run(trainer: DenseTrainer) -> Path | None:
         settings=json.loads(trainer.settings),
         manifest=manifest(data=trainer.files(), seed=trainer.args.seed),
         facts=facts_of(trainer, saved=saved, means=curved.get(MEAN, ())),
+        cut_in_training=cut_warnings(trainer),
     )
     write_report(report, run / REPORT_FILE)
     say(verdict_of(report))

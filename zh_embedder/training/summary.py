@@ -13,7 +13,9 @@ from zh_embedder.core.counts import counted
 from zh_embedder.data.plan import steps_of, waiting_rows
 from zh_embedder.data.schema import GROUP
 from zh_embedder.models.spec import position_limit
-from zh_embedder.text.tokens import cut_share
+from zh_embedder.report.cut_texts import CutSide, cut_words
+from zh_embedder.report.verdict import Words
+from zh_embedder.text.truncation import Cut, cut_of
 
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
@@ -23,50 +25,57 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOTABLE_CUT = 0.2  # share of texts
-SIDES = ("query", "key")
 SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
 
 
 def cut_shares(trainer: DenseTrainer, index: int) -> tuple[float, float]:
     """Share of queries and of keys that are truncated, of a sample of a dataset."""
+    queries, keys = cuts_of(trainer, index)
+    return queries.share, keys.share
+
+
+def cuts_of(trainer: DenseTrainer, index: int) -> tuple[Cut, Cut]:
+    """What training cuts of queries and of keys, of a sample of a dataset."""
     if index in trainer.cuts:
         return trainer.cuts[index]
-    chosen, spec = trainer.rows.sets[index], trainer.model.query.spec
-    tokenizer = trainer.model.query.tokenizer
+    chosen, model = trainer.rows.sets[index], trainer.model
+    tokenizers = (model.query.tokenizer, (model.key or model.query).tokenizer)
     rows = np.random.default_rng(0).choice(len(chosen), size=min(SAMPLE, len(chosen)), replace=False)
     records = [chosen.records[int(row)] for row in rows]
-    first = spec.key_max_length if chosen.as_keys else spec.query_max_length
-    sides = (
-        ([chosen.query_text(r) for r in records], first),
-        ([chosen.key_text(key) for r in records for key in r.candidates[:2]], spec.key_max_length),
+    texts = (
+        [chosen.query_text(record) for record in records],
+        [chosen.key_text(key) for record in records for key in record.candidates[:2]],
     )
-    queries, keys = (cut_share(tokenizer, texts, limit) for texts, limit in sides)
+    if chosen.as_keys:
+        texts = ([], texts[0])
+    lengths = model.query.spec.lengths_in_training
+    queries, keys = (cut_of(*side) for side in zip(tokenizers, texts, lengths, strict=True))
     trainer.cuts[index] = queries, keys
     return queries, keys
 
 
-def cut_warnings(trainer: DenseTrainer) -> list[str]:
-    """Name the datasets much of whose texts is cut, and the flag that helps."""
-    spec, limit = trainer.model.query.spec, position_limit(trainer.model.query.config)
+def cut_warnings(trainer: DenseTrainer) -> list[Words]:
+    """Say of which datasets training cuts more than a tenth, what is lost, and which flag helps: a line for each."""
+    query, where = trainer.model.query, Words(" in training", "训练中")
+    encoders = (query, trainer.model.key or query)
     found = []
     for index, chosen in enumerate(trainer.rows.sets):
-        lengths = (spec.query_max_length, spec.key_max_length)
-        shares = cut_shares(trainer, index)
-        if chosen.as_keys:
-            shares = (0.0, shares[0])  # its texts count as keys
-        for share, side, length in zip(shares, SIDES, lengths, strict=True):
-            if share <= NOTABLE_CUT:
-                continue
-            if limit is not None and length >= limit:
-                way = "which is all that this base reads: split them into shorter passages"
-            elif limit is not None:
-                way = f"--{side}_max_length N reads more, up to {limit} in this base"
-            else:
-                way = f"--{side}_max_length N reads more; this base has no limit"
-            texts = {"query": "queries", "key": "keys"}[side]
-            found.append(f"{chosen.records.name}: {share:.0%} of the {texts} are cut to {length} tokens: {way}")
-    return found
+        parts = zip(cuts_of(trainer, index), query.spec.lengths_in_training, encoders, strict=True)
+        sides = [CutSide(cut, length, position_limit(encoder.config)) for cut, length, encoder in parts]
+        found.append(cut_words(chosen.records.name, sides, where=where))
+    return [words for words in found if words is not None]
+
+
+def lengths_line(trainer: DenseTrainer) -> list[str]:
+    """Say that texts are read further in use than in training, where that is so."""
+    query, key = trainer.model.query.spec, (trainer.model.key or trainer.model.query).spec
+    used, trained = (query.lengths[0], key.lengths[1]), query.training_lengths
+    if trained is None or used == trained:
+        return []
+    return [
+        f"tokens of a query and of a key: {trained[0]} and {trained[1]} in training; {used[0]} and {used[1]} in use, "
+        "also in evaluation, which longer texts slow down (--saved_max_length)"
+    ]
 
 
 def negatives_of(trainer: DenseTrainer, index: int, queries: int) -> int:
@@ -134,6 +143,7 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         f"{spec.metric}, precision {args.train.dtype}, device {args.train.device.type}"
         + (f", {torch.get_num_threads()} threads a rank" if args.train.device.type == "cpu" else ""),
         how_packed(trainer),
+        *lengths_line(trainer),
     ]
     for dataset, size, waiting in zip(sets, sizes, waiting_rows(sizes, step_rows, trainer.shares), strict=True):
         if size < step_rows and trainer.mode is not None:
@@ -147,4 +157,4 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         lines.append(f"resuming from {resume}")
     logger.info("training:\n  %s", "\n  ".join(lines))
     for warning in cut_warnings(trainer):
-        logger.warning("%s", warning)
+        logger.warning("%s", warning.english)
