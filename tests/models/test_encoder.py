@@ -22,6 +22,7 @@ from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.models.spec import EncoderSpec, position_limit
 from zh_embedder.text.tokens import concatenate, tokenize
+from zh_embedder.text.truncation import tokenize_cut
 
 TEXTS = [
     "土星的光环是由什么组成的",
@@ -285,8 +286,8 @@ def test_blocks_change_nothing(encoder, block, monkeypatch):
     monkeypatch.setattr("zh_embedder.models.encoder.TEXTS_PER_BLOCK", block)
     tokenised = []
     monkeypatch.setattr(
-        "zh_embedder.models.encoder.tokenize",
-        lambda tokenizer, texts, limit: (tokenised.append(len(texts)), tokenize(tokenizer, texts, limit))[1],
+        "zh_embedder.models.encoder.tokenize_cut",
+        lambda tokenizer, texts, limit: (tokenised.append(len(texts)), tokenize_cut(tokenizer, texts, limit))[1],
     )
     np.testing.assert_allclose(encoder.encode(TEXTS, tokens_per_batch=64), expected, **CLOSE)
     assert sum(tokenised) == len(TEXTS)
