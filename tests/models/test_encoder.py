@@ -285,7 +285,7 @@ def test_blocks_change_nothing(encoder, block, monkeypatch):
     monkeypatch.setattr("zh_embedder.models.encoder.TEXTS_PER_BLOCK", block)
     tokenised = []
     monkeypatch.setattr(
-        "zh_embedder.models.encoder.tokenize",
+        "zh_embedder.models.encoder.tokenize_cut",
         lambda tokenizer, texts, limit: (tokenised.append(len(texts)), tokenize(tokenizer, texts, limit))[1],
     )
     np.testing.assert_allclose(encoder.encode(TEXTS, tokens_per_batch=64), expected, **CLOSE)
