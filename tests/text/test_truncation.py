@@ -62,10 +62,12 @@ def test_without_an_instruction_the_front_is_cut_as_the_tokenizer_would(tiny_ber
     assert read(bare, ids) == INSTRUCTION + TEXT[-3:]
 
 
-def test_too_long_an_instruction_is_cut_at_its_own_end(tokenizer):
+def test_an_instruction_that_leaves_no_room_for_a_text_is_cut_first(tokenizer):
     for limit in range(3, len(INSTRUCTION) + 3):
-        one, other = (tokenize_cut(tokenizer, [behind(INSTRUCTION, TEXT, side)], limit) for side in ("left", "right"))
-        assert one == other
+        (ids,) = tokenize_cut(tokenizer, [behind(INSTRUCTION, TEXT, "left")], limit)
+        assert read(tokenizer, ids) == f"[CLS]{TEXT[-(limit - 2) :]}[SEP]"
+    (ids,) = tokenize_cut(tokenizer, [behind(INSTRUCTION, TEXT, "left")], limit + 1)
+    assert read(tokenizer, ids) == f"[CLS]{INSTRUCTION}{TEXT[-1:]}[SEP]"
 
 
 @settings(max_examples=40, deadline=None)

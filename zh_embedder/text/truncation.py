@@ -135,9 +135,10 @@ def lost_tokens(front: Front, ids: Sequence[int], max_length: int, *, side: str)
     end = min(len(front.empty) - start, shared(front.empty[::-1], ids[::-1]))
     if side == "right":
         return max_length - end, len(ids) - end
-    # As many as pooling leaves out where it leaves out the instruction; too long a one is cut at its own end.
-    kept = start if front.instruction == front.empty else len(front.instruction) - end
-    first = min(kept, max_length - end)
+    # As many as pooling leaves out where it leaves out the instruction.
+    first = start if front.instruction == front.empty else len(front.instruction) - end
+    if first + end >= max_length:  # no room for a text: its front is cut with the instruction, as a tokenizer would
+        first = start
     return first, len(ids) - (max_length - first)
 
 
