@@ -22,6 +22,7 @@ from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.models.pooling import POOLINGS
 from zh_embedder.models.spec import EncoderSpec, position_limit
 from zh_embedder.text.tokens import concatenate, tokenize
+from zh_embedder.text.truncation import tokenize_cut
 
 TEXTS = [
     "土星的光环是由什么组成的",
@@ -286,7 +287,7 @@ def test_blocks_change_nothing(encoder, block, monkeypatch):
     tokenised = []
     monkeypatch.setattr(
         "zh_embedder.models.encoder.tokenize_cut",
-        lambda tokenizer, texts, limit: (tokenised.append(len(texts)), tokenize(tokenizer, texts, limit))[1],
+        lambda tokenizer, texts, limit: (tokenised.append(len(texts)), tokenize_cut(tokenizer, texts, limit))[1],
     )
     np.testing.assert_allclose(encoder.encode(TEXTS, tokens_per_batch=64), expected, **CLOSE)
     assert sum(tokenised) == len(TEXTS)
