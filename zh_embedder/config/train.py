@@ -145,7 +145,7 @@ class TrainArguments(RunArguments):
     )
     loss: list[str] | None = option(
         None,
-        f"Losses instead of the two weights; a dataset takes those that fit: {', '.join(LOSSES)}.",
+        f"Losses instead of the two weights; a dataset takes what fits it: {', '.join(LOSSES)}.",
     )
     false_negative_margin: str | None = option(
         None,

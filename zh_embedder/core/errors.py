@@ -78,7 +78,7 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
     names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     text = " ".join(str(error).split())
     if not isinstance(error, OSError) and any(mark in text for mark in (*FULL, "Error while serializing")):
-        return f"cannot be written: {text[:200]}"
+        return f"cannot be written{'' if 'No space' in text else ', is the disk full?'}: {text[:200]}"
     if found := next((said[name] for name in names if name in said), None):
         return f"{found}: {text}" if text and found != text and not isinstance(error, RecursionError) else found
     if isinstance(error, OSError):
