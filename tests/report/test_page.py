@@ -682,13 +682,17 @@ class TestInABrowser:
         data = replace(small_set(), left_out=(LeftOut("unknown_queries", 3, "x0"), hostile))
         report = small_report()
         before, after, words = report.sets[0].outcomes
-        fallen = [before, replace(after, values={"ndcg@10": -0.25}), words]
+        cut = {"truncated": (0.5, 0.0), "lengths": (96, 96), "limits": (512, 512), "lost": ("<i>末尾</i>", "")}
+        fallen = [replace(before, **cut), replace(after, values={"ndcg@10": -0.25}, **cut), words]
         opened(driver, tmp_path, replace(report, sets=[SetReport(data, fallen)]))
         lines = one(driver, ".left-out").text.split("\n")
         assert lines[0] == "What the sets lack"
         assert lines[1].startswith("qa: 3 judged queries are missing from the queries")
         assert lines[2].startswith("qa: 5 judgements name keys")
         assert "<b>q0</b>" in lines[2]
+        heading, line = one(driver, ".cut-texts").text.split("\n")
+        assert heading == "Texts that are cut"
+        assert "50 % of the queries are cut to 96 tokens, which loses for example “<i>末尾</i>”" in line
         for language in ("en", "zh"):
             one(driver, f"[data-value={language}]").click()
             shown = one(driver, "#verdict").text + one(driver, "#metrics").text
@@ -696,6 +700,7 @@ class TestInABrowser:
             assert "−0.250" in shown
             assert not re.search(r"(?<![\w-])-\d\.\d", shown)
         assert one(driver, ".left-out").text.startswith("评测集的缺漏")
+        assert one(driver, ".cut-texts").text.startswith("被截断的文本")
 
     def test_lines_are_hidden_and_shown_by_their_names(self, driver, tmp_path):
         opened(driver, tmp_path, small_report())

@@ -63,7 +63,7 @@ def cut_by_models(outcomes: Sequence[Outcome]) -> list[Words]:
     groups: dict[tuple[object, ...], list[Outcome]] = {}
     sets: dict[str, set[str]] = {}
     for outcome in outcomes:
-        if outcome.truncated is None or outcome.lengths is None:
+        if outcome.truncated is None or outcome.lost is None:  # no model, or measured by an earlier release
             continue
         key = (outcome.data, outcome.truncated, outcome.lengths, outcome.limits, outcome.lost)
         own = groups.setdefault(key, [])

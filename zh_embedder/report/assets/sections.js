@@ -50,10 +50,10 @@ function verdict() {
           el("div.fact." + set.change.verdict, {}, el("small", {}, t("canary") + " · " + set.label),
             el("strong", {}, el("span.icon", { "aria-hidden": "true" }, icons[set.change.verdict]), set.change.shown)))),
       leftOutOfSets(),
-      DATA.cut.length > 0 && el("div.checks.conditions.cut-texts", {}, el("h2", {}, t("cutTexts")),
-        el("ul", {}, DATA.cut.map((words) => el("li", {}, inLanguage(words))))),
       found.conditions.length > 0 && el("div.checks.conditions", {}, el("h2", {}, t("conditions")),
         el("ul", {}, found.conditions.map((words) => el("li", {}, inLanguage(words))))),
+      DATA.cut.length > 0 && el("div.checks.conditions.cut-texts", {}, el("h2", {}, t("cutTexts")),
+        el("ul", {}, DATA.cut.map((words) => el("li", {}, inLanguage(words))))),
       found.falls.length > 0 && el("ul.falls", {}, found.falls.map((words) => el("li", {}, inLanguage(words)))),
       found.checks.length > 0 && el("div.checks", {}, el("h2", {}, t("checks")),
         el("ul", {}, found.checks.map((words) => el("li", {}, inLanguage(words)))))));
