@@ -130,7 +130,7 @@ def test_pruned_is_whole_where_every_piece_is_kept(encoders):
 
 
 def test_pruning_a_folder_gives_what_converting_does(folders, tmp_path):
-    prune(folders[0], tmp_path / "pruned", ENDS)
+    prune(folders[0], tmp_path / "pruned", ENDS, origin="wheel")
     same_content(tmp_path / "pruned", folders[1])
     assert (tmp_path / "pruned" / "README.md").read_bytes() == (folders[1] / "README.md").read_bytes()
 

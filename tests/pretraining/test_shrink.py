@@ -15,7 +15,7 @@ from zh_embedder.bases.e5_folder import Base, bert_config, write_base
 from zh_embedder.bases.e5_format import Sizes
 from zh_embedder.bases.unigram import xlm_r_tokenizer
 from zh_embedder.core.errors import UserError
-from zh_embedder.models.encoder import Encoder
+from zh_embedder.models.encoder import Encoder, load_encoder
 from zh_embedder.pretraining.shrink import choose, shrink
 
 WORDS = ["合同", "违约", "赔偿", "离婚", "電腦", "电脑"]
@@ -114,6 +114,14 @@ def test_every_file_weighs_the_same_and_ties_go_to_the_lower_id(base: Path) -> N
     names = [piece for piece, _ in content["model"]["vocab"]]
     shares = np.zeros(len(names))
     shares[[names.index("离婚"), names.index("赔偿")]] = 0.5
-    needed = len(choose(content, np.zeros(len(names)), len(names), folds={}, source="b"))
-    kept = choose(content, shares, needed + 1, folds={}, source="b")
+    needed = len(choose(content, np.zeros(len(names)), len(names), folds={}))
+    kept = choose(content, shares, needed + 1, folds={})
     assert (names.index("赔偿") in kept) == (names.index("赔偿") < names.index("离婚"))
+
+
+def test_a_linear_layer_behind_the_pooling_stays(base: Path) -> None:
+    whole = load_encoder(str(base), dense=True)
+    torch.nn.init.normal_(whole.dense.weight)  # type: ignore[union-attr]
+    whole.save(base.parent / "dense")
+    small = shrink(str(base.parent / "dense"), layers=[0, 1, 2], pieces=None, corpus=())
+    np.testing.assert_allclose(vectors(small, "合同"), vectors(whole, "合同"), atol=1e-6)

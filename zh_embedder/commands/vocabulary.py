@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zh_embedder.bases.folder_format import TOKENIZER_FILES
 from zh_embedder.core.numbers import AMOUNT, COUNT
-from zh_embedder.core.outputs import Output, Places
+from zh_embedder.core.outputs import Places, output_dir
 
 DETAILS = """\
 The pieces are the characters of the corpus and of the common character sets, and the most frequent words: Chinese ones
@@ -39,13 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def places(args: argparse.Namespace) -> Places:
     """Where the tokenizer goes."""
-    target = Output(
-        flag="--output_dir",
-        path=Path(args.output_dir).expanduser(),
-        folder=True,
-        earlier="an earlier tokenizer",
-        known=TOKENIZER_FILES,
-    )
+    target = output_dir(args.output_dir, earlier="an earlier tokenizer", known=TOKENIZER_FILES)
     return Places([target], args.corpus, overwrite=args.overwrite)
 
 

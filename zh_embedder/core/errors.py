@@ -41,7 +41,7 @@ WHILE_READING = {
     ("builtins", "UnicodeEncodeError"): "holds a lone surrogate, which is half a character",
     ("builtins", "RecursionError"): "nested too deeply",
 }
-# What libraries with file errors of their own say when they cannot write.
+# What libraries with file errors of their own say when they cannot write: with the reason, and without.
 FULL = (
     "No space left",
     "File too large",
@@ -49,19 +49,14 @@ FULL = (
     "Disk quota",
     "Input/output error",
     "Read-only file",
-    "File too large",
     "Error while serializing",
-    "PytorchStreamWriter",
-    "inline_container",
-    "iostream error",
 )
+UNWRITTEN = ("PytorchStreamWriter", "inline_container", "iostream error")
 # RuntimeErrors of torch that are the machine's: how they begin or what they hold, and what to say in front.
 TORCH_SAYS = {
     "can't allocate memory": "out of memory",
     "PytorchStreamReader": "not a whole file of weights",
-    "PytorchStreamWriter": "the file cannot be written; is the disk full?",
-    "inline_container.cc": "the file cannot be written; is the disk full?",
-    "iostream error": "the file cannot be written; is the disk full?",
+    "inline_container": "not a whole file of weights",  # while a file is read
 }
 
 
@@ -77,8 +72,8 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
     said = FOREIGN | WHILE_READING if reading else FOREIGN
     names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     text = " ".join(str(error).split())
-    if not isinstance(error, OSError) and any(mark in text for mark in (*FULL, "Error while serializing")):
-        return f"cannot be written{'' if 'No space' in text else ', is the disk full?'}: {text[:200]}"
+    if not isinstance(error, OSError) and not reading and (why := unwritten(text)):
+        return f"{why}: {text[:200]}"
     if found := next((said[name] for name in names if name in said), None):
         return f"{found}: {text}" if text and found != text and not isinstance(error, RecursionError) else found
     if isinstance(error, OSError):
@@ -86,6 +81,15 @@ def explain(error: BaseException, *, reading: bool = False) -> str | None:
     if isinstance(error, RuntimeError):
         found = next((found for mark, found in TORCH_SAYS.items() if mark in text), None)
         return None if found is None else f"{found}: {text[:200]}"
+    return None
+
+
+def unwritten(text: str) -> str | None:
+    """Say that a file cannot be written, where a library's words mean that; None where they do not."""
+    if any(mark in text for mark in FULL):
+        return "cannot be written"
+    if "PytorchStreamReader" not in text and any(mark in text for mark in UNWRITTEN):
+        return "cannot be written, is the disk full?"
     return None
 
 
@@ -131,10 +135,8 @@ def writing(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:
         said = explain(error)
-        unwritten = any(mark in str(error) for mark in FULL)
-        if isinstance(error, OSError):
-            unwritten = error.filename is None
-        if said is None or not unwritten:
+        nameless = error.filename is None if isinstance(error, OSError) else unwritten(str(error)) is not None
+        if said is None or not nameless:
             raise
         raise UserError(f"{path}: {said}") from error
 

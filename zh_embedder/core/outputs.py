@@ -46,6 +46,11 @@ class Places:
     overwrite: bool | None = None  # the flag; None where the command has none
 
 
+def output_dir(path: str, *, earlier: str, known: tuple[str, ...]) -> Output:
+    """Return the folder behind --output_dir, which --overwrite replaces where it holds an earlier result."""
+    return Output(flag="--output_dir", path=Path(path).expanduser(), folder=True, earlier=earlier, known=known)
+
+
 def next_to(flag: str, path: Path, suffix: str) -> Path:
     """Return the file of the same name with a suffix, which is written along with an output.
 

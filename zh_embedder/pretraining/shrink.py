@@ -10,8 +10,9 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from zh_embedder.models.encoder import Encoder, load_encoder
 logger = logging.getLogger(__name__)
 
 LAYER = re.compile(r"(.*\bencoder\.layer\.)(\d+)(\..*)")
-ROWS = "embeddings.word_embeddings.weight"
 AT_ONCE = 256  # texts that are cut in one go
 
 
@@ -49,7 +49,7 @@ def shrink(
 
     Args:
         source: a base with a Unigram tokenizer where pieces are chosen: folder or name.
-        layers: that are kept, rising, the first is 0; None keeps all.
+        layers: that are kept, rising, counted from 0; None keeps all.
         pieces: how many are kept; None keeps all.
         corpus: files in which pieces are counted.
         documents: count this many texts of each file at most, evenly spread.
@@ -59,23 +59,27 @@ def shrink(
         UserError: the base has another shape or another tokenizer, or lacks such layers.
     """
     old = load_encoder(source, flag="SOURCE")
-    config, state = deepcopy(old.backbone.config), dict(old.backbone.state_dict())
+    config, state, tokenizer = deepcopy(old.backbone.config), dict(old.backbone.state_dict()), old.tokenizer
     if layers is not None:
         state = with_layers(state, layers, source=source)
         config.num_hidden_layers = len(layers)
-    tokenizer = old.tokenizer
     if pieces is not None:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        content = folded(content, simplified()) if fold else content
+        folds = simplified() if fold else {}
+        content = tokenizer_content(tokenizer, folds, source=source)
         shares = piece_shares(content, corpus, documents=documents)
-        kept = choose(content, shares, pieces, folds=simplified() if fold else {}, source=source)
+        kept = choose(content, shares, pieces, folds=folds)
         tokenizer = with_backend(tokenizer, of_content(prune_tokenizer(content, kept, where=source)))
-        state[ROWS] = state[ROWS][torch.tensor(kept)]
+        rows = old.backbone.get_input_embeddings().weight
+        name = next(name for name, weight in old.backbone.named_parameters() if weight is rows)
+        state[name] = state[name][torch.tensor(kept)]
         config.vocab_size, config.pad_token_id = len(kept), tokenizer.pad_token_id
         logger.info("%d of %d pieces are kept: %.2f %% of the corpus", len(kept), len(shares), 100 * shares[kept].sum())
     new = type(old.backbone)(config)
     new.load_state_dict(state)
-    return Encoder(new, tokenizer, old.spec)
+    made = Encoder(new, tokenizer, old.spec)
+    if made.dense is not None and old.dense is not None:
+        made.dense.load_state_dict(old.dense.state_dict())
+    return made
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
@@ -109,11 +113,20 @@ def with_layers(state: Mapping[str, Tensor], layers: Sequence[int], *, source: s
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def folded(content: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of tokenizer.json with a table of characters applied behind its own normaliser."""
+def tokenizer_content(tokenizer: Any, folds: Mapping[str, str], *, source: str) -> dict[str, Any]:
+    """Return the content of tokenizer.json, with a table of characters applied behind its own normaliser.
+
+    Raises:
+        UserError: it is no Unigram tokenizer.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
+    if (kind := content["model"].get("type")) != "Unigram":
+        raise UserError(f"SOURCE: {source}: has a {kind or 'slow'} tokenizer, expected Unigram for --pieces")
+    if not folds:
+        return dict(content)
     before = content["normalizer"]
     steps = before["normalizers"] if before and before["type"] == "Sequence" else [before] if before else []
-    last = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap(table)).decode()}
+    last = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap(folds)).decode()}
     return {**content, "normalizer": {"type": "Sequence", "normalizers": [*steps, last]}}
 
 
@@ -123,29 +136,18 @@ def piece_shares(content: Mapping[str, Any], corpus: Sequence[Path], *, document
     cut.no_truncation()
     shares = np.zeros(cut.get_vocab_size())
     for path in corpus:
-        counts = np.zeros(len(shares))
-        for batch in batches(text for _, text in spread(path, documents, with_title=True)):
-            for encoding in cut.encode_batch_fast(batch, add_special_tokens=False):
-                np.add.at(counts, encoding.ids, 1)
+        counts = np.zeros(len(shares), np.int64)
+        texts = (text for _, text in spread(path, documents, with_title=True))
+        while some := list(islice(texts, AT_ONCE)):
+            encodings = cut.encode_batch_fast(some, add_special_tokens=False)
+            counts += np.bincount([index for one in encodings for index in one.ids], minlength=len(shares))
         shares += counts / max(1, counts.sum()) / len(corpus)
         logger.info("%s: %s", path.name, counted(int(counts.sum()), "token"))
     return shares
 
 
-def batches(texts: Iterable[str]) -> Iterable[list[str]]:
-    """Yield lists of AT_ONCE texts."""
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def choose(
-    content: Mapping[str, Any], shares: NDArray[np.float64], total: int, *, folds: Mapping[str, str], source: str
+    content: Mapping[str, Any], shares: NDArray[np.float64], total: int, *, folds: Mapping[str, str]
 ) -> list[int]:
     """Return the ids of the pieces to keep, rising.
 
@@ -157,13 +159,10 @@ def choose(
         shares: of each piece in the corpus, (V,).
         total: pieces to keep.
         folds: characters that become others, so that no text has pieces with them.
-        source: for messages.
 
     Raises:
-        UserError: the tokenizer is another, or has too few pieces, or `total` does not hold what every text may need.
+        UserError: there are too few pieces, or `total` does not hold what every text may need.
     """
-    if content["model"]["type"] != "Unigram":
-        raise UserError(f"SOURCE: {source}: has a {content['model']['type']} tokenizer, expected Unigram for --pieces")
     names = [piece for piece, _ in content["model"]["vocab"]]
     needed = {BLANK, *map(chr, range(33, 127)), *common_characters(dict(folds))}
     kept = {token["id"] for token in content["added_tokens"]} | {i for i, name in enumerate(names) if name in needed}

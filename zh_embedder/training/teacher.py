@@ -38,8 +38,9 @@ from zh_embedder.data.teacher_vectors import (
 )
 from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.losses.table import learns_vectors
+from zh_embedder.text.prefix import excerpt
 from zh_embedder.training.encoded_teacher import is_encoded, open_encoded
-from zh_embedder.training.teacher_model import FLAG, TeacherModel, Way, shown
+from zh_embedder.training.teacher_model import FLAG, TeacherModel, Way
 
 if TYPE_CHECKING:
     from zh_embedder.config.instructions import Version
@@ -176,7 +177,7 @@ class Teacher:
             _, example = next(asked.read(missing))
             raise UserError(
                 f"{FLAG}: {self.name}: {counted(len(missing), 'text')} among the {asked.describe()} "
-                f"{'is' if len(missing) == 1 else 'are'} not there, such as {shown(example)}; expected all, or the "
+                f"{'is' if len(missing) == 1 else 'are'} not there, such as {excerpt(example)}; expected all, or the "
                 f"model as well, which makes the others: {FLAG} {self.name} MODEL"
             )
         return given

@@ -22,14 +22,13 @@ from zh_embedder.data.teacher_vectors import FORMAT, KEY, QUERY, Vectors
 from zh_embedder.models.encoder import Encoder, load_encoder, with_prompts
 from zh_embedder.models.folders import encoder_folder, key_folder
 from zh_embedder.models.spec import EncoderSpec, instructions_for, position_limit, read_spec, within_positions
-from zh_embedder.text.prefix import full_text
+from zh_embedder.text.prefix import excerpt, full_text
 from zh_embedder.text.tokens import tokenize
 
 if TYPE_CHECKING:
     from zh_embedder.config.instructions import Version
 
 FLAG = "--teacher_encoder"
-SHOWN = 40  # characters of a text in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +137,5 @@ class TeacherModel:
             vectors = F.normalize(torch.from_numpy(vectors), dim=-1).numpy()
         good = np.isfinite(vectors.astype(np.float16)).all(axis=1)
         if not good.all():
-            raise UserError(f"{FLAG}: {self.name}: the vector of {shown(texts[int(good.argmin())])} is not finite")
+            raise UserError(f"{FLAG}: {self.name}: the vector of {excerpt(texts[int(good.argmin())])} is not finite")
         return vectors
-
-
-def shown(text: str) -> str:
-    """A text as a message shows it."""
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
