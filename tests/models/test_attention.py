@@ -13,8 +13,9 @@ from zh_embedder.models.attention import (
     obstacle,
     on_cpu,
     on_cuda,
+    rounded,
     runs,
-    small_runs,
+    stacks,
 )
 
 CPU = torch.device("cpu")
@@ -137,24 +138,65 @@ def test_runs_by_hand():
     assert runs(()) == runs((0, 0)) == ()
 
 
+def test_rounded_lengths_by_hand():
+    assert [rounded(n) for n in (1, 4, 5, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 513)] == [
+        *(4, 4, 8, 32, 32, 36, 64, 64, 72, 128, 128, 144, 256, 256, 288, 512, 576),
+    ]  # fmt: skip
+
+
+def test_rounding_adds_little_and_leaves_few_lengths():
+    lengths = range(1, 2049)
+    assert all(n <= rounded(n) < n + max(4, n / 8) for n in lengths)
+    assert all(rounded(rounded(n)) == rounded(n) for n in lengths)
+    assert len({rounded(n) for n in lengths}) == 16 + 8 * 5  # multiples of 4 to 64, then eight an octave
+
+
 @pytest.mark.parametrize("most", [1, 100, 1000, 1 << 20])
 @pytest.mark.parametrize("name", TEXTS)
-def test_small_runs_cover_every_token_once_and_hold_few_scores(name, most, monkeypatch):
+def test_stacks_hold_every_token_once_and_few_scores(name, most, monkeypatch):
     monkeypatch.setattr(attention, "SCORES_AT_ONCE", most)
-    sizes, covered, texts = TEXTS[name], [], []
-    for length, rows in small_runs(sizes, HEADS):
-        tokens = list(range(rows.start, rows.stop))
-        covered += tokens
-        texts += [length] * (len(tokens) // length)
-        assert len(tokens) % length == 0
-        assert HEADS * length * len(tokens) <= most or len(tokens) == length  # one text is never cut
-    assert covered == list(range(sum(sizes)))
+    stacks.cache_clear()
+    sizes, values = TEXTS[name], torch.arange(1.0, sum(TEXTS[name]) * HEADS + 1).view(-1, HEADS, 1)
+    copied, texts = torch.zeros_like(values), []
+    for stack in stacks(sizes, HEADS):
+        laid = stack.gather(values).view(stack.texts, HEADS, stack.length)
+        assert stack.texts & (stack.texts - 1) == 0  # a power of two
+        assert stack.texts * HEADS * stack.length**2 <= most or stack.texts == 1  # one text is never cut
+        behind = (
+            stack.padding if stack.padding is not None else torch.zeros(stack.texts, stack.length, dtype=torch.bool)
+        )
+        texts += (~behind).sum(1).tolist()
+        stack.scatter(laid.view(-1, stack.length, 1), copied)
+        for text, own in zip(laid, behind, strict=True):
+            assert torch.equal(
+                text[0, ~own].diff(), torch.full(((~own).sum() - 1,), float(HEADS))
+            )  # its tokens in order
+            assert torch.equal(text[1:] - text[:-1], torch.ones_like(text[1:]))  # and its heads
+            assert (text[:, own] == text[:, ~own][:, -1:]).all()  # behind the end stands the last
+    stacks.cache_clear()
+    assert torch.equal(copied, values)
     assert texts == [size for size in sizes if size]
 
 
-def test_small_runs_are_as_few_as_the_cache_allows(monkeypatch):
-    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 2 * HEADS * 36)  # two texts of 6
-    assert [rows for _, rows in small_runs((6,) * 5, HEADS)] == [slice(0, 12), slice(12, 24), slice(24, 30)]
+def test_stacks_are_as_few_as_the_cache_allows(monkeypatch):
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 2 * HEADS * 64)  # two texts of 8
+    stacks.cache_clear()
+    assert [(s.texts, s.length, s.rows) for s in stacks((6, 6, 7, 5, 8), HEADS)] == [
+        (2, 8, slice(0, 12)),
+        (2, 8, slice(12, 24)),
+        (1, 8, slice(24, 32)),
+    ]
+    stacks.cache_clear()
+
+
+def test_shapes_repeat_from_step_to_step():
+    """What the CPU's products compile kernels for: a hundred in all. Runs of every length are all new."""
+    generator, shapes = torch.Generator().manual_seed(0), set()
+    for _ in range(200):
+        sizes = tuple(sorted(torch.randint(4, 161, (64,), generator=generator).tolist()))
+        shapes |= {(stack.texts, stack.length) for stack in stacks(sizes, 12)}
+    assert len({length for _, length in shapes}) <= 28  # of 157
+    assert len(shapes) <= 100
 
 
 # ---- the kernels ----------------------------------------------------------------------------------------------------
@@ -177,12 +219,15 @@ def test_in_fp32_outputs_and_gradients_are_the_naive_ones(texts, name):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("at_once", [1, 2 * HEADS * 36, 1 << 20])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("at_once", [1, 2 * HEADS * 64, 1 << 20])
 @pytest.mark.parametrize("name", SIGHTS)
 @pytest.mark.parametrize("texts", TEXTS)
-def test_the_matrix_products_are_exact_in_double_precision(texts, name, at_once, monkeypatch):
+def test_stacks_are_exact_in_double_precision(texts, name, at_once, fused, monkeypatch):
     """The same code as in 16 bits: what remains there is rounding."""
     monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention, "fused_is_faster", lambda: fused)
+    stacks.cache_clear()
     sizes, sight = TEXTS[texts], SIGHTS[name]
     parts = drawn(sum(sizes), dtype=torch.float64)
     weights = torch.randn(sum(sizes), HEADS, SIZE, generator=torch.Generator().manual_seed(1)).double()
@@ -204,9 +249,11 @@ def test_the_gradient_is_the_derivative(name):
     assert torch.autograd.gradcheck(lambda *x: on_cpu(*x, sizes, SIGHTS[name]), parts)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", SIGHTS)
-def test_in_16_bits_outputs_and_gradients_are_off_by_rounding_alone(name, dtype):
+def test_in_16_bits_outputs_and_gradients_are_off_by_rounding_alone(name, dtype, fused, monkeypatch):
+    monkeypatch.setattr(attention, "fused_is_faster", lambda: fused)
     sizes, sight = TEXTS["runs"] + TEXTS["mixed"], SIGHTS[name]
     parts = drawn(sum(sizes), dtype=dtype)
     bound = half_bound(*parts, sight.scale, dtype)

@@ -19,7 +19,7 @@ PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices that
 PEAK_TRIES = 7
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's mallopt
 # Kernels that torch's two caches on the CPU keep, the most recent ones; both keep 1024 unless told otherwise.
-KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "16"}
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 KEEP, PAD = 2**31 - 1, 64 << 20  # bytes
 
 
@@ -101,11 +101,11 @@ def keep_memory() -> bool:
 
 
 def keep_few_kernels() -> None:
-    """Bound what oneDNN keeps of its kernels in bf16: it makes new ones for every shape, and packed shapes are all new.
+    """Bound what oneDNN keeps of its kernels in bf16: it makes one for every shape, and numbers of tokens are all new.
 
     With torch's defaults they grow by tens of MB a step to over a GB, between whose pieces large tensors no longer
-    fit; making them anew costs nothing that can be measured (docs/log/2026-11.md). Variables that are set already hold.
-    Call it before the first product in bf16: the caches read them once.
+    fit. The bound leaves room for the shapes of attention, which repeat (`models.attention.rounded`): those are dear to
+    make anew. Variables that are set already hold. Call it before the first product in bf16: the caches read them once.
     """
     for name, value in KERNELS.items():
         os.environ.setdefault(name, value)
