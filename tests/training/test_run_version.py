@@ -51,6 +51,10 @@ def test_a_base_has_its_own_version_and_a_resumed_run_that_of_its_checkpoint(bas
     (base / RECORD).unlink()  # now it is any base: only the checkpoint knows
     log = train(capfd, base, "--resume_from_checkpoint", "True", steps=4)
     assert "instructions: e5 (as in out/checkpoint-2; --version chooses another)" in log
+    assert (
+        "out/checkpoint-2 was trained with other settings, so the result is that of neither:\n  --max_steps: 2, now 4\n"
+        in log
+    )
     assert prompts(workdir / "out" / "encoder") == found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,7 @@ def with_version(args: Arguments, resume: Path | None) -> tuple[Arguments, Versi
     Raises:
         UserError: it is not found, or something in it is wrong.
     """
+    from zh_embedder.config.resumed import changes
     from zh_embedder.config.run_version import choose_version, resumed_version, without_training
     from zh_embedder.core.files import read_json
     from zh_embedder.training.base_trainer import ARGS_FILE
@@ -84,6 +86,12 @@ def with_version(args: Arguments, resume: Path | None) -> tuple[Arguments, Versi
     else:
         settings = read_json(resume / ARGS_FILE)
         choice = resumed_version(data.version, settings, str(resume), directory=data.instructions_dir)
+        if differing := list(changes(settings, json.loads(args.to_json()))):
+            logger.warning(
+                "--resume_from_checkpoint: %s was trained with other settings, so the result is that of neither:\n  %s",
+                resume,
+                "\n  ".join(differing),
+            )
     version = choice.read()
     logger.info("instructions: %s", choice if data.add_instruction else "none (--add_instruction False)")
     if data.use_train_config and without_training(version):
