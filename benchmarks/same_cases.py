@@ -16,10 +16,11 @@ from benchmarks.figures import array, compare, curves, files, json_files, of_run
 from benchmarks.same_work import Work
 
 SHOWN = re.compile(r"^.*(?: → .*|^    -?\d\.\d{3}  .*)$", re.M)  # the demo's table and what its search finds
+STATIC = "nano-zh-static"
 TINY = ("--cos_temperature", 0.1, "--dtype", "fp32", "--logging_steps", 1, "--train_group_size", 4)
 SGD = ("--optim", "sgd", "--learning_rate", 0.5, "--max_grad_norm", 0, "--weight_decay", 0, "--warmup_steps", 0)
 GATE = (
-    *("--query_encoder", "nano-zh", "--version", "zh_llm_embedder", "--train_data", "demo/train"),
+    *("--query_encoder", STATIC, "--version", "zh_llm_embedder", "--train_data", "demo/train"),
     *("--inbatch_same_dataset", "epoch", "--num_train_epochs", 4, "--learning_rate", 3e-3, "--cos_temperature", 0.05),
     *("--per_device_train_batch_size", 16, "--train_group_size", 4, "--save_strategy", "no", "--logging_steps", 14),
     *("--eval_data", "demo/test", "--metrics", "ndcg", "--cutoffs", 10, "--eval_steps", 1000),
@@ -40,7 +41,6 @@ encoder, texts = Encoder.from_pretrained("run"), json.load(open("texts.json"))
 np.save("queries.npy", encoder.encode_queries(texts, task="qa"))
 np.save("keys.npy", encoder.encode_keys(texts, task="qa"))
 """
-
 
 MIXED = ("--train_data", "qa.jsonl", "chat.jsonl", "pairs.jsonl", "labels.jsonl", "--query_encoder", "base", *TINY)
 
@@ -80,7 +80,7 @@ def mining(work: Work) -> dict[str, Any]:
     common = ("data/law/stard/train.jsonl.gz", "--range", 0, 50, "--negatives", 7, "--audit", 10)
     work.tool("mine_negatives", *common, "--method", "bm25", "--output", "bm25.jsonl")
     judged = ("--percent", 0.95, "--max_overlap", 0.6, "--fill")
-    work.tool("mine_negatives", *common, "--method", "dense", "--model", "nano-zh", *judged, "--output", "dense.jsonl")
+    work.tool("mine_negatives", *common, "--method", "dense", "--model", STATIC, *judged, "--output", "dense.jsonl")
     return {name: records(work.folder / f"{name}.jsonl") for name in ("bm25", "dense")}
 
 
@@ -164,9 +164,27 @@ def tools(work: Work) -> dict[str, Any]:
     work.write_corpus()
     work.tool("make_pairs", "corpus.jsonl", "--output_dir", "pairs", "--without", "demo/test/qa", "--seed", 1)
     work.tool(
-        "score_teacher", "demo/train/qa.jsonl", "--method", "embedder", "--model", "nano-zh", "--output", "s.jsonl"
+        "score_teacher",
+        "demo/train/qa.jsonl",
+        "--method",
+        "embedder",
+        "--model",
+        STATIC,
+        "--output",
+        "s.jsonl",
     )
-    mined = ("demo/train/icl.jsonl", "--method", "fused", "--model", "nano-zh", "--range", 0, 20, "--negatives", 3)
+    mined = (
+        "demo/train/icl.jsonl",
+        "--method",
+        "fused",
+        "--model",
+        STATIC,
+        "--range",
+        0,
+        20,
+        "--negatives",
+        3,
+    )
     work.tool("mine_negatives", *mined, "--output", "fused.jsonl")
     found = {name: files(work.folder / name) for name in ("converted", "fixed", "split", "pairs")}
     single = {name: records(work.folder / f"{name}.jsonl") for name in ("s", "fused")}
@@ -206,9 +224,9 @@ def use(work: Work) -> dict[str, Any]:
     found["vectors"] = {name: array(np.load(work.folder / f"{name}.npy")) for name in ("rows", "queries", "keys")}
     sets = ("demo/test", "demo/train/title.jsonl", "pairs.jsonl", "labels.jsonl")
     shown = ("--bm25", "--dims", 32, "--no-instruction", "--json", "scores.json")
-    work.python(*cli, "evaluate", "nano-zh", "run", "--data", *sets, *shown)
+    work.python(*cli, "evaluate", STATIC, "run", "--data", *sets, *shown)
     work.python("-m", "zh_embedder.export", "run", "exported", "--default_task", "qa")
-    work.python(*cli, "export", "nano-zh", "half", "--half")
+    work.python(*cli, "export", STATIC, "half", "--half")
     folders = {name: work.folder / name for name in ("run/encoder", "exported", "half")}
     found["exported"] = {name: [weights(folder), json_files(folder)] for name, folder in folders.items()}
     return {**found, "ids": read_json(work.folder / "ids.json"), "evaluate": read_json(work.folder / "scores.json")}
@@ -241,7 +259,7 @@ def llm_embedder(work: Work) -> dict[str, Any]:
     work.write("eval.jsonl", asked)
     work.write("rerank.jsonl", [{**asked[i], "key": [row["pos"][0], *row["neg"]], "pos_index": [0]}
                                 for i, row in enumerate(rows[:20])])  # fmt: skip
-    common = ("--query_encoder", "nano-zh", "--version", "zh_llm_embedder", "--hits", 20, "--cutoffs", 1, 10)
+    common = ("--query_encoder", STATIC, "--version", "zh_llm_embedder", "--hits", 20, "--cutoffs", 1, 10)
     searched = ("--eval_data", "eval.jsonl", "--corpus", "corpus.jsonl", "--save_to_output", "--save_result")
     metrics = ("mrr", "recall", "ndcg")
     ways: Mapping[str, tuple[object, ...]] = {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TRAIN = (
-    "train", "--query_encoder", "nano-zh", "--train_data", str(ROOT / "examples/demo/train/qa.jsonl"),
+    "train", "--query_encoder", "nano-zh-static", "--train_data", str(ROOT / "examples/demo/train/qa.jsonl"),
     "--output_dir", "out",
     "--max_steps", "10", "--per_device_train_batch_size", "8", "--train_group_size", "2", "--report_to", "none",
     "--dataset_cache_dir", "cache", "--dtype", "fp32", "--save_strategy", "no",

@@ -372,7 +372,7 @@ def test_a_folder_of_the_users_own_is_refused_and_stays(word, tmp_path, capsys):
     corpus.write_text("今天天气很好\n" * 30, "utf-8")
     words = {
         "vocabulary": [corpus, "--output_dir", documents, "--keep_traditional"],
-        "new-base": ["nano-zh", "--output_dir", documents, "--num_layers", 1, "--num_heads", 4],
+        "new-base": ["nano-zh-static", "--output_dir", documents, "--num_layers", 1, "--num_heads", 4],
     }
     assert main([word, *map(str, words[word])]) == 2
     assert "documents: is there already, expected a new folder, or --overwrite" in capsys.readouterr().err

@@ -168,7 +168,7 @@ def test_a_run_that_got_worse_says_so_on_the_page_and_in_the_terminal(worse):
 
 @pytest.mark.parametrize(("rate", "named"), [(3, True), (50, True), (3e-3, False)])
 def test_a_learning_rate_is_named_of_a_base_without_layers_however_rarely_the_log_is_written(tmp_path, rate, named):
-    shown = train(tmp_path / "run", "nano-zh", "--learning_rate", rate, "--logging_steps", 500, steps=40)
+    shown = train(tmp_path / "run", "nano-zh-static", "--learning_rate", rate, "--logging_steps", 500, steps=40)
     causes = [words["english"] for words in page_of(tmp_path / "run" / "report.html")["verdict"]["checks"]]
     assert [f"--learning_rate {rate}" in cause for cause in causes[:1]] == [True] * named
     assert any("few records" in cause for cause in causes[1:]) == named

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-BASE = "nano-zh"
+BASE = "nano-zh-static"
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TASKS = sorted(p.stem for p in (HERE / "train").glob("*.jsonl"))
@@ -100,7 +100,7 @@ def main() -> None:
     started = time.time()
     output, exported = args.out / "run", args.out / "embedder"
     print(f"zh_embedder demo: {len(TASKS)} tasks ({', '.join(TASKS)}), records in {relative(HERE)}")
-    print("No hub is asked: the base is nano-zh, which comes with the package.")
+    print("No hub is asked: the base is nano-zh-static, which comes with the package.")
     from zh_embedder.core.runtime import quiet_deepspeed
 
     quiet_deepspeed()

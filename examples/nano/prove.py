@@ -1,4 +1,6 @@
-"""Prove that no text of the test sets stands in training pairs: python examples/nano/prove.py PAIRS... --tests SET...
+"""Prove that no text of the test sets stands in training pairs.
+
+python examples/nano/prove.py PAIRS... --tests SET...
 
 Every run of 13 letters (folded, without marks and spaces) of every training text is looked up among those of the test
 queries and their relevant keys, as plain strings. This is written without the code that left such pairs out, so that a

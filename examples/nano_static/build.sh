@@ -1,9 +1,9 @@
 #!/bin/sh
-# nano-zh from nothing but text: sh examples/nano/build.sh DATA [OUT]
+# nano-zh-static from nothing but text: sh examples/nano_static/build.sh DATA [OUT]
 # DATA holds corpus_general/ and the evaluation sets as DATA/*/*/test; OUT (nano-build) gets every intermediate result.
-# A step whose result is there is not done again. See docs/measured/nano.md for what each brings, and how long it takes.
+# A step whose result is there is not done again. See docs/measured/nano_static.md for what each brings, and how long it takes.
 set -eu
-DATA=${1:?usage: sh examples/nano/build.sh DATA [OUT]}
+DATA=${1:?usage: sh examples/nano_static/build.sh DATA [OUT]}
 OUT=${2:-nano-build}
 HERE=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$OUT"
@@ -19,7 +19,7 @@ for seed in 0 1 2; do
     --output_dir "$OUT/pairs/$seed" --overwrite --seed $seed --max_pairs 150000 --without "$DATA"/*/*/test
 done
 test -f "$OUT/proof.txt" || {
-  python "$HERE/prove.py" "$OUT"/pairs/*/*.jsonl --tests "$DATA"/*/*/test >"$OUT/proof.partial"
+  python "$HERE/../nano/prove.py" "$OUT"/pairs/*/*.jsonl --tests "$DATA"/*/*/test >"$OUT/proof.partial"
   mv "$OUT/proof.partial" "$OUT/proof.txt"
 }
 cat "$OUT/proof.txt"
@@ -41,14 +41,14 @@ train pieces "$OUT/untrained" --per_device_train_batch_size 1024 --learning_rate
 
 # 5. The package: a base without instructions again, in half precision, with its card.
 test -d "$OUT/base" || python -m zh_embedder.new_base "$OUT/pieces" --output_dir "$OUT/base" --num_heads 1
-python -m zh_embedder.export "$OUT/base" "$OUT/nano_zh" --half --overwrite
-cp "$HERE/card.md" "$OUT/nano_zh/README.md"
+python -m zh_embedder.export "$OUT/base" "$OUT/nano_zh_static" --half --overwrite
+cp "$HERE/card.md" "$OUT/nano_zh_static/README.md"
 
 # 6. What it finds, as it is and after a few minutes of fine-tuning; BM25 beside it.
 test -f "$OUT/tuned/encoder/config.json" || python run_dense.py --output_dir "$OUT/tuned" --overwrite \
-  --query_encoder "$OUT/nano_zh" --train_data "$DATA"/*/*/train.jsonl* --version none --inbatch_same_dataset epoch \
+  --query_encoder "$OUT/nano_zh_static" --train_data "$DATA"/*/*/train.jsonl* --version none --inbatch_same_dataset epoch \
   --train_group_size 8 --per_device_train_batch_size 64 --max_steps 1200 --learning_rate 3e-3 --warmup_steps 20 \
   --cos_temperature 0.05 --task_temperature 0.5 --query_max_length 256 --key_max_length 512 \
   --save_steps 100000 --logging_steps 50 --report_to none
-zh-embedder evaluate "$OUT/untrained" "$OUT/nano_zh" "$OUT/tuned" --data "$DATA"/*/*/test --metrics ndcg@10 --bm25 \
+zh-embedder evaluate "$OUT/untrained" "$OUT/nano_zh_static" "$OUT/tuned" --data "$DATA"/*/*/test --metrics ndcg@10 --bm25 \
   --json "$OUT/scores.json"

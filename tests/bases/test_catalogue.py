@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from zh_embedder.bases.catalogue import BASES, RECORD, Packaged, Wheel, named_base, own_version
+from zh_embedder.bases.fetching import base_folder
 from zh_embedder.core.files import read_json
 
 PACKAGED = [base for base in BASES.values() if isinstance(base.source, Packaged)]
@@ -15,7 +16,7 @@ PACKAGED = [base for base in BASES.values() if isinstance(base.source, Packaged)
 
 @pytest.mark.parametrize("base", PACKAGED, ids=lambda base: base.name)
 def test_the_figures_of_a_packaged_base_are_those_of_its_folder(base):
-    folder = base.source.folder
+    folder = base_folder(base.name)
     with safe_open(folder / "model.safetensors", "np") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     assert base.parameters == sum(rows * (columns[0] if columns else 1) for rows, *columns in shapes)
@@ -39,7 +40,7 @@ def test_a_base_is_known_by_its_name_unless_a_folder_has_it(tmp_path, monkeypatc
     assert own_version("BAAI/bge-large-zh-v1.5") is None
     assert own_version("nobody/knows-it") is None
     assert named_base("modelscope:intfloat/multilingual-e5-small@v1").name == "intfloat/multilingual-e5-small"
-    assert named_base("modelscope:nano-zh") is None
+    assert named_base("modelscope:nano-zh-static") is None
     (tmp_path / "e5-small-zh").mkdir()
     assert named_base("e5-small-zh") is None
 

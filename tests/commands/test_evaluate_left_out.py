@@ -131,7 +131,7 @@ def test_run_dense_alone_says_it_too(workdir, partial, capfd):
     ],
 )
 def test_messages_name_the_flag_that_was_typed(tmp_path, capsys, flags, message):
-    words = ["evaluate", "nano-zh", "--data", folder(tmp_path), *flags]
+    words = ["evaluate", "nano-zh-static", "--data", folder(tmp_path), *flags]
     assert main([str(word) for word in words]) == 2
     assert message in capsys.readouterr().err
 

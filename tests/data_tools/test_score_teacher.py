@@ -330,9 +330,17 @@ def test_old_scores_go_and_answers_are_asked_for(tmp_path, tiny_bert, capsys):
 )
 def test_the_packaged_embedder_is_no_other_kind_of_teacher(tmp_path, capsys, method, expected):
     (tmp_path / "in.jsonl").write_text('{"query": "问", "pos": ["答"], "answers": ["答"]}\n', "utf-8")
-    words = [str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "o"), "--model", "nano-zh", "--method", method]
+    words = [
+        str(tmp_path / "in.jsonl"),
+        "--output",
+        str(tmp_path / "o"),
+        "--model",
+        "nano-zh-static",
+        "--method",
+        method,
+    ]
     assert main(words) == 2
-    assert f"error: nano-zh: is an embedder, expected {expected}" in capsys.readouterr().err
+    assert f"error: nano-zh-static: is an embedder, expected {expected}" in capsys.readouterr().err
 
 
 def test_a_language_model_needs_answers(tmp_path, language_model, capsys):

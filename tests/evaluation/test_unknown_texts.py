@@ -36,7 +36,7 @@ def test_every_kind_of_set_is_looked_at(latin, tiny_bert):
         check_models([str(tiny_bert), str(latin)], SETS, limit=0.2)
     with pytest.raises(UserError, match=r"100% of the characters of pairs \(天 \.\.\.\)"):
         check_models([str(latin)], SETS[1:2], limit=0.2)
-    check_models([str(tiny_bert), "nano-zh"], SETS, limit=0.2)
+    check_models([str(tiny_bert), "nano-zh-static"], SETS, limit=0.2)
     check_models([str(latin)], SETS, limit=1.0)
 
 

@@ -113,6 +113,6 @@ def test_a_base_of_the_catalogue_has_its_prompts_where_its_files_say_nothing(tmp
     found = with_prompts(EncoderSpec(), "intfloat/multilingual-e5-small")
     assert (found.prefix(None, 0), found.prefix("qa", 1), found.prefix("sts", 1)) == ("query: ", "passage: ", "query: ")
     assert with_prompts(EncoderSpec(), "BAAI/bge-large-zh-v1.5").instructions == {}
-    assert with_prompts(EncoderSpec(), "nano-zh").instructions == {}
+    assert with_prompts(EncoderSpec(), "nano-zh-static").instructions == {}
     own = EncoderSpec(instructions={"qa": ("问", "答")})
     assert with_prompts(own, "intfloat/multilingual-e5-small") is own

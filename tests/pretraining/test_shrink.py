@@ -106,7 +106,7 @@ def test_what_the_base_lacks_is_refused(
 
 def test_other_tokenizers_are_refused(corpus: list[Path]) -> None:
     with pytest.raises(UserError, match="has a WordPiece tokenizer, expected Unigram"):
-        shrink("nano-zh", layers=None, pieces=6000, corpus=corpus)
+        shrink("nano-zh-static", layers=None, pieces=6000, corpus=corpus)
 
 
 def test_every_file_weighs_the_same_and_ties_go_to_the_lower_id(base: Path) -> None:

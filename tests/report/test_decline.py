@@ -9,7 +9,7 @@ from zh_embedder.report.decline import RunFacts, TaskFacts, checks
 from zh_embedder.report.verdict import Change, judge, terminal
 
 FALLING, LEVEL, RISING = ([(n, 1.0 + slope * n) for n in range(8)] for slope in (-0.1, 0.0, 0.1))
-# Of nano-zh, which has no layers: at a learning rate of 3 and, below, at a sound one.
+# Of nano-zh-static, which has no layers: at a learning rate of 3 and, below, at a sound one.
 COLLAPSED = [1.96, 3.34, 5.18, 4.71, *[4.88] * 40, *[3.8] * 40]
 VANISHED = [19.4, 31.9, 0.27, 0.015, *[0.01] * 40, *[0.04] * 40]
 LEARNING = [1.96, 3.34, 0.8, 23.4, *[1.4] * 40, *[0.02] * 40]

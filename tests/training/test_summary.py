@@ -31,18 +31,20 @@ def negatives(said) -> int:
 @pytest.mark.parametrize("mode", [(), ("--inbatch_same_dataset", "epoch")])
 def test_the_negatives_of_a_small_dataset_are_those_that_are_there(workdir, capfd, mode):
     pairs = [{"query": f"问题{n}", "pos": [f"答案{n}"], "task": "qa"} for n in range(3)]
-    said = train(capfd, "nano-zh", write(workdir / "few.jsonl", pairs), "--per_device_train_batch_size", 16, *mode)
+    said = train(
+        capfd, "nano-zh-static", write(workdir / "few.jsonl", pairs), "--per_device_train_batch_size", 16, *mode
+    )
     assert negatives(said) == 2
     assert (" mixed " in said) == (not mode)
     own = [{**pair, "neg": [f"错{n}甲", f"错{n}乙"]} for n, pair in enumerate(pairs)]
     more = ("--per_device_train_batch_size", 16, "--train_group_size", 3, *mode)
-    assert negatives(train(capfd, "nano-zh", write(workdir / "few.jsonl", own), *more)) == 8
+    assert negatives(train(capfd, "nano-zh-static", write(workdir / "few.jsonl", own), *more)) == 8
     more = ("--per_device_train_batch_size", 2, "--train_group_size", 3, *mode)
-    assert negatives(train(capfd, "nano-zh", write(workdir / "few.jsonl", own), *more)) == 5
+    assert negatives(train(capfd, "nano-zh-static", write(workdir / "few.jsonl", own), *more)) == 5
 
 
 def test_a_share_of_the_machines_peak_that_means_nothing_is_left_out_of_the_log(workdir, capfd):
-    said = train(capfd, "nano-zh", DEMO / "train" / "qa.jsonl", "--per_device_train_batch_size", 4)
+    said = train(capfd, "nano-zh-static", DEMO / "train" / "qa.jsonl", "--per_device_train_batch_size", 4)
     shown = [float(value) for value in re.findall(r"mfu ([\d.e-]+)", said)]
     assert "texts_per_second" in said
     assert all(value >= LEAST_MFU for value in shown)
@@ -53,7 +55,7 @@ def test_cut_texts_are_named_with_the_flag_that_helps(workdir, capfd, tiny_bert)
     records = [{"query": f"问题{n}", "pos": ["很长的答案" * 30 + str(n)], "task": "qa"} for n in range(8)]
     data = write(workdir / "long.jsonl", records)
     few = ("--per_device_train_batch_size", 4, "--key_max_length", 32)
-    said = train(capfd, "nano-zh", data, *few)
+    said = train(capfd, "nano-zh-static", data, *few)
     lost = ("很长的答案" * 30)[-29:]
     assert re.search(
         rf"qa:long.jsonl: 100 % of the keys are cut to 32 tokens in training, which loses for example “{lost}\d”: "
@@ -73,8 +75,8 @@ def test_a_tenth_of_the_texts_is_the_bound_and_queries_that_keep_their_end_lose_
     records = [{"query": f"问题{n}", "pos": ["答"], "task": "chat"} for n in range(9)]
     records.append({"query": "从前的话，" * 60 + "现在的问题", "pos": ["答"], "task": "chat"})
     few = ("--per_device_train_batch_size", 4, "--query_max_length", 60)
-    assert "are cut" not in train(capfd, "nano-zh", write(workdir / "tenth.jsonl", records), *few)
-    said = train(capfd, "nano-zh", write(workdir / "more.jsonl", records[1:]), *few)
+    assert "are cut" not in train(capfd, "nano-zh-static", write(workdir / "tenth.jsonl", records), *few)
+    said = train(capfd, "nano-zh-static", write(workdir / "more.jsonl", records[1:]), *few)
     (lost,) = re.findall(
         r"chat:more.jsonl: 11 % of the queries are cut to 60 tokens in training, .* “(.*)”: --query", said
     )

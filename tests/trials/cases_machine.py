@@ -222,7 +222,7 @@ for module in ("convert", "doctor", "split", "mine_negatives", "score_teacher", 
         "convert": "--from squad --output o",
         "split": "--output_dir out --ratios 0.5 0.5",
         "mine_negatives": "--output o.jsonl --method bm25",
-        "score_teacher": "--output o.jsonl --model nano-zh --method embedder",
+        "score_teacher": "--output o.jsonl --model nano-zh-static --method embedder",
         "generate_queries": "--dry_run",
         "make_pairs": "--output_dir out",
     }
@@ -259,7 +259,7 @@ def dense(**changes: object) -> list[str]:
     base: dict[str, object] = {
         "eval_data": "eval.jsonl",
         "corpus": "corpus.jsonl",
-        "query_encoder": "nano-zh",
+        "query_encoder": "nano-zh-static",
         "metrics": ["mrr", "ndcg"],
         "cutoffs": [1, 3],
         "hits": 3,
@@ -439,7 +439,13 @@ cases.refused(
     f"env -u HF_HUB_OFFLINE $ZH {' '.join(encode(model='BAAI/no-such-model-x'))}",
     files={"texts.jsonl": TEXTS},
 )
-cases.refused("nano-zh is a file here", train(), "nano-zh", command="environment", files={**DATA, "nano-zh": "notes\n"})
+cases.refused(
+    "nano-zh-static is a file here",
+    train(),
+    "nano-zh-static",
+    command="environment",
+    files={**DATA, "nano-zh-static": "notes\n"},
+)
 cases.refused(
     "HF_HOME is a file",
     train(query_encoder="BAAI/no-such-model-x"),
@@ -460,7 +466,7 @@ for name, words, files, limit in (
     ("encode", encode("train.jsonl", field="query"), {}, 64),
     ("pairs", ["pairs", "corpus.jsonl", "--output_dir", "out"], {"corpus.jsonl": CORPUS * 20}, 16),
     ("train", train(), {}, 512),
-    ("export", ["export", "nano-zh", "out"], {}, 512),
+    ("export", ["export", "nano-zh-static", "out"], {}, 512),
 ):
     # A training and an encoding may keep what they can resume from; the others leave nothing.
     add = cases.stopped if name in ("train", "encode") else cases.refused

@@ -144,7 +144,7 @@ cases.works(
 cases.works("a part with all but one", split(ratios=None, counts=["rest", 1]), counts("out/dev.jsonl", 1), files=DATA)
 cases.works(
     "percent 1, overlap 1, margin 0",
-    mine(model="nano-zh", percent=1, max_overlap=1, margin=0),
+    mine(model="nano-zh-static", percent=1, max_overlap=1, margin=0),
     counts("out.jsonl", 6),
     files=DATA,
 )

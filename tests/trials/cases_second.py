@@ -676,17 +676,19 @@ cases.works(
 cases.heard("answers to filter by that no record has", mine(filter_answers=True), "(?i)answers", files=DATA)
 cases.refused(
     "an instruction and none",
-    mine(method="dense", model="nano-zh", no_instruction=True, query_instruction_for_retrieval="问："),
+    mine(method="dense", model="nano-zh-static", no_instruction=True, query_instruction_for_retrieval="问："),
     "instruction",
     files=DATA,
 )
 cases.heard("an instruction for BM25", mine(query_instruction_for_retrieval="问："), "(?i)instruction", files=DATA)
 cases.heard(
     "the working folder of another corpus",
-    mine(method="dense", model="nano-zh", corpus="c.jsonl", work_dir="outwork"),
+    mine(method="dense", model="nano-zh-static", corpus="c.jsonl", work_dir="outwork"),
     r"(?i)outwork|work[_-]dir|corpus|c\.jsonl",
     files={**DATA, "c.jsonl": CORPUS},
-    first=(tuple(mine(output="out1.jsonl", method="dense", model="nano-zh", corpus="c.jsonl", work_dir="outwork")),),
+    first=(
+        tuple(mine(output="out1.jsonl", method="dense", model="nano-zh-static", corpus="c.jsonl", work_dir="outwork")),
+    ),
     tamper=written("c.jsonl", TEXTS),
 )
 cases.refused(

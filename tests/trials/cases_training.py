@@ -35,8 +35,8 @@ from tests.trials.material import (
 cases = Cases()
 DATA = {"train.jsonl": GOOD}
 ESCAPE = "\x1b[31mred\x1b[0m"
-FLAG_EMBEDDING = """train --model_name_or_path nano-zh --train_data train.jsonl --output_dir out --temperature 0.02
-    --passage_max_len 32 --query_max_len 16 --max_steps 1 --report_to none --version none"""
+FLAG_EMBEDDING = """train --model_name_or_path nano-zh-static --train_data train.jsonl --output_dir out
+    --temperature 0.02 --passage_max_len 32 --query_max_len 16 --max_steps 1 --report_to none --version none"""
 
 # --- train: flags and numbers
 
@@ -526,7 +526,11 @@ cases.refused(
     make=lambda work: (work / "base").mkdir(),
 )
 cases.refused(
-    "an empty folder called nano-zh", train(), "nano-zh", files=DATA, make=lambda work: (work / "nano-zh").mkdir()
+    "an empty folder called nano-zh-static",
+    train(),
+    "nano-zh-static",
+    files=DATA,
+    make=lambda work: (work / "nano-zh-static").mkdir(),
 )
 cases.heard("another case: Nano-ZH", train(query_encoder="Nano-ZH"), "[Nn]ano-[Zz][Hh]", files=DATA)
 for name, pattern, change, *says in (
@@ -730,7 +734,7 @@ cases.works(
     "flags with dashes, a value after =",
     [
         "train",
-        "--query-encoder=nano-zh",
+        "--query-encoder=nano-zh-static",
         "--train-data=train.jsonl",
         "--output-dir=out",
         "--version=none",
@@ -840,7 +844,7 @@ cases.refused(
     [
         "pretrain",
         "--query_encoder",
-        "nano-zh",
+        "nano-zh-static",
         "--corpus",
         "corpus.jsonl",
         "--output_dir",
@@ -1014,7 +1018,7 @@ cases.works(
 # --- shrink
 
 
-def shrunk(*given: str, source: str = "nano-zh", out: str = "out") -> list[str]:
+def shrunk(*given: str, source: str = "nano-zh-static", out: str = "out") -> list[str]:
     """Return a `shrink` command."""
     return ["shrink", source, "--output_dir", out, *given]
 

