@@ -63,4 +63,4 @@ def check_message(found, name, *parts):
     for part in parts:
         assert part in error
     assert "Traceback" not in shown
-    assert "nano-zh-static" in error
+    assert "nano-zh, a small base" in error

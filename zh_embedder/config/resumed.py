@@ -1,4 +1,4 @@
-"""What a resumed run changes in the settings that its checkpoint was trained with."""
+"""Settings in which a resumed run differs from its checkpoint."""
 
 from __future__ import annotations
 
