@@ -31,6 +31,7 @@ from zh_embedder.models.load_options import LoadOptions
 from zh_embedder.models.lora import LORA_FILE, merge_lora
 from zh_embedder.models.parts import dense_weight, load_parts, without_bars
 from zh_embedder.models.pooling import WITHOUT_PROMPT
+from zh_embedder.models.precision import Encoding
 from zh_embedder.models.spec import (
     ANY_TASK,
     KEY_PROMPTS,
@@ -63,6 +64,10 @@ class Encoder(Forward):
 
     precision: str = "fp32"  # of `encode`, unless it is told another
     brought: Instructions = MappingProxyType({})  # instructions that the base has of its own, whatever is used
+
+    def __init__(self, backbone: Any, tokenizer: Any, spec: EncoderSpec, **options: Any) -> None:
+        super().__init__(backbone, tokenizer, spec, **options)
+        self.encoding_state = Encoding()
 
     # ---- texts to vectors, for users ----------------------------------------------------------------------------
 
@@ -156,21 +161,11 @@ class Encoder(Forward):
     def encoding(self, dtype: str | None = None) -> Iterator[None]:
         """Put the encoder in the state to encode in: no dropout, no gradients, its weights in a precision.
 
-        Weights are cast once, not layer by layer in every forward; training continues from the exact ones.
+        Weights are cast once, not layer by layer in every forward; training continues from the exact ones. For a thread
+        at a time: others wait.
         """
-        wanted = resolve_dtype(dtype or self.precision, self.device)
-        training, exact = self.training, {p: p.data for p in self.parameters() if p.dtype is torch.float32}
-        self.eval()
-        try:
-            if wanted is not torch.float32:
-                for parameter in exact:
-                    parameter.data = parameter.data.to(wanted)
-            with torch.inference_mode():
-                yield
-        finally:
-            for parameter, data in exact.items():
-                parameter.data = data
-            self.train(training)
+        with self.encoding_state(self, resolve_dtype(dtype or self.precision, self.device)):
+            yield
 
     def left_out(self, prompts: Sequence[str], max_length: int) -> list[int] | None:
         """Tokens in front of texts that pooling leaves out, given their prompts; None where it takes all."""
