@@ -11,6 +11,7 @@ from tests.processes import ROOT
 from zh_embedder.cli import main
 from zh_embedder.commands.evaluate import check_hits, show, shown, table, without_repeats
 from zh_embedder.core.errors import UserError
+from zh_embedder.core.files import read_json
 from zh_embedder.evaluation.intervals import paired
 from zh_embedder.evaluation.outcome import Outcome, Role
 
@@ -203,6 +204,48 @@ def test_a_task_that_a_model_does_not_know_is_refused_or_said_to_change_nothing(
     broad = saved(tmp_path, tiny_bert, "broad", instructions={"qa": ("问：", ""), "default": ("问：", "")})
     said = evaluate(capsys, broad, "--task", "qaa")[2]
     assert "has no instruction of that name and uses its default; did you mean 'qa'?" in said
+
+
+def test_models_that_lack_a_set_s_task_are_named_before_anything_is_measured(tmp_path, tiny_bert, capsys, monkeypatch):
+    told = saved(tmp_path, tiny_bert, "told", instructions={"qa": ("问：", ""), "tool": ("", "")})
+    other = saved(tmp_path, tiny_bert, "other", instructions={"law": ("问：", ""), "icl": ("", "")})
+    labels = tmp_path / "labels.jsonl"
+    lines = [f'{{"text": "{text}", "label": "{text}", "task": "classification"}}\n' for text in ("今天", "昨天")]
+    labels.write_text("".join(lines * 4), "utf-8")
+    started = []
+    monkeypatch.setattr("zh_embedder.commands.evaluate.measure_model", lambda *args, **_: started.append(args))
+    for which in ([tiny_bert, told, other], [tiny_bert, other]):
+        code = main([str(word) for word in ["evaluate", *which, "--data", DEMO / "qa", labels]])
+        shown, said = capsys.readouterr()
+        assert (code, shown, started) == (2, "", [])
+        remedy = "--version NAME gives all models instructions that have this task or a default\n"
+        for model in which[1:]:
+            assert re.search(rf"MODEL {model}: --data \S*labels\S*: task: unknown name 'classification'. Known: ", said)
+        assert re.search(rf"MODEL {other}: --data \S*qa: task: unknown name 'qa'. Known: icl, law; {remedy}", said)
+        assert said.count(remedy) == len(which)
+
+
+@pytest.mark.parametrize("flags", [("--no_instruction",), ("--dims", 32, 16), ("--no_instruction", "--dims", 32, 16)])
+def test_the_page_compares_models_and_not_the_variants_that_flags_add(tmp_path, tiny_bert, capsys, flags):
+    """The last row is the last model without instructions or cut short: no figure on top may be that one's."""
+    base = saved(tmp_path, tiny_bert, "base", instructions={"qa": ("为这个问题生成表示：", "")})
+    after = saved(tmp_path, tiny_bert, "after", instructions={"qa": ("猫", "狗")}, pooling="mean")
+    page, rows = tmp_path / "page.html", tmp_path / "rows.json"
+    code, shown, _ = evaluate(capsys, base, after, *flags, "--report", page, "--json", rows)
+    values = {row["model"]: row["value"] for row in read_json(rows) if row["metric"] == "ndcg@10"}
+    size = " [32]" if "--dims" in flags else ""
+    one, two = values[f"{base}{size}"], values[f"{after}{size}"]
+    assert code == 0
+    assert len(values) == 2 ** len([flag for flag in flags if str(flag).startswith("--")]) * 2
+    assert len({f"{value:.3f}" for value in values.values()}) > 2  # the variants have other figures
+    found = json.loads(re.search(r'<script[^>]*id="report-data"[^>]*>(.*?)</script>', page.read_text("utf-8"), re.S)[1])
+    assert found["compared"] == {"before": f"{base}{size}", "after": f"{after}{size}", "against": "base"}
+    assert (found["verdict"]["before"], found["verdict"]["after"]) == (pytest.approx(one), pytest.approx(two))
+    (only,) = found["sets"]
+    assert (only["change"]["before"], only["change"]["after"]) == (pytest.approx(one), pytest.approx(two))
+    assert found["errors"][0]["models"] == [f"{base}{size}", f"{after}{size}"]
+    assert ("--no_instruction also measures them" in shown) == ("--no_instruction" not in flags)
+    assert shown.count("the rows (no instruction) are without") == ("--no_instruction" in flags)
 
 
 def test_a_model_without_instructions_has_no_second_row_and_says_so_once(tmp_path, tiny_bert, capsys):

@@ -296,6 +296,7 @@ def test_what_is_left_out_is_bounded_and_counted():
 
 
 ROLES = {"a": Role.BASE, "b": Role.TRAINED, "c": Role.TRAINED, "w": Role.BASELINE, "r": Role.BASELINE}
+ROLES |= {"A": Role.VARIANT, "B": Role.VARIANT, "C": Role.VARIANT}
 
 
 @pytest.mark.parametrize(
@@ -309,6 +310,10 @@ ROLES = {"a": Role.BASE, "b": Role.TRAINED, "c": Role.TRAINED, "w": Role.BASELIN
         ("bw", "w", "b"),
         ("awr", "w", "a"),
         ("b", None, "b"),
+        ("aAbBcCw", "a", "c"),
+        ("aAbB", "a", "b"),
+        ("aA", "a", "A"),
+        ("aABw", "a", "B"),
     ],
 )
 def test_the_base_and_the_last_model_are_compared_and_a_single_one_with_its_baseline(shown, before, after):

@@ -33,6 +33,7 @@ from zh_embedder.evaluation.read_retrieval import read_eval_data
 from zh_embedder.evaluation.read_set import read_set
 from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
+from zh_embedder.evaluation.unknown_tasks import check_folders, check_model
 from zh_embedder.evaluation.unknown_texts import check_models
 from zh_embedder.models.spec import position_limit
 from zh_embedder.report.conditions import unlike, used
@@ -153,7 +154,7 @@ def check_hits(metrics: Sequence[str], hits: int) -> None:
 
 
 def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[Outcome]:
-    """Measure every model, each loaded once, and BM25. The first way to use the first model is the base."""
+    """Measure every model, each loaded once, and BM25. The first model is the base, in the first way to use it."""
     role = Role.BASE
     version = None if args.version is None else read_version(args.version, directory=args.instructions_dir)
     for name in args.models:
@@ -164,6 +165,7 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
         ways = [model]
         if args.task:
             check_task(model, args.task)
+        check_model(name, [model.query.spec, model.key.spec], sets)
         if args.no_instruction and told(model, sets):
             ways.append(replace(model, name=f"{name} (no instruction)", instruct=False))
         elif args.no_instruction:
@@ -173,8 +175,8 @@ def outcomes_of(args: argparse.Namespace, sets: Sequence[EvalSet]) -> Iterable[O
                 sizes = args.dims or [None]
                 found = measure_model(way, data, metrics=args.metrics, hits=args.hits, dimensions=sizes).values()
                 for place, outcome in enumerate(found):
-                    yield replace(outcome, role=Role.TRAINED if place else role)
-            role = Role.TRAINED
+                    yield replace(outcome, role=Role.VARIANT if place or way is not model else role)
+        role = Role.TRAINED
     if args.bm25:
         for data in sets:
             if isinstance(data, RetrievalSet):
@@ -229,18 +231,20 @@ def check_task(model: Model, task: str) -> None:
         raise unknown_name("--task", task, known)
 
 
-def notes(outcomes: Sequence[Outcome], *, version: str | None = None) -> str:
+def notes(outcomes: Sequence[Outcome], *, version: str | None = None, without: bool = False) -> str:
     """Say how each model was measured, how that differs from the base, and of which sets much is cut.
 
     Args:
         outcomes: of all models.
         version: --version, whose instructions all used; None: each its own.
+        without: all were measured without instructions too.
     """
     base = {outcome.data: outcome for outcome in outcomes if outcome.role is Role.BASE}
     found: list[str] = []
     for model in dict.fromkeys(outcome.model for outcome in outcomes if outcome.role is Role.TRAINED):
         own = [outcome for outcome in outcomes if outcome.model == model and outcome.data in base]
-        found += [words.english for words in unlike([(base[outcome.data], outcome) for outcome in own])]
+        pairs = [(base[outcome.data], outcome) for outcome in own]
+        found += [words.english for words in unlike(pairs, without=without)]
     found += used(outcomes, version=version)
     found += [words.english for words in cut_by_models(outcomes)]
     return "".join(f"note: {line}\n" for line in dict.fromkeys(found)) + "\n" * bool(found)
@@ -265,9 +269,11 @@ def run(args: argparse.Namespace) -> None:
     sys.stdout.write(left_out_notes(sets))  # before the work, not only before the figures
     sys.stdout.flush()
     check_models(args.models, sets, limit=args.max_unknown)
+    if args.version is None:
+        check_folders(args.models, sets, task=args.task)
     outcomes = list(outcomes_of(args, sets))
     rows = rows_of(outcomes)
-    sys.stdout.write(notes(outcomes, version=args.version) + show(outcomes))
+    sys.stdout.write(notes(outcomes, version=args.version, without=args.no_instruction) + show(outcomes))
     if args.json:
         beside_file(Path(args.json), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
     if args.report:

@@ -19,6 +19,7 @@ class Role(StrEnum):
 
     BASE = "base"  # what others are compared with: step 0 of a run, the first model of an evaluation
     TRAINED = "trained"  # what is compared with it: a later step, a further model
+    VARIANT = "variant"  # a model once more, used otherwise: without instructions, with shorter vectors
     BASELINE = "baseline"  # no model: BM25, or keys drawn at random
 
 

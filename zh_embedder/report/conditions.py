@@ -15,10 +15,15 @@ MOST_SHOWN = 3  # different instructions of a model in a line
 SAME_SHARE = 0.01  # of texts cut: a smaller difference is not worth a line
 
 
-def unlike(pairs: Sequence[Pair]) -> list[Words]:
-    """Return a line for each difference, with the flag of `evaluate` that makes both alike."""
+def unlike(pairs: Sequence[Pair], *, without: bool = False) -> list[Words]:
+    """Return a line for each difference, with the flag of `evaluate` that makes both alike.
+
+    Args:
+        pairs: two outcomes on each set.
+        without: both were measured without instructions too.
+    """
     known = [(a, b) for a, b in pairs if a.lengths and b.lengths and a.prompts and b.prompts]
-    found = [lengths(known, 0), lengths(known, 1), instructions(known)]
+    found = [lengths(known, 0), lengths(known, 1), instructions(known, without=without)]
     return [words for words in found if words is not None]
 
 
@@ -65,7 +70,7 @@ def cuts(pair: Pair, side: int) -> tuple[float, float]:
     return first, second
 
 
-def instructions(pairs: Sequence[Pair]) -> Words | None:
+def instructions(pairs: Sequence[Pair], *, without: bool) -> Words | None:
     """Tasks that one model is told otherwise than the other, or not at all."""
     found = [(a, b) for a, b in pairs if a.prompts != b.prompts]
     if not found:
@@ -76,15 +81,17 @@ def instructions(pairs: Sequence[Pair]) -> Words | None:
     told = [any(any(pair[n].prompts or ()) for pair in found) for n in (0, 1)]
     tasks = ", ".join(shown), "、".join(shown)
     flag = "--no_instruction also measures them without", "加 --no_instruction 可同时测量不加指令的结果"
+    if without:
+        flag = "the rows (no instruction) are without", "不加指令的结果见标有 (no instruction) 的行"
     if all(told):
         return Words(
             f"{first} and {second} use different instructions for {tasks[0]}: {flag[0]}",
             f"{first} 与 {second} 在 {tasks[1]} 上使用的指令不同；{flag[1]}",
         )
-    with_it, without = (first, second) if told[0] else (second, first)
+    with_it, other = (first, second) if told[0] else (second, first)
     return Words(
-        f"{with_it} uses instructions for {tasks[0]}, {without} uses none: {flag[0]}",
-        f"{with_it} 在 {tasks[1]} 上使用指令，{without} 不使用；{flag[1]}",
+        f"{with_it} uses instructions for {tasks[0]}, {other} uses none: {flag[0]}",
+        f"{with_it} 在 {tasks[1]} 上使用指令，{other} 不使用；{flag[1]}",
     )
 
 

@@ -114,18 +114,19 @@ def models_of(report: Report) -> dict[str, Role]:
 
 
 def compared_with(report: Report) -> Role:
-    """Return what the page compares with: the base where there is a further model, else a baseline."""
+    """Return what the page compares with: the base where there is a model besides it, else a baseline."""
     roles = {outcome.role for one in report.sets for outcome in one.outcomes}
-    return Role.BASE if {Role.BASE, Role.TRAINED} <= roles else Role.BASELINE
+    return Role.BASE if Role.BASE in roles and roles & {Role.TRAINED, Role.VARIANT} else Role.BASELINE
 
 
 def opponents(outcomes: Sequence[Outcome], against: Role) -> tuple[Outcome | None, Outcome]:
     """Return what is compared with what: the last model, and the first outcome of the other's role.
 
-    A set on which only one of the two was measured compares nothing.
+    A model's variant is compared only where there is no other model. A set on which only one of the two was measured
+    compares nothing.
     """
-    models = [outcome for outcome in outcomes if outcome.role is not Role.BASELINE]
-    after = models[-1] if models else outcomes[-1]
+    order = (Role.TRAINED, Role.VARIANT, Role.BASE, Role.BASELINE)
+    after = next(own[-1] for role in order if (own := [outcome for outcome in outcomes if outcome.role is role]))
     return next((outcome for outcome in outcomes if outcome.role is against and outcome is not after), None), after
 
 
@@ -185,7 +186,8 @@ def conclude(report: Report, changes: Sequence[Change]) -> Verdict:
 def unlike_opponents(report: Report, against: Role) -> list[Words]:
     """Return what differs in how the two that are compared were measured."""
     pairs = [pair_of(one.outcomes, against) for one in report.sets if one.outcomes]
-    return unlike([(pair[0], pair[1]) for pair in pairs if len(pair) > 1])
+    without = bool(report.settings.get("no_instruction"))
+    return unlike([(pair[0], pair[1]) for pair in pairs if len(pair) > 1], without=without)
 
 
 def set_data(one: SetReport, label: str, against: Role, change: Change | None) -> dict[str, Any]:
