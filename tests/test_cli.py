@@ -47,6 +47,13 @@ def test_the_help_lists_every_command_by_group_and_an_example(capsys, words):
     assert "example: zh-embedder train --output_dir out" in out
 
 
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_the_version_of_the_package_is_shown(capsys, word):
+    code, out, err = run(capsys, word)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"zh-embedder (\d+\.\d+\S*|\(source tree, not installed\))\n", out)
+
+
 @pytest.mark.parametrize("word", COMMANDS)
 def test_every_command_has_help_with_an_example(capsys, word):
     code, out, err = run(capsys, word, "--help")

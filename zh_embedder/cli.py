@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from types import ModuleType
 
 from zh_embedder.core.errors import UserError, unknown_name
@@ -146,6 +146,14 @@ TABLE: dict[str, dict[str, Command]] = {
 COMMANDS = {word: command for group in TABLE.values() for word, command in group.items()}
 
 
+def version() -> str:
+    """Version of the installed package; of a source tree that is not installed, that it is one."""
+    try:
+        return metadata.version("zh_embedder")
+    except metadata.PackageNotFoundError:
+        return "(source tree, not installed)"
+
+
 def overview() -> str:
     """List the words by group."""
     width = max(map(len, COMMANDS))
@@ -158,7 +166,8 @@ def overview() -> str:
             "usage: zh-embedder COMMAND [FLAGS]",
             "Train, measure and export Chinese text embedders for many retrieval tasks.",
             *blocks,
-            f"`zh-embedder COMMAND --help` shows its flags.\nexample: zh-embedder train {COMMANDS['train'].example}\n",
+            "`zh-embedder COMMAND --help` shows its flags, `zh-embedder --version` the package's version.\n"
+            f"example: zh-embedder train {COMMANDS['train'].example}\n",
         ]
     )
 
@@ -241,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     word = argv[0] if argv else "--help"
     if word in ("-h", "--help"):
         return exit_code(lambda: sys.stdout.write(overview()))
+    if word in ("-V", "--version"):
+        return exit_code(lambda: sys.stdout.write(f"zh-embedder {version()}\n"))
     if word not in COMMANDS:
         sys.stderr.write(f"error: {unknown_name('COMMAND', word, COMMANDS)}\n")
         return 2

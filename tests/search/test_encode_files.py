@@ -90,6 +90,14 @@ def test_texts_of_a_task_that_keeps_the_end_do_so_in_files_too(capsys, tiny_bert
     assert [found[task].manifest.truncation_side for task in tasks] == ["left", None]
 
 
+def test_a_task_that_is_served_by_the_default_is_said(capsys, tiny_bert, inputs):
+    instructions = {"qa": ("问：", ""), "default": ("", "")}
+    load_encoder(str(tiny_bert), changes={"instructions": instructions}).save("broad")
+    said = encode(capsys, "broad", *inputs, *FP32, "--task", "qaa", "--side", "query", out="a")
+    assert "--task qaa: no instruction of that name, the default is used; did you mean 'qa'?" in said
+    assert "--task" not in encode(capsys, "broad", *inputs, *FP32, "--task", "qa", "--side", "query", out="b")
+
+
 # ---- the same vectors -----------------------------------------------------------------------------------------------
 
 

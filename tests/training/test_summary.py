@@ -43,6 +43,33 @@ def test_the_negatives_of_a_small_dataset_are_those_that_are_there(workdir, capf
     assert negatives(train(capfd, "nano-zh-static", write(workdir / "few.jsonl", own), *more)) == 5
 
 
+@pytest.mark.parametrize("mode", [(), ("--inbatch_same_dataset", "epoch")])
+def test_negatives_that_are_repeated_to_fill_a_group_count_once_and_are_said(workdir, capfd, mode):
+    one = [{"query": f"问题{n}", "pos": [f"答案{n}"], "neg": [f"错{n}"], "task": "qa"} for n in range(16)]
+    data = write(workdir / "one.jsonl", one)
+    more = ("--per_device_train_batch_size", 8, *mode)
+    said = train(capfd, "nano-zh-static", data, *more, "--train_group_size", 8)
+    assert negatives(said) == 8 * 2 - 1
+    assert said.count("1.0 negatives of its own a record, --train_group_size 8 takes 7: they are repeated") == 1
+    said = train(capfd, "nano-zh-static", data, *more, "--train_group_size", 8, "--random_negatives", 6)
+    assert (negatives(said), "are repeated" in said) == (8 * 8 - 1, False)
+    said = train(capfd, "nano-zh-static", data, *more, "--train_group_size", 2)
+    assert (negatives(said), "are repeated" in said) == (8 * 2 - 1, False)
+
+
+def test_a_static_base_is_said_to_take_instructions_for_text(workdir, capfd, tiny_bert):
+    pairs = [{"query": f"问题{n}", "pos": [f"答案{n}"], "task": "qa"} for n in range(4)]
+    data, said = write(workdir / "few.jsonl", pairs), "--include_prompt False leaves instructions out of the mean"
+    assert said in train(capfd, "nano-zh-static", data, "--version", "zh_llm_embedder")
+    for base, more in (
+        ("nano-zh-static", ()),  # none, its own version
+        ("nano-zh-static", ("--version", "zh_llm_embedder", "--include_prompt", "False")),
+        ("nano-zh-static", ("--version", "zh_llm_embedder", "--include_prompt", "True")),
+        (tiny_bert, ("--version", "zh_llm_embedder")),
+    ):
+        assert said not in train(capfd, base, data, *more)
+
+
 def test_a_share_of_the_machines_peak_that_means_nothing_is_left_out_of_the_log(workdir, capfd):
     said = train(capfd, "nano-zh-static", DEMO / "train" / "qa.jsonl", "--per_device_train_batch_size", 4)
     shown = [float(value) for value in re.findall(r"mfu ([\d.e-]+)", said)]

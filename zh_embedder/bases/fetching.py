@@ -55,9 +55,24 @@ def base_folder(name: str) -> Path | None:
 
 
 def kept_folder(base: Base, *, checked: bool) -> Path | None:
-    """Return the folder of a base in the cache; None where it is not there, or damaged, as far as that is checked."""
+    """Return the folder of a base in the cache; None where it is not there, or lacks a file, or is damaged.
+
+    Args:
+        base: the row of the catalogue.
+        checked: whether the hashes of its files are compared.
+    """
     target = cache_place(base)
-    return target if (is_whole(base, target) if checked else (target / RECORD).is_file()) else None
+    return target if (is_whole(base, target) if checked else has_files(target)) else None
+
+
+def has_files(folder: Path) -> bool:
+    """Whether every file of a folder's record is there."""
+    try:
+        record = read_json(folder / RECORD)
+    except (OSError, UserError):
+        return False
+    files = record.get(FILES) if isinstance(record, dict) else None
+    return isinstance(files, dict) and all((folder / name).is_file() for name in files)
 
 
 def made_folder(base: Base, *, wheel: Path | None = None) -> Path:
@@ -106,7 +121,7 @@ def provenance(base: Base) -> str:
 
 def is_whole(base: Base, folder: Path, *, told: bool = False) -> bool:
     """Whether the cache holds a base as it was made; what is wrong with one is a warning, where asked for."""
-    if folder in _checked and (folder / RECORD).is_file():
+    if folder in _checked and has_files(folder):
         return True
     wrong = damage(base, folder)
     if told and wrong is not None and folder.exists():

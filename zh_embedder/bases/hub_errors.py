@@ -22,6 +22,7 @@ KINDS = {
     "revision": ("RevisionNotFoundError",),
     "missing": ("RepositoryNotFoundError", "NotExistError"),
     "foreign": ("FileMetadataError",),
+    "address": ("UnsupportedProtocol", "InvalidURL", "MissingSchema", "LocationParseError"),
     "cut": (
         *("RemoteProtocolError", "ReadError", "ProtocolError", "IncompleteRead", "ChunkedEncodingError"),
         *("FileSizeMismatchError", "FileIntegrityError"),
@@ -76,7 +77,7 @@ def kind_of(error: BaseException) -> tuple[str, int | None]:
         (OF_STATUS.get(status or 0, "server"), failed),
         ("cut", named["cut"] or "Consistency check failed" in text),
         ("refused", bool(names & NOT_REACHED)),
-        *((kind, named[kind]) for kind in ("foreign", "slow", "refused")),
+        *((kind, named[kind]) for kind in ("address", "foreign", "slow", "refused")),
         ("disk", any(isinstance(one, OSError) and one.errno is not None for one in chain)),
         ("files", "does not appear to have" in text or "Unrecognized model" in text),
     )
@@ -105,21 +106,22 @@ class HubFailure:
         kind, status = self.kind()
         hub = f"the hub {shown_address(self.endpoint)}"
         code = "" if status is None else f" ({status})"
-        near = nearest(self.name, self.known) if kind == "missing" else ""
+        near = nearest(self.name, self.known) if self.name not in self.known else ""
         return {
-            "offline": f"HF_HUB_OFFLINE is set, and not all of it is in the cache {self.cache}",
+            "offline": f"HF_HUB_OFFLINE is set, and not all of it is in the cache {self.cache}{near}",
             "gated": f"{hub} gives it only to accounts that have accepted its terms{code}",
             "revision": f"{hub} has no such revision of it{code}",
             "missing": f"{hub} has no model of that name, or hides it from those without its token{code}{near}",
             "token": f"{hub} does not let this token, or the lack of one, have it{code}",
             "foreign": f"{hub} does not answer as a hub of models does",
             "cut": f"the download from {hub} ended early",
-            "slow": f"{hub} did not answer in time",
-            "refused": f"{hub} cannot be reached: {self.innermost()}",
+            "slow": f"{hub} did not answer in time{near}",
+            "refused": f"{hub} cannot be reached: {self.innermost()}{near}",
+            "address": f"HF_ENDPOINT is {shown_address(self.endpoint)!r}, which is no address",
             "server": f"{hub} answered {status} {phrase(status)}",
             "files": f"{hub} has it, but not as a model that can be loaded: {self.first_line()}",
             "disk": f"the cache {self.cache} cannot be used: {self.innermost()}",
-            "other": f"the hub gave: {self.first_line()}",
+            "other": f"{hub} did not give it: {self.first_line()}{near}",
         }[kind]
 
     def cached_folder(self) -> Path:
@@ -128,7 +130,8 @@ class HubFailure:
 
     def first_line(self) -> str:
         """Return the first line of what the library says, without secrets."""
-        return without_tokens(str(self.error).strip().split("\n")[0])[:SHOWN]
+        line = without_tokens(str(self.error).strip().split("\n")[0])
+        return line if len(line) <= SHOWN else f"{line[:SHOWN].rpartition(' ')[0]} ..."
 
     def innermost(self) -> str:
         """Return what the system said, at the bottom of the chain of causes."""
@@ -180,6 +183,7 @@ HUGGING_FACE = {
     "missing": ("private", "mirror", "copy"),
     "token": ("token", "mirror"),
     "foreign": ("address",),
+    "address": ("address",),
     "cut": ("again", "patience", "mirror", "copy"),
     "slow": ("again", "patience", "mirror", "copy", "cache"),
     "refused": ("mirror", "copy", "cache"),
@@ -197,10 +201,10 @@ HUGGING_FACE_LINES = {
     "address": "HF_ENDPOINT is the address of a hub or of a mirror, such as https://hf-mirror.com",
     "mirror": "behind a mirror? `export HF_ENDPOINT=https://hf-mirror.com`; or from ModelScope: modelscope:{name}",
     "online": "`unset HF_HUB_OFFLINE` fetches it",
-    "elsewhere": "another cache? --model_cache_dir, or HF_HOME, says where it is",
+    "elsewhere": "another cache? HF_HOME says where it is, in training --model_cache_dir too",
     "copy": "no network? On a machine that has one: `hf download {name} --local-dir {leaf}`, then give the "
     "copied folder",
-    "cache": "downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (--model_cache_dir, or HF_HOME)",
+    "cache": "downloaded before? `export HF_HUB_OFFLINE=1` reads the cache alone (HF_HOME says where it is)",
     "other": "name another: its page {site}/{name} shows its files",
 }
 MODELSCOPE = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zh_embedder.bases.catalogue import BASES, Base, Hub, Packaged, Wheel
+from zh_embedder.bases.catalogue import BASES, E5, MODELSCOPE, Base, Hub, Packaged, Wheel
 from zh_embedder.core.errors import UserError, nearest_path, unknown_name
 from zh_embedder.core.outputs import Output, Places
 
@@ -65,10 +65,17 @@ def check(args: argparse.Namespace) -> None:
         if args.output_dir:
             raise UserError("--output_dir: belongs to `prune SOURCE`, expected none for the table")
         return
+    if args.name is None and args.action == PRUNE:
+        raise UserError(f"NAME: is missing, expected `prune {E5} --output_dir DIR`, or a folder of that model")
     if args.name is None:
         raise UserError(f"NAME: is missing, expected `{args.action} NAME`; Known: {', '.join(sorted(BASES))}")
     if (args.action == PRUNE) != bool(args.output_dir):
         raise UserError(f"--output_dir: {'is missing' if args.action == PRUNE else f'{args.action} takes none'}")
+    if args.action != PRUNE and args.name.startswith(MODELSCOPE):
+        raise UserError(
+            f"NAME: {args.name}: a model of ModelScope is fetched by the command that names it, expected it there, as "
+            f"in `zh-embedder train --query_encoder {args.name} ...`"
+        )
     if args.action != PRUNE and args.name not in BASES:
         raise unknown_name("NAME", args.name, BASES)
     if args.json:

@@ -15,7 +15,7 @@ import torch
 
 from zh_embedder.config.instructions import read_version
 from zh_embedder.config.measured_version import use_version, warn_of_contradiction
-from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
+from zh_embedder.core.errors import UserError, reject, unknown_name
 from zh_embedder.core.files import beside_file, real
 from zh_embedder.core.machine import resolve_dtype
 from zh_embedder.core.numbers import COUNT, LENGTH, SHARE
@@ -35,7 +35,7 @@ from zh_embedder.evaluation.set_files import find_sets
 from zh_embedder.evaluation.sets import KINDS, EvalSet, RetrievalSet
 from zh_embedder.evaluation.unknown_tasks import check_folders, check_model
 from zh_embedder.evaluation.unknown_texts import check_models
-from zh_embedder.models.spec import position_limit
+from zh_embedder.models.spec import by_default, position_limit
 from zh_embedder.report.conditions import unlike, used
 from zh_embedder.report.cut_texts import cut_by_models
 from zh_embedder.report.figures import difference
@@ -217,17 +217,9 @@ def check_task(model: Model, task: str) -> None:
         UserError: with the nearest task that it knows.
     """
     known = model.query.spec.instructions
-    if not any(any(pair) for pair in known.values()):
-        logger.info("--task %s: %s has no instructions, so the task changes none of its figures", task, model.name)
-    elif task not in known and "default" in known:
-        others = [name for name in known if name != "default"]
-        logger.info(
-            "--task %s: %s has no instruction of that name and uses its default%s",
-            task,
-            model.name,
-            nearest(task, others),
-        )
-    elif task not in known:
+    if said := by_default(model.query.spec, task):
+        logger.info("--task %s: %s: %s", task, model.name, said)
+    elif known and task not in known:
         raise unknown_name("--task", task, known)
 
 

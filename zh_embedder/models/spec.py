@@ -9,7 +9,7 @@ from typing import Any
 
 from zh_embedder.bases.fields import Fields, as_text, read_any
 from zh_embedder.bases.folder_format import MODULES, read_layout
-from zh_embedder.core.errors import UserError, reject, unknown_name
+from zh_embedder.core.errors import UserError, nearest, reject, unknown_name
 from zh_embedder.core.similarity import SIMILARITIES
 from zh_embedder.models.heads import HEADS
 from zh_embedder.models.packing import first_position
@@ -101,6 +101,17 @@ class EncoderSpec:
         if self.default_task is not None or len(self.instructions) == 1:
             prompts |= {"query": self.prefix(self.default_task, 0), "document": self.prefix(self.default_task, 1)}
         return prompts
+
+
+def by_default(spec: EncoderSpec, task: str) -> str | None:
+    """Say that a task has no instruction of its own, so that a mistyped one is seen; None where it has one, or none."""
+    known = spec.instructions
+    if not any(any(pair) for pair in known.values()):
+        return "no instructions, so the task changes nothing"
+    if task in known or ANY_TASK not in known:
+        return None
+    others = [name for name in known if name != ANY_TASK]
+    return f"no instruction of that name, the default is used{nearest(task, others)}"
 
 
 def check_include_prompt(where: str, include_prompt: bool, pooling: str) -> None:

@@ -29,7 +29,7 @@ from zh_embedder.core.ranks import own_device, own_rank
 from zh_embedder.data.text_files import Reader, find_texts
 from zh_embedder.models.encoder import TOKENS_PER_BATCH, Encoder, load_encoder
 from zh_embedder.models.folders import encoder_folder, key_folder
-from zh_embedder.models.spec import EncoderSpec, position_limit
+from zh_embedder.models.spec import EncoderSpec, by_default, position_limit
 from zh_embedder.search.vector_store import (
     FILE_FORMATS,
     VECTOR_DTYPES,
@@ -275,6 +275,8 @@ def prompt_and_length(options: EncodeOptions, spec: EncoderSpec) -> tuple[str, i
         length = max(lengths) if options.side is None else lengths[SIDES.index(options.side)]
         return options.prompt, options.max_length or length
     prompts = (spec.prefix(options.task, 0), spec.prefix(options.task, 1))
+    if options.task is not None and (said := by_default(spec, options.task)):
+        logger.info("--task %s: %s", options.task, said)
     if options.side is None and (prompts[0] != prompts[1] or (options.max_length is None and lengths[0] != lengths[1])):
         both = " and ".join(
             f"{side} ({prompt!r}, {length} tokens)"

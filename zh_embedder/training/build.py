@@ -161,6 +161,19 @@ def warn_of_contradiction(args: Arguments, model: BiEncoder, sets: Sequence[Trai
     flag = flag if args.data.add_instruction else "--add_instruction False"
     if said := contradiction(chosen, brought, base=args.model.query_encoder, flag=flag):
         logger.warning("%s", said)
+    if args.model.include_prompt is None and model.query.spec.include_prompt and drowns(model, chosen):
+        logger.warning(
+            "%s has no layers: it cannot tell an instruction from a text, and %s puts one in front; "
+            "--include_prompt False leaves instructions out of the mean (True keeps them, without this warning), "
+            "--version none uses none",
+            args.model.query_encoder,
+            flag,
+        )
+
+
+def drowns(model: BiEncoder, chosen: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether instructions become a part of the sum of word vectors that a static base makes of a text."""
+    return model.query.config.num_hidden_layers == 0 and any(map(any, chosen.values()))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
 
     from zh_embedder.config.train import Arguments
+    from zh_embedder.data.train_rows import TrainSet
     from zh_embedder.training.dense_trainer import DenseTrainer
 
 logger = logging.getLogger(__name__)
@@ -79,18 +80,38 @@ def lengths_line(trainer: DenseTrainer) -> list[str]:
 
 
 def negatives_of(trainer: DenseTrainer, index: int, queries: int) -> int:
-    """Count the negatives that a query has in a step; rows repeated to fill it are masked and do not count."""
+    """Count the different negatives that a query has in a step, as far as a sample of the records tells."""
     sets, chosen = trainer.rows.sets, trainer.rows.sets[index]
     group = chosen.rule.group_size
     if not chosen.records.in_batch_negatives:
-        return group - 1
+        return round(distinct_keys(chosen)) - 1
     pool = sets if trainer.mode is None else [chosen]
     rows = sum(len(one) for one in pool)
     if rows >= queries:
-        return queries * group - 1
+        return round(queries * sum(len(one) * distinct_keys(one) for one in pool) / rows) - 1
     # Few records: their texts are soon counted, and groups repeat them.
     texts = {(one.key_prefix, key) for one in pool for row in range(len(one)) for key in one.records[row].candidates}
     return min(rows * group, len(texts)) - 1
+
+
+def distinct_keys(chosen: TrainSet) -> float:
+    """Mean number of different keys of a group: negatives that are too few are repeated to fill it."""
+    rule, records = chosen.rule, chosen.records
+    step = max(1, len(records) // SAMPLE)
+    own = [len({*one.neg} - {*one.pos}) for one in map(records.__getitem__, range(0, len(records), step))]
+    sizes = [min(rule.group_size, 1 + rule.random_negatives + count) if count else rule.group_size for count in own]
+    return sum(sizes) / max(1, len(sizes))
+
+
+def repeated_line(chosen: TrainSet) -> str | None:
+    """Say that records have fewer negatives than a group takes, and that these count several times."""
+    size, found = chosen.rule.group_size, distinct_keys(chosen) if chosen.records.kind == GROUP else 0
+    if not found or found > size - 0.5:
+        return None
+    return (
+        f"{chosen.records.name}: {found - 1:.1f} negatives of its own a record, --train_group_size {size} takes "
+        f"{size - 1}: they are repeated, and each counts as often"
+    )
 
 
 def how_packed(trainer: DenseTrainer) -> str:
@@ -145,6 +166,7 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         how_packed(trainer),
         *lengths_line(trainer),
     ]
+    lines += [line for chosen in sets if (line := repeated_line(chosen))]
     for dataset, size, waiting in zip(sets, sizes, waiting_rows(sizes, step_rows, trainer.shares), strict=True):
         if size < step_rows and trainer.mode is not None:
             lines.append(
