@@ -141,7 +141,8 @@ function metrics() {
     return [n === 0 ? el("span", { title: set.name }, set.label) : el("span.again", {}, set.label), metricName(name), ...cells,
       set.gains[name] ? gain(set.gains[name]) : ""];
   }));
-  return section("metrics", t("metrics"), null,
+  const found = DATA.compared;
+  return section("metrics", t("metrics"), found && t("metricsNote", found.before, found.after),
     table([t("set"), t("metric"), ...models, "Δ"], rows, { label: t("metrics") }),
     about());
 }
