@@ -57,6 +57,19 @@ def test_negatives_that_are_repeated_to_fill_a_group_count_once_and_are_said(wor
     assert (negatives(said), "are repeated" in said) == (8 * 2 - 1, False)
 
 
+def test_a_task_that_had_nothing_to_learn_is_said(workdir, capfd):
+    """The README's three records: the base tells them apart before training."""
+    easy = [{"query": q, "pos": [q + "的回答"], "task": "qa"} for q in ("怎么退货", "发票丢了", "多久送到")]
+    hard = [{"query": f"问{n}", "pos": [f"{n}号"], "neg": [f"问{n}"], "task": "tool"} for n in range(8)]
+    write(workdir / "data" / "easy.jsonl", easy)
+    write(workdir / "data" / "hard.jsonl", hard)
+    said = train(capfd, "nano-zh-static", workdir / "data", "--inbatch_same_dataset", "epoch", "--version", "none")
+    (line,) = re.findall(r"the loss of (.*) was below 0.001 at every step of the log", said)
+    assert line == "qa"
+    warm = train(capfd, "nano-zh-static", workdir / "data" / "easy.jsonl", "--cos_temperature", 0.5)
+    assert "was below" not in warm
+
+
 def test_a_static_base_is_said_to_take_instructions_for_text(workdir, capfd, tiny_bert):
     pairs = [{"query": f"问题{n}", "pos": [f"答案{n}"], "task": "qa"} for n in range(4)]
     data, said = write(workdir / "few.jsonl", pairs), "--include_prompt False leaves instructions out of the mean"

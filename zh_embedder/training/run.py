@@ -43,8 +43,8 @@ def train_in_folder(args: Arguments) -> None:
     from zh_embedder.training.evaluate import read_watched
     from zh_embedder.training.held_out import hold_out
     from zh_embedder.training.launch import check_output, find_resume, train_and_save
-    from zh_embedder.training.report_writer import REPORT_FILE, report_run
-    from zh_embedder.training.summary import describe, which_step
+    from zh_embedder.training.report_writer import REPORT_FILE, losses, report_run
+    from zh_embedder.training.summary import describe, which_step, without_lesson
 
     resume = find_resume(args)
     check_output(args, resume)
@@ -63,6 +63,8 @@ def train_in_folder(args: Arguments) -> None:
     trainer = build(args, version, datasets, read_watched(args.eval, held_out, data_root=args.data.data_root))
     trained = train_and_save(args, trainer, resume, describe=lambda: describe(args, trainer, resume))
     trainer.say_best()
+    if trained and (said := without_lesson(trainer, losses(trainer.state.log_history))):
+        logger.warning("%s", said)
     if (trained or not (Path(trainer.args.output_dir) / REPORT_FILE).is_file()) and (written := report_run(trainer)):
         logger.info("report: %s", written)
     if trained and trainer.args.should_save:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NO_LESSON = 1e-3  # loss
 SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
 
 
@@ -126,6 +128,28 @@ def how_packed(trainer: DenseTrainer) -> str:
     off = f"; attention dropout ({dropout:g} in the base) is off" if dropout else ""
     last = ", the last layer computed for first tokens alone" if query.trimmed else ""
     return f"texts are packed: no padding is computed{last}{off}"
+
+
+def without_lesson(trainer: DenseTrainer, losses: Mapping[str, Sequence[tuple[int, float]]]) -> str | None:
+    """Say which tasks had nothing to learn: their contrastive loss was next to nothing at every step of the log.
+
+    Args:
+        trainer: after the training.
+        losses: of each task over the steps.
+    """
+    contrastive = {one.task for one in trainer.rows.sets if all(term.name == "info_nce" for term in one.terms)}
+    found = [
+        task
+        for task, points in losses.items()
+        if task in contrastive and points and max(value for _, value in points) < NO_LESSON
+    ]
+    if not found:
+        return None
+    return (
+        f"the loss of {', '.join(found)} was below {NO_LESSON} at every step of the log: the base told these positives "
+        "from their negatives before training, so there was next to nothing to learn; hard negatives (`zh-embedder "
+        f"mine`) or a higher --cos_temperature give it more"
+    )
 
 
 def which_step(args: TrainingArguments, state: TrainerState) -> str:
