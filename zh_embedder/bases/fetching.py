@@ -10,12 +10,14 @@ import logging
 import shlex
 import shutil
 import time
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zh_embedder.bases import wheels
 from zh_embedder.bases.catalogue import BASES, NAME, PACKED, RECORD, Base, Hub, Packaged, Wheel, recorded_name
+from zh_embedder.core.counts import counted
 from zh_embedder.core.errors import UserError, explain
 from zh_embedder.core.files import beside, read_json, remove, sweep, write_json
 from zh_embedder.core.hashing import file_hash, files_hashes, texts_hash
@@ -103,6 +105,27 @@ def made_folder(base: Base, *, wheel: Path | None = None) -> Path:
     return target
 
 
+def set_aside(target: Path, *, made: Set[str]) -> None:
+    """Move files that were not made here out of the folder of a base that is replaced: they are somebody's.
+
+    Args:
+        target: the folder.
+        made: names of what is made here.
+    """
+    with suppress(OSError, UserError, KeyError, TypeError):
+        made = {*made, *read_json(target / RECORD)[FILES]}
+    others = [path for path in target.rglob("*") if path.is_file() and path.relative_to(target).as_posix() not in made]
+    if not others:
+        return
+    places = (target.with_name(f"{target.name}.set-aside-{count}") for count in range(1, 10_000))
+    aside = next(place for place in places if not place.exists())
+    for path in others:
+        moved = aside / path.relative_to(target)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(moved)
+    logger.warning("%s: %s not made here; moved to %s", target, counted(len(others), "file"), aside)
+
+
 def remove_leftovers(target: Path) -> None:
     """Remove what killed processes left next to a whole base, where that may be written."""
     with suppress(OSError):
@@ -178,6 +201,7 @@ def make(base: Base, target: Path, wheel: Path | None) -> None:
         made = sorted(path for path in partial.rglob("*") if path.is_file())
         hashes = {path.relative_to(partial).as_posix(): file_hash(path) for path in made}
         write_json(partial / RECORD, {**described(base), FILES: hashes})
+        set_aside(target, made={RECORD, *hashes})
     seconds = time.monotonic() - began
     logger.info("%s: %s; made in %.0f s, kept in %s", base.name, provenance(base), seconds, target)
 
