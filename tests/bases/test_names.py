@@ -33,6 +33,14 @@ def test_a_mistyped_base_is_said_before_any_hub_is_asked(name, meant, tmp_path, 
     assert encoder_folder(name) == name
 
 
+def test_a_file_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/texts.jsonl").touch()
+    with pytest.raises(UserError, match=r"--f: data/texts.jsonl: is a file, expected the folder of a model"):
+        encoder_folder("data/texts.jsonl", flag="--f")
+
+
 @pytest.mark.parametrize("name", ["bert-base-chinese", "gpt2", "xlm-roberta-base", "BAAI/nano_zh", "./nano_zh", "e5"])
 def test_names_that_a_hub_or_a_folder_may_have_pass(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

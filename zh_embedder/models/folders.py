@@ -24,12 +24,14 @@ def encoder_folder(name_or_path: str, *, flag: str = "model") -> str:
         flag: what the user typed it behind, for messages.
 
     Raises:
-        UserError: it cannot be fetched, or is a base's name mistyped.
+        UserError: it cannot be fetched, or is a base's name mistyped; or it is a file.
     """
     name_or_path = local_name(str(name_or_path), flag=flag)  # a Path is taken too
     path = Path(name_or_path).expanduser()
     if not path.is_dir() and (folder := base_folder(name_or_path)):  # a folder here comes first, as with hub names
         return str(folder)
+    if path.is_file():
+        raise UserError(f"{flag}: {name_or_path}: is a file, expected the folder of a model, or a hub name")
     if "/" not in name_or_path and not path.exists():
         check_ownerless(name_or_path, flag=flag)
     inner = path / QUERY_FOLDER

@@ -12,7 +12,7 @@ import torch
 
 from zh_embedder.core.counts import counted
 from zh_embedder.data.plan import steps_of, waiting_rows
-from zh_embedder.data.schema import GROUP
+from zh_embedder.data.schema import GROUP, QUERY_TEXT, TEXT
 from zh_embedder.models.spec import position_limit
 from zh_embedder.report.cut_texts import CutSide, cut_words
 from zh_embedder.report.verdict import Words
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ALONE = {QUERY_TEXT: " (queries)", TEXT: " (keys)"}  # texts without pairs, of one side
 NO_LESSON = 1e-3  # loss
 SAMPLE = 256  # records of a dataset whose texts are measured for the share that is cut
 
@@ -174,7 +175,8 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
         negatives = f"{negatives_of(trainer, index, queries)}" if chosen.records.kind == GROUP else "-"
         cuts = "/".join(f"{share:.0%}" for share in cut_shares(trainer, index))
         loss = " + ".join(f"{term.weight:g} {term.name}" for term in chosen.terms)
-        name = chosen.records.name[:44]
+        side = ALONE.get(chosen.records.kind, "")
+        name = chosen.records.name[: 44 - len(side)] + side
         lines.append(f"{name:44} {chosen.task:11} {len(chosen):8,} {steps:>11} {negatives:>9} {cuts:>11}  {loss}")
     total = sum(p.numel() for p in trainer.model.parameters())
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
