@@ -239,6 +239,10 @@ def train(base, *more, data, out="out", steps=4) -> int:
         ((), "t.jsonl:1: these are texts alone, which only a teacher's vectors give something to learn"),
         (("--loss", "vector_mse"), "loss vector_mse: needs --teacher_encoder"),
         (("--teacher_dim", 8), "--teacher_dim: needs --teacher_encoder"),
+        (
+            ("--teacher_encoder", "T", "--teacher_version", "e6"),
+            "--teacher_version: unknown name 'e6'. Known: bge_zh",
+        ),
         (("--teacher_encoder", "T", "--teacher_loss", "vector_cosin"), "--teacher_loss: unknown name 'vector_cosin'"),
         (("--teacher_encoder", "T", "--teacher_dim", 17), "--teacher_dim: got 17, expected at most 16"),
         (("--teacher_encoder", "T", "--teacher_max_length", 9999), "--teacher_max_length: got 9999, expected at most"),

@@ -272,7 +272,7 @@ def check_setting(name: str, value: Any, hint: Any, *, where: str) -> Any:
     return value
 
 
-def find_version(name_or_path: str, *, directory: str | None = None) -> Path:
+def find_version(name_or_path: str, *, directory: str | None = None, flag: str = "--version") -> Path:
     """Find a version's file: a path, else a name in `directory`, ./instructions or the packaged ones, in that order.
 
     Raises:
@@ -283,12 +283,12 @@ def find_version(name_or_path: str, *, directory: str | None = None) -> Path:
             return Path(name_or_path)
         name = Path(name_or_path).stem  # a packaged version is found by its name alone
         hint = "" if "/" in name_or_path else nearest(name, known_versions(directory=directory))
-        raise UserError(f"--version: no such file: {name_or_path}{hint}")
+        raise UserError(f"{flag}: no such file: {name_or_path}{hint}")
     for folder in folders_of(directory):
         for suffix in SUFFIXES:
             if (path := folder / f"{name_or_path}{suffix}").is_file():
                 return path
-    raise unknown_name("--version", name_or_path, known_versions(directory=directory))
+    raise unknown_name(flag, name_or_path, known_versions(directory=directory))
 
 
 def folders_of(directory: str | None) -> list[Path]:
@@ -312,14 +312,19 @@ def known_versions(*, directory: str | None = None) -> dict[str, Path]:
     return found
 
 
-def read_version(name_or_path: str, *, directory: str | None = None) -> Version:
+def read_version(name_or_path: str, *, directory: str | None = None, flag: str = "--version") -> Version:
     """Read a version by name or path.
+
+    Args:
+        name_or_path: the name or the file.
+        directory: searched first.
+        flag: what the user typed it behind, for messages.
 
     Raises:
         UserError: not found, or anything in it is wrong: unknown key, missing side, not a string, duplicate task,
             unknown setting or value; with file, line and the nearest valid name.
     """
-    path = find_version(name_or_path, directory=directory)
+    path = find_version(name_or_path, directory=directory, flag=flag)
     root = compose(path, read_text(path))
     if root is None:
         raise UserError(f"{path}:1: the file is empty, expected `tasks:`")

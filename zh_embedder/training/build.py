@@ -101,7 +101,9 @@ def learn_from_teacher(args: Arguments, model: BiEncoder, sets: Sequence[TrainSe
             "--teacher_encoder: no dataset has a loss of its vectors, expected --teacher_weight above 0, or a task "
             "whose `loss` names one"
         )
-    version = train.teacher_version and read_version(train.teacher_version, directory=args.data.instructions_dir)
+    version = train.teacher_version and read_version(
+        train.teacher_version, directory=args.data.instructions_dir, flag="--teacher_version"
+    )
     teacher = Teacher(
         train.teacher_encoder or [],
         version=version or None,
