@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
@@ -451,6 +452,34 @@ def test_the_card_shows_the_prompts_and_how_equal_the_vectors_are(trained, tmp_p
     assert f"fp32: {found.largest:.1e}." in body
     assert 'prompt_name="qa")' in body
     assert 'prompt_name="qa.key")' in body
+
+
+@pytest.mark.parametrize(
+    ("base", "line", "sentence"),
+    [
+        (None, None, None),
+        ("nano-zh", "intfloat/multilingual-e5-small", "nano-zh, made of intfloat/multilingual-e5-small (licence: MIT)"),
+        ("nano-zh-static", None, "nano-zh-static (licence: Apache-2.0)"),
+        ("BAAI/bge-large-zh-v1.5", "BAAI/bge-large-zh-v1.5", "BAAI/bge-large-zh-v1.5 (licence: MIT)"),
+        ('some/m"odel\nx: y', 'some/m"odel\nx: y', 'some/m"odel\nx: y'),
+    ],
+)
+def test_the_card_says_what_the_model_began_as_and_under_which_licence(trained, tmp_path, base, line, sentence):
+    export(str(trained(base=base)), tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text("utf-8")
+    head, body = card.removeprefix("---\n").split("\n---\n")
+    assert yaml.safe_load(head).get("base_model") == line
+    assert "x" not in yaml.safe_load(head)
+    assert ("It began as" in body) == (base is not None)
+    assert sentence is None or f"tokens. It began as {sentence}.\n" in body
+    assert load_encoder(str(tmp_path / "mine")).spec.base == base  # a training from there goes on saying it
+
+
+def test_a_base_is_known_by_its_name_and_a_folder_by_none(tmp_path, tiny_bert):
+    assert load_encoder("nano-zh-static").spec.base == "nano-zh-static"
+    assert load_encoder(str(tiny_bert)).spec.base is None
+    load_encoder("nano-zh-static").save(tmp_path / "saved")
+    assert load_encoder(str(tmp_path / "saved")).spec.base == "nano-zh-static"
 
 
 def test_the_card_says_when_no_default_was_chosen(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from zh_embedder.bases.catalogue import BASES, OWN
 from zh_embedder.bases.folder_format import ENCODER_FILES
 from zh_embedder.core.errors import UserError, unknown_name
 from zh_embedder.core.files import beside
@@ -24,7 +26,7 @@ CARD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 language: zh
-tags:
+{base_model}tags:
 - sentence-transformers
 - feature-extraction
 - zh_embedder
@@ -33,7 +35,7 @@ tags:
 # {name}
 
 A Chinese text embedder trained with zh_embedder: {dimension} dimensions, {pooling} pooling, {metric} similarity, texts
-up to {length} tokens.
+up to {length} tokens.{origin}
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -162,8 +164,11 @@ def card(encoder: Encoder, name: str, found: Parity) -> str:
     }
     table = "\n".join(f"| {task} | `{query}` | `{key}` |" for task, (query, key) in sorted(shown.items()))
     default = spec.default_task or (next(iter(spec.instructions)) if len(spec.instructions) == 1 else None)
+    base_model, origin = base_words(spec.base)
     return CARD.format(
         name=name,
+        base_model=base_model,
+        origin=origin,
         dimension=encoder.dimension,
         pooling=spec.pooling,
         metric=spec.metric,
@@ -178,6 +183,18 @@ def card(encoder: Encoder, name: str, found: Parity) -> str:
         difference=found.largest,
         lengths=lengths_text(encoder),
     )
+
+
+def base_words(name: str | None) -> tuple[str, str]:
+    """Return the card's line for a hub and its sentence about the base: what it is made of, and under which licence."""
+    if name is None:
+        return "", ""
+    base = BASES.get(name)
+    origin = name if base is None else base.origin
+    made = "" if base is None or origin in {name, OWN} else f", made of {origin}"
+    licence = "" if base is None else f" (licence: {base.licence})"
+    line = f"base_model: {json.dumps(origin, ensure_ascii=False)}\n" if "/" in origin else ""
+    return line, f" It began as {name}{made}{licence}."
 
 
 def lengths_text(encoder: Encoder) -> str:

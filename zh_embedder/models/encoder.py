@@ -310,6 +310,7 @@ def load_encoder(
         logger.warning("%s says nothing about pooling: cls is used (--pooling_method changes it)", name_or_path)
     has_dense = spec is not None and spec.dense
     spec = with_prompts(within_positions(spec or EncoderSpec(query_max_length=512, key_max_length=512), config), name)
+    spec = replace(spec, base=spec.base or name_of(name))
     brought = spec.instructions
     spec = replace(with_choices(spec, chosen, name=name_or_path), **(changes or {}))
     encoder = Encoder(
@@ -340,6 +341,14 @@ def with_choices(spec: EncoderSpec, chosen: LoadOptions, *, name: str) -> Encode
     check_include_prompt("--include_prompt", include_prompt, pooling)
     dense = spec.dense if chosen.dense is None else chosen.dense
     return replace(spec, pooling=pooling, include_prompt=include_prompt, dense=dense)
+
+
+def name_of(name_or_path: str) -> str | None:
+    """Return the name by which others know a base: the catalogue's or a hub's; None of a folder that is neither's."""
+    known = named_base(name_or_path)
+    if known is not None:
+        return known.name
+    return None if Path(name_or_path).expanduser().is_dir() else name_or_path
 
 
 def with_prompts(spec: EncoderSpec, name: str) -> EncoderSpec:

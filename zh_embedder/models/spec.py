@@ -42,6 +42,7 @@ class EncoderSpec:
     instructions: Instructions = field(default_factory=dict)
     # task -> (query, key): side that is cut; "default" serves tasks without an entry; None: as the tokenizer cuts
     truncation_sides: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    base: str | None = None  # what the first training began from: a name of the catalogue or of a hub, never a path
 
     def __post_init__(self) -> None:
         """Refuse a pooling or a head that is not there."""
@@ -58,6 +59,7 @@ class EncoderSpec:
         """The fields as JSON, some only where they say something: older releases read the file then."""
         found = asdict(self)
         plain = {"heads": ("dense",), "include_prompt": True, "training_lengths": None, "truncation_sides": {}}
+        plain |= {"base": None}
         return {name: value for name, value in found.items() if name not in plain or value != plain[name]}
 
     @property
@@ -287,6 +289,7 @@ def read_own(own: Fields) -> EncoderSpec:
         default_task=default,
         instructions=instructions,
         truncation_sides=truncation_sides(own),
+        base=own.text("base"),
     )
 
 
