@@ -33,6 +33,14 @@ def test_a_mistyped_base_is_said_before_any_hub_is_asked(name, meant, tmp_path, 
     assert encoder_folder(name) == name
 
 
+def test_a_folder_with_the_name_of_a_base_is_used_and_said_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    Path("e5-small-zh").mkdir()
+    for _ in range(2):
+        assert encoder_folder("e5-small-zh", flag="MODEL") == "e5-small-zh"
+    assert caplog.text.count("MODEL e5-small-zh: the folder of that name here is used, not the base") == 1
+
+
 def test_a_file_is_no_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()

@@ -80,6 +80,7 @@ def test_the_wheel_may_not_lie_in_the_folder_that_is_made(capsys, tiny, workdir)
     [
         (["fetch"], "NAME: is missing, expected `fetch NAME`"),
         (["prune"], "NAME: is missing, expected `prune intfloat/multilingual-e5-small --output_dir DIR`"),
+        (["prune", "e5-small", "--output_dir", "out"], "NAME: got e5-small, expected intfloat/multilingual-e5-small"),
         (["fetch", "modelscope:BAAI/bge-m3"], "fetched by the command that names it, expected it there, as in `zh-"),
         (["fetch", "e5-smal-zh"], "NAME: unknown name 'e5-smal-zh'; did you mean 'e5-small-zh'?"),
         (["ftch", "e5-small"], "unknown name 'ftch'; did you mean 'fetch'?"),

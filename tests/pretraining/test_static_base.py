@@ -113,7 +113,7 @@ def test_new_layers_learn(made, tmp_path):
     ("flags", "said"),
     [
         (["--layers", "-1"], "--layers: got -1"),
-        (["--hidden_size", "64", "--heads", "4"], "--corpus: got None"),
+        (["--hidden_size", "64", "--heads", "4"], "--corpus: is missing, expected files"),
         (["--hidden_size", "20"], "--hidden_size: got 20, expected a whole number from 40 to 100000"),
         (["--passages", "0"], "--passages: got 0"),
     ],

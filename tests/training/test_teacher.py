@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,29 @@ def test_a_folder_of_another_prompt_serves_no_side_of_the_model(model, workdir, 
     one = set_of(write(workdir / "t.jsonl", [{"text": "书 第1段", "side": "query"}]), workdir)
     with_teacher([one], teacher_of(workdir, folder, model))
     assert encoded == ["书 第1段"]
+
+
+@pytest.mark.parametrize(("task", "said"), [("qa", True), ("sts", False)])
+def test_a_prompt_of_one_side_that_serves_both_is_said(model, workdir, caplog, task, said):
+    """Vectors are found by their texts: nothing else tells a query's vector from a key's."""
+    rows = [{"query": f"问{i}", "pos": [f"答{i}"], "task": task} for i in range(3)]
+    texts = [{"text": text} for row in rows for text in (row["query"], *row["pos"])]
+    corpus, records = write(workdir / "corpus.jsonl", texts), write(workdir / "t.jsonl", rows)
+    for side in ("key", "query"):
+        options = EncodeOptions(task="qa", side=side, dtype="fp32")
+        encode_files(str(model), [corpus], workdir / side, options=options)
+    one = replace(set_of(records, workdir), task=task)
+    with_teacher([one], teacher_of(workdir, workdir / "key"))
+    assert ("serves queries and keys of" in caplog.text) == said
+    caplog.clear()
+    with_teacher([one], teacher_of(workdir, workdir / "query", workdir / "key"))
+    assert "serves queries and keys of" not in caplog.text
+
+
+def test_too_many_dimensions_are_refused_before_anything_is_encoded(model, workdir, encoded):
+    with pytest.raises(UserError, match="--teacher_dim: got 9999, expected at most 16, the dimensions of"):
+        teacher_of(workdir, model, dimension=9999)
+    assert encoded == []
 
 
 def test_what_does_not_go_together_is_refused(model, workdir, folder, tmp_path_factory):

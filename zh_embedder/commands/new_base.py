@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from zh_embedder.bases.folder_format import ENCODER_FILES
-from zh_embedder.core.errors import UserError, nearest_path, reject
+from zh_embedder.core.errors import UserError, nearest_path
 from zh_embedder.core.numbers import COUNT
 from zh_embedder.core.options import number_of
 from zh_embedder.core.outputs import Places, output_dir
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.corpus:
         encoder = build(source, find_texts(args.corpus), shape, count=args.passages, power=args.power)
     else:
-        raise reject("--corpus", args.corpus, "files to count pieces in, as SOURCE is a tokenizer and no base")
+        raise UserError("--corpus: is missing, expected files to count pieces in, as SOURCE is a tokenizer and no base")
     encoder.save(target)
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     logger.info("%s: %d parameters, %d layers of %d", target, parameters, shape.num_layers, encoder.dimension)

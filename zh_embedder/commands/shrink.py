@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 
 from zh_embedder.bases.folder_format import ENCODER_FILES
-from zh_embedder.core.errors import UserError, reject
+from zh_embedder.core.counts import counted
+from zh_embedder.core.errors import UserError
 from zh_embedder.core.numbers import AMOUNT, COUNT
 from zh_embedder.core.outputs import Places, output_dir
 
@@ -26,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", help="the base: a folder or a name")
     add("--output_dir", required=True, metavar="DIR", help="folder for the smaller base")
     add("--layers", type=AMOUNT, nargs="+", metavar="N", help="layers to keep, counted from 0; default: all")
-    add("--pieces", type=COUNT, metavar="N", help="number of pieces to keep; default: all")
+    add(
+        "--pieces",
+        type=COUNT,
+        metavar="N",
+        help="number of pieces to keep, single letters and special tokens among them (some 7,000 of multilingual-e5); "
+        "default: all",
+    )
     add("--corpus", nargs="+", metavar="FILE", help="texts to count pieces in, as for `vocabulary`")
     add("--documents", type=COUNT, metavar="N", help="count at most N texts of each file, evenly spread")
     add(
@@ -51,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if args.layers is None and args.pieces is None:
         raise UserError("--layers, --pieces: got neither, expected at least one of them")
     if args.pieces is not None and not args.corpus:
-        raise reject("--corpus", args.corpus, "files to count pieces in, as --pieces is given")
+        raise UserError("--corpus: is missing, expected files to count pieces in, as --pieces is given")
     if args.pieces is None and (args.corpus or args.fold_traditional):
         raise UserError("--pieces: is not given, expected a number, as --corpus and --fold_traditional choose pieces")
     encoder = shrink(
@@ -65,4 +72,4 @@ def run(args: argparse.Namespace) -> None:
     target = Path(args.output_dir).expanduser()
     encoder.save(target)
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    logger.info("%s: %d parameters, %d layers", target, parameters, encoder.config.num_hidden_layers)
+    logger.info("%s: %s parameters, %s", target, f"{parameters:,}", counted(encoder.config.num_hidden_layers, "layer"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from pathlib import Path
 
 from zh_embedder.bases.catalogue import BASES, Hub
@@ -10,6 +11,9 @@ from zh_embedder.bases.fetching import base_folder
 from zh_embedder.bases.modelscope import local_name
 from zh_embedder.core.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+_told: set[str] = set()  # names of which this process has said that a folder has them
 LIKE_A_BASE = 0.75  # likeness of two names, 0 to 1
 QUERY_FOLDER, KEY_FOLDER = "encoder", "key_encoder"
 
@@ -30,6 +34,9 @@ def encoder_folder(name_or_path: str, *, flag: str = "model") -> str:
     path = Path(name_or_path).expanduser()
     if not path.is_dir() and (folder := base_folder(name_or_path)):  # a folder here comes first, as with hub names
         return str(folder)
+    if path.is_dir() and name_or_path in BASES and name_or_path not in _told:
+        _told.add(name_or_path)
+        logger.warning("%s %s: the folder of that name here is used, not the base", flag, name_or_path)
     if path.is_file():
         raise UserError(f"{flag}: {name_or_path}: is a file, expected the folder of a model, or a hub name")
     if "/" not in name_or_path and not path.exists():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,7 @@ from zh_embedder.data.teacher_vectors import (
 )
 from zh_embedder.data.train_rows import TrainSet
 from zh_embedder.losses.table import learns_vectors
+from zh_embedder.models.spec import SYMMETRIC
 from zh_embedder.text.prefix import excerpt
 from zh_embedder.training.encoded_teacher import is_encoded, open_encoded
 from zh_embedder.training.teacher_model import FLAG, TeacherModel, Way
@@ -85,6 +86,11 @@ class OneSide:
         return f"{SIDES[self.side]} of {', '.join(one.records.name for one in self.sets)}"
 
 
+def too_many(asked: int, dimension: int) -> UserError:
+    """Build the error for a --teacher_dim above the size of the vectors."""
+    return reject("--teacher_dim", asked, f"at most {dimension}, the dimensions of the teacher's vectors")
+
+
 def on_side(one: TrainSet, texts: TextsOf, side: int) -> Texts:
     """Identities of a dataset's texts on a side."""
     first = texts.first if side == first_side(one.records) else texts.first[:0]
@@ -123,6 +129,8 @@ class Teacher:
         self.model = None
         if models:
             self.model = TeacherModel(models[0], version=version, max_length=max_length, device=device)
+            if dimension is not None and dimension > self.model.dimension:  # before any text is encoded
+                raise too_many(dimension, self.model.dimension)
         elif version is not None or max_length is not None:
             name = "--teacher_version" if version is not None else "--teacher_max_length"
             raise UserError(f"{name}: has no effect on vectors that are made already, expected a model as {FLAG}")
@@ -162,7 +170,24 @@ class Teacher:
         for (side, way), indices in asked.items():
             table = self.table(OneSide(side, [sets[i] for i in indices], [texts[i] for i in indices]), way)
             found |= {(index, side): table for index in indices}
+        if self.model is None:
+            self.warn_of_one_prompt(sets, {index for side, _ in asked if side == KEY for index in asked[side, None]})
         return [(own, found[i, first_side(sets[i].records)], found[i, KEY]) for i, own in enumerate(texts)]
+
+    def warn_of_one_prompt(self, sets: Sequence[TrainSet], with_keys: Set[int]) -> None:
+        """Log a warning where vectors that were made behind one prompt serve the queries of a task and its keys."""
+        prompts = {folder.manifest.prompt for folder in self.encoded}
+        both = [
+            one.records.name
+            for index, one in enumerate(sets)
+            if index in with_keys and first_side(one.records) != KEY and one.task not in SYMMETRIC
+        ]
+        if len(prompts) == 1 and (prompt := prompts.pop()) and both:
+            logger.warning(
+                "teacher: all of %s was made with %s in front, and serves queries and keys of %s alike; `zh-embedder "
+                "encode --side query` makes those of the queries, in a folder of their own, or name the model as well",
+                *(self.name, excerpt(prompt), ", ".join(both)),
+            )
 
     def table(self, asked: OneSide, way: Way | None) -> VectorTable:
         """Find or make the vectors of some texts."""
@@ -244,7 +269,7 @@ def with_teacher(sets: Sequence[TrainSet], teacher: Teacher) -> tuple[list[Train
         raise UserError(f"{FLAG}: got vectors of {sorted(sizes)} dimensions, expected those of one model")
     (dimension,) = sizes
     if teacher.cut is not None and teacher.cut > dimension:
-        raise reject("--teacher_dim", teacher.cut, f"at most {dimension}, the dimensions of the teacher's vectors")
+        raise too_many(teacher.cut, dimension)
     dimension = teacher.cut or dimension
     given = {
         id(one): TeacherVectors(first=own.first, queries=queries, keys=keys, dimension=dimension)

@@ -67,6 +67,11 @@ class TeacherModel:
         """The folder that a model's small files are in."""
         return Path(name) if Path(name).is_dir() else hub_folder(name, flag=FLAG, cache_dir=None, token=None)
 
+    @property
+    def dimension(self) -> int:
+        """Dimensions of its vectors."""
+        return int(load_config(self.folders[QUERY], flag=FLAG).hidden_size)
+
     def prompt(self, task: str, side: int) -> str:
         """Prompt of a side: of --teacher_version where it is given, else the folder's, of the task or by default.
 
