@@ -50,6 +50,8 @@ def test_what_is_a_number_is_read(number, text, value):
         (COUNT, "0", "got 0, expected a whole number of 1 or more"),
         (COUNT, "many", "got 'many', expected a whole number of 1 or more"),
         (COUNT, str(10**20), f"got {10**20}, expected a whole number of 1 or more, at most {LARGEST}"),
+        (POSITIVE, "1e300", "got 1e300, expected a number above 0, at most 1e+38"),
+        (FINITE, "-1e39", "got -1e39, expected a finite number, at most 1e+38"),
         (SEED, "-1", "got -1, expected a whole number from 0 to 4294967295"),
         (SHARE, "nan", "got nan, expected a number from 0 to 1"),
         (FINITE, "inf", "got inf, expected a finite number"),

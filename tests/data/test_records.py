@@ -331,6 +331,14 @@ GOOD = lines([record(0)])
         ("a.jsonl", GOOD.decode().encode("utf-16-le"), "a.jsonl:1: not UTF-8 (byte 23), it looks like UTF-16"),
         (
             "a.jsonl",
+            gzip.compress(GOOD),
+            "a.jsonl:1: not UTF-8 (byte 2), it is packed with gzip, expected a name that ",
+        ),
+        ("a.jsonl", b"PK\x03\x04\xff\x00", "a.jsonl:1: not UTF-8 (byte 5), it is a zip archive"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd\x00", "a.jsonl:1: not UTF-8 (byte 2), it is packed with zstd"),
+        ("a.jsonl", bytes(range(253, 128, -1)) + b"\x00", "a.jsonl:1: not UTF-8 (byte 1: fd fc"),
+        (
+            "a.jsonl",
             GOOD.decode().encode("gb18030"),
             "a.jsonl:1: not UTF-8 (byte 12), it may be Big5 or GB18030: convert",
         ),

@@ -182,6 +182,19 @@ def test_the_loss_of_the_first_step_is_the_one_computed_by_hand(tiny_bert, folde
     assert losses(folder / "out", 1)[0] == pytest.approx(total / 8, abs=1e-5)
 
 
+@pytest.mark.parametrize("more", [(), ("--save_steps", 1)])
+def test_weights_that_the_last_step_ruined_are_not_saved(tiny_bert, folder, capsys, more):
+    """No loss comes behind the last update: its weights are looked at."""
+    wild = ("--learning_rate", 1e38, "--weight_decay", 1e9, "--warmup_steps", 0)
+    assert train(tiny_bert, *SAME, *wild, *more, steps=1) == 2
+    message = capsys.readouterr().err
+    assert re.search(
+        r"error: step 1: \d+ of \d+ weights hold NaN or infinity, such as \S+: they are not saved", message
+    )
+    assert not (folder / "out" / "encoder").exists()
+    assert not list((folder / "out").glob("checkpoint-*"))
+
+
 def test_a_non_finite_loss_stops_the_run_and_names_the_records(tiny_bert, folder, capsys):
     wild = ("--optim", "sgd", "--learning_rate", 1e38, "--max_grad_norm", 0, "--warmup_steps", 0)
     assert train(tiny_bert, *SAME, *wild, steps=8) == 2

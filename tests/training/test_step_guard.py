@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zh_embedder.core.errors import UserError
-from zh_embedder.training.step_guard import ZERO_STEPS, StepGuard, same_on_all_ranks
+from zh_embedder.training.step_guard import ZERO_STEPS, StepGuard, check_finite, same_on_all_ranks
 
 CPU = torch.device("cpu")
 ROWS = (4, 7)
@@ -156,3 +156,12 @@ def test_the_first_bad_step_is_the_one_that_is_named():
 def test_one_rank_agrees_with_itself():
     assert same_on_all_ranks([0, 2, 1], CPU)
     assert same_on_all_ranks([], CPU)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    weights = {"a": torch.ones(3), "ids": torch.arange(3), "b": torch.tensor([1.0, float("nan")])}
+    check_finite({name: weights[name] for name in ("a", "ids")}, step=7)
+    with pytest.raises(UserError, match=r"^step 7: 1 of 3 weights hold NaN or infinity, such as b: they are"):
+        check_finite(weights, step=7)
+    with pytest.raises(UserError, match="2 of 3 weights hold NaN or infinity, such as a"):
+        check_finite({**weights, "a": torch.tensor([-float("inf")])}, step=7)

@@ -172,8 +172,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def nearest_path(path: Path) -> str:
     """Return `; did you mean 'folder/x'?` for what lies where a missing path should, or an empty string.
 
-    Names are compared without their suffixes, which make any two files of one kind alike.
+    Names are compared without their suffixes, which make any two files of one kind alike. A link to nothing is told
+    as one.
     """
+    if path.is_symlink():
+        return f": it is a link to {path.readlink()}, where nothing is"
     stems = {name: name.partition(".")[0] or name for name in sorted(p.name for p in path.parent.glob("*"))}
     stem = closest(path.name.partition(".")[0] or path.name, stems.values())
     name = closest(path.name, [name for name in stems if stems[name] == stem])

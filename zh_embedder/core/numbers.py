@@ -7,7 +7,6 @@ is written in ASCII digits (`1e3`, `1_000` and `５` are not whole numbers); nan
 from __future__ import annotations
 
 import re
-import sys
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ WHOLE = re.compile(r"[+-]?[0-9]+")
 REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 LIKE_NUMBER = re.compile(rf"{REAL.pattern}|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 LARGEST = 10**15  # of whole numbers that declare no limit: 64 bits hold it
+LARGEST_REAL = 1e38  # of others: fp32 holds it, in which they are computed with
 LONGEST = 300  # digits of a number that is read at all
 MAX_SHOWN = 60  # characters of a value in a message
 
@@ -64,7 +64,7 @@ class Number:
 
     def within(self, value: float) -> bool:
         """Whether a number is finite and in the range."""
-        largest = LARGEST if self.whole else sys.float_info.max
+        largest = LARGEST if self.whole else LARGEST_REAL
         return (
             (-largest if self.low is None else self.low) <= value <= (largest if self.high is None else self.high)
             and (self.above is None or value > self.above)
@@ -100,8 +100,13 @@ class Number:
     def complaint(self, value: object) -> str:
         """Say what was found and what is right."""
         got = shown(value)
-        unlimited = self.whole and self.high is None and len(got) > len(str(LARGEST))
-        return f"got {got}, expected {self.noun}{f', at most {LARGEST}' if unlimited else ''}"
+        limit = ""
+        if self.high is None and self.below is None:
+            if self.whole and len(got) > len(str(LARGEST)):
+                limit = f", at most {LARGEST}"
+            elif not self.whole and REAL.fullmatch(got) and abs(float(got)) > LARGEST_REAL:
+                limit = f", at most {LARGEST_REAL:g}"
+        return f"got {got}, expected {self.noun}{limit}"
 
     @property
     def noun(self) -> str:

@@ -203,10 +203,23 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | UserError]]:
                 return
 
 
+# First bytes of packed files, and what to do with one that is named as if it were plain.
+PACKED = {
+    b"\x1f\x8b": "it is packed with gzip, expected a name that ends in .gz",
+    b"\x28\xb5\x2f\xfd": "it is packed with zstd, expected a name that ends in .zst",
+    b"PK\x03\x04": "it is a zip archive (or a workbook), expected it unpacked",
+    b"\xfd7zXZ": "it is packed with xz, expected it unpacked",
+    b"BZh": "it is packed with bzip2, expected it unpacked",
+}
+UTF_16_NULLS = 0.1  # share of bytes
+
+
 def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
     """Say which byte is wrong, and what the encoding seems to be."""
     at, place = f"not UTF-8 (byte {error.start + 1})", raw[error.start : error.start + 4].hex(" ")
-    if b"\x00" in raw:
+    if (packed := next((how for magic, how in PACKED.items() if raw.startswith(magic)), None)) is not None:
+        return f"{at}, {packed}"
+    if raw.count(0) > UTF_16_NULLS * len(raw):  # of letters and digits every other byte is one
         return f"{at}, it looks like UTF-16: convert it with `iconv -f UTF-16LE -t UTF-8`"
     before = raw[: error.start].decode("utf-8", "ignore")
     valid = [] if not before.isascii() else [encoding for encoding in ("gb18030", "big5") if is_valid(raw, encoding)]

@@ -28,7 +28,7 @@ from zh_embedder.training.callbacks import EarlyExit, Progress
 from zh_embedder.training.checkpoint_manifest import PLAN_FILE, STATE_FILE, checkpoints_of, find_damage, seal
 from zh_embedder.training.checkpoints import copy_encoders, holds_copies, rotate
 from zh_embedder.training.meter import Meter, Work
-from zh_embedder.training.step_guard import StepGuard
+from zh_embedder.training.step_guard import StepGuard, check_finite
 from zh_embedder.training.trace import Trace
 
 logger = logging.getLogger(__name__)
@@ -289,9 +289,10 @@ class BaseTrainer(Trainer):
             raise UserError(
                 "--deepspeed: stage 3 needs `stage3_gather_16bit_weights_on_model_save: true` to save weights"
             )
-        folder = Path(output_dir or self.args.output_dir)
+        folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
+        check_finite(state_dict or model.state_dict(), step=self.state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
-        self.accelerator.unwrap_model(self.model).save(folder, state=state_dict)
+        model.save(folder, state=state_dict)
         beside_file(folder / ARGS_FILE, self.settings + "\n")
         beside_file(folder / PLAN_FILE, json.dumps(self.plan(), ensure_ascii=False, indent=2) + "\n")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from zh_embedder.core.counts import counted
 from zh_embedder.core.distributed import gather_values, sum_over_ranks
 from zh_embedder.core.errors import UserError
 
@@ -78,6 +79,24 @@ class StepGuard:
     def _hand_over(self, optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
         optimizer.found_inf = self.bad  # type: ignore[attr-defined]
         optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+def check_finite(weights: Mapping[str, Tensor], *, step: int) -> None:
+    """Refuse weights that are not finite: the last update may ruin them, and no loss comes behind it to show that.
+
+    Args:
+        weights: by name.
+        step: of the last update.
+
+    Raises:
+        UserError: with the step, the first such weight and how many there are.
+    """
+    lost = [name for name, weight in weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
+    if lost:
+        raise UserError(
+            f"step {step}: {len(lost)} of {counted(len(weights), 'weight')} hold NaN or infinity, such as {lost[0]}: "
+            "they are not saved. Usual causes: too high a learning rate, fp16 (try --dtype bf16 or fp32)"
+        )
 
 
 def same_on_all_ranks(values: Sequence[int], device: torch.device) -> bool:
