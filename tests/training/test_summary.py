@@ -57,6 +57,13 @@ def test_negatives_that_are_repeated_to_fill_a_group_count_once_and_are_said(wor
     assert (negatives(said), "are repeated" in said) == (8 * 2 - 1, False)
 
 
+@pytest.mark.parametrize(("more", "said"), [((), False), (("--max_steps", 1), True), (("--warmup_steps", 2), True)])
+def test_a_run_that_is_all_warm_up_is_said(workdir, capfd, more, said):
+    data = write(workdir / "a.jsonl", [{"query": f"问{n}", "pos": [f"{n}号"], "task": "qa"} for n in range(8)])
+    found = train(capfd, "nano-zh-static", data, *more)
+    assert ("warm up from a learning rate of 0: --warmup_steps 0" in found) == said
+
+
 def test_a_task_that_had_nothing_to_learn_is_said(workdir, capfd):
     """The README's three records: the base tells them apart before training."""
     easy = [{"query": q, "pos": [q + "的回答"], "task": "qa"} for q in ("怎么退货", "发票丢了", "多久送到")]

