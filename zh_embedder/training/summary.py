@@ -203,9 +203,7 @@ def describe(args: Arguments, trainer: DenseTrainer, resume: Path | None) -> Non
             lines.append(f"{dataset.records.name}: {counted(waiting, 'record')} an epoch, too few for a step: {fate}")
     planned = trainer.planned_steps()
     if trainer.args.get_warmup_steps(planned) >= planned:
-        lines.append(
-            f"all {counted(planned, 'step')} warm up from a learning rate of 0: --warmup_steps 0 does not"
-        )
+        lines.append(f"all {counted(planned, 'step')} warm up from a learning rate of 0: --warmup_steps 0 does not")
     if resume is not None:
         lines.append(f"resuming from {resume}")
     logger.info("training:\n  %s", "\n  ".join(lines))
