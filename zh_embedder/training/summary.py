@@ -111,9 +111,10 @@ def repeated_line(chosen: TrainSet) -> str | None:
     size, found = chosen.rule.group_size, distinct_keys(chosen) if chosen.records.kind == GROUP else 0
     if not found or found > size - 0.5:
         return None
+    drawn = chosen.rule.random_negatives
     return (
-        f"{chosen.records.name}: {found - 1:.1f} negatives of its own a record, --train_group_size {size} takes "
-        f"{size - 1}: they are repeated, and each counts as often"
+        f"{chosen.records.name}: {found - 1 - drawn:.1f} negatives of its own a record, --train_group_size {size} takes "
+        f"{size - 1 - drawn}: they are repeated, and each counts as often"
     )
 
 
@@ -149,7 +150,7 @@ def without_lesson(trainer: DenseTrainer, losses: Mapping[str, Sequence[tuple[in
     return (
         f"the loss of {', '.join(found)} was below {NO_LESSON} at every step of the log: the base told these positives "
         "from their negatives before training, so there was next to nothing to learn; hard negatives (`zh-embedder "
-        f"mine`) or a higher --cos_temperature give it more"
+        "mine`) or a higher --cos_temperature give it more"
     )
 
 
