@@ -113,8 +113,8 @@ def repeated_line(chosen: TrainSet) -> str | None:
         return None
     drawn = chosen.rule.random_negatives
     return (
-        f"{chosen.records.name}: {found - 1 - drawn:.1f} negatives of its own a record, --train_group_size {size} takes "
-        f"{size - 1 - drawn}: they are repeated, and each counts as often"
+        f"{chosen.records.name}: {found - 1 - drawn:.1f} negatives of its own a record, --train_group_size {size} "
+        f"takes {size - 1 - drawn}: they are repeated, and each counts as often"
     )
 
 
